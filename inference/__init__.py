@@ -1,0 +1,2 @@
+if __name__ == "inference":
+    raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")

@@ -1,0 +1,1 @@
+"""Luciole: probabilistic programming on JAX."""

@@ -1,0 +1,8 @@
+"""Programs: the lowest floor of the house. It knows jaxprs and nothing of models, samplers or meshes."""
+
+if __name__ == "transforms":
+    raise ImportError("this folder is part of the package luciole: write `from luciole import transforms`")
+
+from .errors import InitError, LucioleError, LucioleWarning, ModelError
+
+__all__ = ["InitError", "LucioleError", "LucioleWarning", "ModelError"]

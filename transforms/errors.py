@@ -1,0 +1,24 @@
+"""The errors and warnings of the whole house, kept on its lowest floor so that every room can raise them.
+
+Each message says what was found, what was expected and what to write instead, and names the site or the user's line.
+"""
+
+
+class LucioleError(Exception):
+    """Base class of every error that Luciole raises on purpose."""
+
+
+class ModelError(LucioleError, ValueError):
+    """The model, or the data given to it, cannot be understood: names the site and the user's line."""
+
+
+class InitError(LucioleError, ValueError):
+    """No valid starting point was found: names the site, its value, its log probability and its gradient."""
+
+
+class SamplerError(LucioleError, ValueError):
+    """A sampler or a run was configured with a value that makes no sense: names the argument."""
+
+
+class LucioleWarning(UserWarning):
+    """Base class of every warning that Luciole issues; filter it to silence them all."""
