@@ -1,2 +1,28 @@
+"""Models: a model is a jaxpr with sites in it, and everything asked of it is a walk over that jaxpr."""
+
 if __name__ == "ppl":
     raise ImportError("this folder is part of the package luciole: write `from luciole import ppl`")
+
+from .density import LogDensity, ScaledLatentWarning, log_density
+from .initial import InitStrategy, init_to_median, init_to_uniform, init_to_value
+from .language import condition, deterministic, factor, model, plate, sample
+from .program import ModelProgram, Site, trace
+
+__all__ = [
+    "InitStrategy",
+    "LogDensity",
+    "ModelProgram",
+    "ScaledLatentWarning",
+    "Site",
+    "condition",
+    "deterministic",
+    "factor",
+    "init_to_median",
+    "init_to_uniform",
+    "init_to_value",
+    "log_density",
+    "model",
+    "plate",
+    "sample",
+    "trace",
+]

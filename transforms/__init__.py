@@ -3,6 +3,7 @@
 if __name__ == "transforms":
     raise ImportError("this folder is part of the package luciole: write `from luciole import transforms`")
 
-from .errors import InitError, LucioleError, LucioleWarning, ModelError
+from .errors import InitError, LucioleError, LucioleWarning, ModelError, SamplerError
+from .structure import structure
 
-__all__ = ["InitError", "LucioleError", "LucioleWarning", "ModelError"]
+__all__ = ["InitError", "LucioleError", "LucioleWarning", "ModelError", "SamplerError", "structure"]
