@@ -173,8 +173,7 @@ def _leaf_paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 def _check_round_trip(dist: Distribution, treedef: Any, leaves: list[Any], name: str) -> None:
     """A custom distribution that does not declare an attribute loses it in a pytree's round trip; say so now."""
     rebuilt = tree_unflatten(treedef, leaves)
-    cached = {k for k in vars(dist) if k.startswith("_") or isinstance(getattr(type(dist), k, None), property)}
-    lost = sorted(k for k in vars(dist) if k not in vars(rebuilt) and k not in cached and not _is_lazy(dist, k))
+    lost = sorted(k for k in vars(dist) if k not in vars(rebuilt) and not hasattr(Distribution, k) and not _is_lazy(dist, k))
     if lost:
         raise ModelError(
             f"site {name!r}: {distribution_name(dist)} loses its attribute {lost[0]!r} when it is taken apart and rebuilt, as JAX does. Declare "
