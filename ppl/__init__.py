@@ -4,8 +4,10 @@ if __name__ == "ppl":
     raise ImportError("this folder is part of the package luciole: write `from luciole import ppl`")
 
 from .density import LogDensity, ScaledLatentWarning, log_density
+from .graph import render_model
 from .initial import InitStrategy, init_to_median, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
+from .predictive import log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
 
 __all__ = [
@@ -21,8 +23,12 @@ __all__ = [
     "init_to_uniform",
     "init_to_value",
     "log_density",
+    "log_likelihood",
     "model",
     "plate",
+    "posterior_predictive",
+    "prior_predictive",
+    "render_model",
     "sample",
     "trace",
 ]

@@ -22,7 +22,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 from ..transforms import ModelError
 from .checks import check_observation, check_shape, check_value
 from .primitives import bind_site
-from .spec import Plate, Spec, is_array, split_distribution
+from .spec import Plate, Spec, distribution_name, is_array, split_distribution
 
 __all__ = ["Bridge", "current_bridge"]
 
@@ -79,6 +79,7 @@ class Bridge(Messenger):
             kind="factor" if isinstance(_unmasked(dist), Unit) else "sample",
             shape=tuple(shape),
             dtype=dtype,
+            distribution=distribution_name(dist),
             treedef=treedef,
             static=static,
             order=order,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..transforms import LucioleWarning, ModelError, structure
+from ..transforms import LucioleWarning, ModelError
 from ..transforms.partial import Split, split
 from . import interpreters
 from .initial import InitStrategy, init_to_uniform
@@ -30,21 +30,11 @@ class ScaledLatentWarning(LucioleWarning):
     """A latent site is scaled and its Jacobian is not: a deliberate difference from NumPyro."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Skeleton:
-    """Everything about a density but its data. Two skeletons are equal if their programs are."""
+    """Everything about a density but its data."""
 
     program: ModelProgram
-
-    @functools.cached_property
-    def key(self) -> Any:
-        return structure(self.program.jaxpr)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Skeleton) and (self.program is other.program or self.key == other.key)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
     @functools.cached_property
     def positions(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -17,7 +17,7 @@ import jaxlib
 import numpy as np
 import numpyro
 
-from ..transforms import LucioleError, ModelError
+from ..transforms import LucioleError, ModelError, structure
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
 from .bridge import Bridge
 from .primitives import is_site
@@ -65,10 +65,19 @@ class Site:
     def latent(self) -> bool:
         return self.spec.latent
 
+    @property
+    def role(self) -> str:
+        """The kind, with observed sample sites told apart: "sample", "observed", "deterministic" or "factor"."""
+        return "observed" if self.kind == "sample" and self.observed else self.kind
+
 
 @dataclass(frozen=True, eq=False)
 class ModelProgram:
-    """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate."""
+    """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate.
+
+    Two programs are equal if they do the same with their data, whatever the data are: a fresh trace of the same model on new data of
+    the same shapes gives an equal program, so that a program can be a static argument of a jitted function.
+    """
 
     jaxpr: ClosedJaxpr
     sites: dict[str, Site]
@@ -80,15 +89,24 @@ class ModelProgram:
         return tuple(c if isinstance(c, jax.Array) else np.asarray(c) for c in self.jaxpr.consts)
 
     @functools.cached_property
+    def _key(self) -> Any:
+        return structure(self.jaxpr)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelProgram) and (self is other or self._key == other._key)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @functools.cached_property
     def latents(self) -> dict[str, Site]:
         return {n: s for n, s in self.sites.items() if s.latent}
 
     def __str__(self) -> str:
         rows = [("site", "kind", "shape", "dims", "dtype", "support", "line")]
         for s in self.sites.values():
-            kind = "observed" if s.observed and s.kind == "sample" else ("latent" if s.latent else s.kind)
             support = "" if s.kind != "sample" else str(s.support)
-            rows.append((s.name, kind, str(s.shape), ", ".join(s.dims), str(s.dtype), support, s.line))
+            rows.append((s.name, "latent" if s.latent else s.role, str(s.shape), ", ".join(s.dims), str(s.dtype), support, s.line))
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.tree_util import default_registry, tree_flatten, tree_unflatten
-from numpyro.distributions import Distribution, MaskedDistribution, biject_to
+from numpyro.distributions import Distribution, ExpandedDistribution, Independent, MaskedDistribution, biject_to
 from numpyro.distributions.transforms import Transform
 
 from ..transforms import ModelError
@@ -37,6 +37,7 @@ class Spec:
         name: the site's name, unique in its model.
         kind: "sample", "factor" or "deterministic".
         shape, dtype: of the site's value, batch axes of `vmap` included.
+        distribution: the distribution's name, for people to read.
         treedef, static, order: how to rebuild the distribution from its array leaves (see `join_distribution`).
         num_leaves: how many of the equation's operands are leaves of the distribution.
         observed: whether the value is given; then the operand after the leaves is the observation.
@@ -54,6 +55,7 @@ class Spec:
     kind: str
     shape: tuple[int, ...]
     dtype: Any
+    distribution: str = ""
     treedef: Any = None
     static: tuple[Any, ...] = ()
     order: tuple[int, ...] = ()
@@ -186,6 +188,7 @@ def _is_lazy(dist: Distribution, attribute: str) -> bool:
 
 
 def distribution_name(dist: Distribution) -> str:
-    while isinstance(dist, MaskedDistribution):
+    """The name of a distribution's class, without what was wrapped around it."""
+    while isinstance(dist, (MaskedDistribution, ExpandedDistribution, Independent)):
         dist = dist.base_dist
     return type(dist).__name__
