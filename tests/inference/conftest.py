@@ -1,10 +1,12 @@
 """Closed-form log densities with the interface that samplers ask of a model's density."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 
 class FakeDensity:
@@ -80,3 +82,30 @@ def log_gammas(shapes):
         return {"x": position["x"], "gamma": jnp.exp(position["x"])}
 
     return FakeDensity({"x": np.shape(shapes)}, log_density, np.asarray(shapes, jnp.result_type(float)), constrain)
+
+
+@pytest.fixture(scope="session")
+def targets():
+    """The closed-form log densities, and the class to make more."""
+    return SimpleNamespace(FakeDensity=FakeDensity, gaussian=gaussian, log_gammas=log_gammas)
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "float64"])
+def dtype(request):
+    """The run's float type."""
+    with jax.enable_x64(request.param):
+        yield np.float64 if request.param else np.float32
+
+
+@pytest.fixture
+def backend_compiles():
+    """A list that grows by one with every program that the backend compiles."""
+    events = []
+
+    def listen(name, duration, **_):
+        if "backend_compile" in name:
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
