@@ -1,2 +1,11 @@
+"""Sampling: kernels for one chain, their batching, and the host loop around them."""
+
 if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
+
+from .hmc import HMC
+from .mcmc import MCMC
+from .notices import DivergenceWarning, InterruptWarning
+from .nuts import NUTS
+
+__all__ = ["HMC", "MCMC", "NUTS", "DivergenceWarning", "InterruptWarning"]

@@ -1,0 +1,147 @@
+"""Hamiltonian Monte Carlo with trajectories of a given length, accepted or rejected as a whole.
+
+Source: Neal (2011), "MCMC using Hamiltonian dynamics", figure 2; jittered trajectories: section 5.4.2.
+"""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from ..transforms.errors import SamplerError
+from ..transforms.lanes import any_lane
+from ..transforms.streams import uniform
+from .adaptation import adapt
+from .integrator import MAX_ENERGY_ERROR, Phase, ValueAndGrad, energy, energy_error, leapfrog
+from .kernel import check_tuning, tuning_of
+from .metric import momentum
+from .records import ChainState, Draw, Plan, Tuning
+
+__all__ = ["HMC", "HMCTransition"]
+
+_MAX_STEPS = 1024  # bounds a trajectory of given length when the step size is still tiny
+
+
+class Purpose(IntEnum):
+    """The uses of randomness within one transition."""
+
+    MOMENTUM = 1
+    ACCEPT = 2
+    LENGTH = 3
+
+
+@dataclass(frozen=True)
+class HMCTransition:
+    """One transition of one chain; `dense_mass` says whether the metric is dense."""
+
+    dense_mass: bool
+
+    def __call__(self, value_and_grad: ValueAndGrad, state: ChainState, plan: Plan) -> tuple[ChainState, Draw]:
+        """Draws a momentum, follows the dynamics, and accepts the end with probability min(1, exp(-energy error))."""
+        stream, metric, dtype = state.stream, state.metric, state.position.dtype
+        options = plan.tuning.options
+        p = momentum(metric, stream, Purpose.MOMENTUM)
+        start_energy = energy(metric, state.log_density, p)
+
+        length = jnp.ceil(options["trajectory_length"] / state.step_size)
+        wanted = jnp.where(options["num_steps"] > 0, options["num_steps"].astype(dtype), length)
+        shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
+        n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
+
+        def step(carry):
+            # A member that is done takes steps of length zero, which change nothing.
+            count, phase, _ = carry
+            size = jnp.where(count < n_steps, state.step_size, 0)
+            return count + 1, *leapfrog(value_and_grad, metric, size, phase)
+
+        start = Phase(state.position, p, state.gradient)
+        _, end, log_density = lax.while_loop(
+            lambda carry: any_lane(carry[0] < n_steps), step, (jnp.int32(0), start, state.log_density)
+        )
+        end_energy = energy(metric, log_density, end.momentum)
+        error = energy_error(end_energy, start_energy)
+        acceptance_rate = jnp.minimum(jnp.exp(-error), 1)
+        accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < acceptance_rate
+        position = jnp.where(accepted, end.position, state.position)
+        log_density = jnp.where(accepted, log_density, state.log_density)
+        step_size, metric, adaptation = adapt(
+            state.step_size, metric, state.adaptation, stream.counter.astype("int32"),
+            acceptance_rate, position, plan.schedule, plan.tuning,
+        )  # fmt: skip
+        stats = {
+            "diverging": error > MAX_ENERGY_ERROR,
+            "n_steps": n_steps,
+            "acceptance_rate": acceptance_rate,
+            "energy": jnp.where(accepted, end_energy, start_energy),
+            "lp": log_density,
+            "step_size": state.step_size,
+        }
+        next_state = ChainState(
+            position=position,
+            log_density=log_density,
+            gradient=jnp.where(accepted, end.gradient, state.gradient),
+            step_size=step_size,
+            metric=metric,
+            adaptation=adaptation,
+            stream=stream._replace(counter=stream.counter + 1),
+        )
+        return next_state, Draw(position, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class HMC:
+    """Hamiltonian Monte Carlo on a model.
+
+    Args:
+        model: a model, or a log density that already holds its data.
+        num_steps: leapfrog steps of a trajectory, at most 1024; or give
+        trajectory_length: step size times number of steps; 2 pi when neither is given. At most 1024 steps are taken.
+        jitter: in [0, 1): each trajectory is shortened by a uniform fraction up to this; breaks resonances.
+        target_accept_prob, dense_mass, step_size, inverse_mass_matrix, init_strategy: as for `NUTS`.
+
+    Raises:
+        SamplerError: a setting makes no sense; names it.
+    """
+
+    model: Any
+    num_steps: int | None = None
+    trajectory_length: float | None = None
+    jitter: float = 0.0
+    target_accept_prob: float = 0.8
+    dense_mass: bool = False
+    step_size: float | None = None
+    inverse_mass_matrix: ArrayLike | None = None
+    init_strategy: Hashable = None
+
+    def __post_init__(self):
+        check_tuning("HMC", self.target_accept_prob, self.step_size, self.dense_mass)
+        steps, length = self.num_steps, self.trajectory_length
+        if steps is not None and length is not None:
+            raise SamplerError("HMC: num_steps and trajectory_length are both given; give one of them.")
+        if steps is not None and (
+            not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= _MAX_STEPS
+        ):
+            raise SamplerError(f"HMC: num_steps is {steps!r}, a whole number from 1 to {_MAX_STEPS} expected.")
+        if length is not None and not 0 < length < math.inf:
+            raise SamplerError(f"HMC: trajectory_length is {length!r}, a positive number expected.")
+        if not 0 <= self.jitter < 1:
+            raise SamplerError(f"HMC: jitter is {self.jitter!r}, a number in [0, 1) expected.")
+
+    def transition(self) -> HMCTransition:
+        return HMCTransition(bool(self.dense_mass))
+
+    def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
+        options = {
+            "num_steps": np.int32(self.num_steps or 0),
+            "trajectory_length": np.asarray(self.trajectory_length or 2 * math.pi, dtype),
+            "jitter": np.asarray(self.jitter, dtype),
+        }
+        return tuning_of(
+            "HMC", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, options, dim, dtype
+        )

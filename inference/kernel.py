@@ -1,0 +1,130 @@
+"""What the batching and the host loop ask of a kernel, and the checks that all kernels share."""
+
+from collections.abc import Hashable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..transforms.errors import SamplerError
+from ..transforms.streams import Stream
+from .adaptation import start_adaptation
+from .integrator import ValueAndGrad
+from .metric import metric_of
+from .records import ChainState, Draw, Plan, Tuning
+
+__all__ = ["Kernel", "Transition", "check_tuning", "start_chain", "tuning_of"]
+
+
+class Transition(Protocol):
+    """One step of one chain; frozen and hashable, because it is part of a compiled program's key."""
+
+    def __call__(self, value_and_grad: ValueAndGrad, state: ChainState, plan: Plan) -> tuple[ChainState, Draw]: ...
+
+    def __hash__(self) -> int: ...
+
+
+class Kernel(Protocol):
+    """What a user configures: a model and how to sample it."""
+
+    model: Any
+    init_strategy: Hashable
+
+    def transition(self) -> Transition:
+        """The static part: what needs another program when it changes."""
+        ...
+
+    def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
+        """The run-time part, as NumPy values."""
+        ...
+
+
+def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning) -> ChainState:
+    """The state of one chain before its first transition.
+
+    Args:
+        value_and_grad_result: log density and gradient at the position.
+        position: (dim,).
+        stream: the chain's randomness at transition 0.
+        tuning: first step size and metric.
+    """
+    log_density, gradient = value_and_grad_result
+    return ChainState(
+        position=position,
+        log_density=log_density,
+        gradient=gradient,
+        step_size=tuning.step_size,
+        metric=metric_of(tuning.inverse_mass_matrix),
+        adaptation=start_adaptation(tuning.step_size, tuning.inverse_mass_matrix),
+        stream=stream,
+    )
+
+
+def check_tuning(kernel: str, target_accept_prob, step_size, dense_mass) -> None:
+    """Refuses settings that make no sense for any model; `kernel` is its name.
+
+    Raises:
+        SamplerError: names the argument, what was found and what is expected.
+    """
+    if not _is_number(target_accept_prob) or not 0 < target_accept_prob < 1:
+        raise SamplerError(
+            f"{kernel}: target_accept_prob is {target_accept_prob!r}, a number strictly between 0 and 1 expected; "
+            "write target_accept_prob=0.8."
+        )
+    if step_size is not None and (not _is_number(step_size) or not 0 < step_size < np.inf):
+        raise SamplerError(
+            f"{kernel}: step_size is {step_size!r}, a positive number or None expected; "
+            "write step_size=None to have it adapted."
+        )
+    if not isinstance(dense_mass, (bool, np.bool_)):
+        raise SamplerError(f"{kernel}: dense_mass is {dense_mass!r}, True or False expected.")
+
+
+def tuning_of(
+    kernel: str, target_accept_prob, step_size, inverse_mass_matrix, dense_mass, options: dict, dim: int, dtype
+) -> Tuning:
+    """Run-time settings of a kernel on a model of `dim` unconstrained dimensions.
+
+    A step size or an inverse mass matrix that the user gives is used as it is and not adapted; the first step size is 1.
+
+    Raises:
+        SamplerError: the inverse mass matrix has the wrong shape or is not positive definite.
+    """
+    shape = (dim, dim) if dense_mass else (dim,)
+    if inverse_mass_matrix is None:
+        matrix = np.eye(dim, dtype=dtype) if dense_mass else np.ones(dim, dtype)
+    else:
+        matrix = np.asarray(inverse_mass_matrix, dtype)
+        if dense_mass and matrix.shape == (dim,):
+            matrix = np.diag(matrix)
+        if matrix.shape != shape:
+            raise SamplerError(
+                f"{kernel}: inverse_mass_matrix has shape {matrix.shape}, {shape} expected with dense_mass={dense_mass}: "
+                f"the model has {dim} unconstrained dimensions."
+            )
+        positive = _is_positive_definite(matrix) if dense_mass else bool((matrix > 0).all() and np.isfinite(matrix).all())
+        if not positive:
+            raise SamplerError(
+                f"{kernel}: inverse_mass_matrix is not positive definite; give an estimate of the posterior "
+                f"{'covariance' if dense_mass else 'variances'}, or None to have it adapted."
+            )
+    return Tuning(
+        step_size=np.asarray(1.0 if step_size is None else step_size, dtype),
+        inverse_mass_matrix=matrix,
+        target_accept_prob=np.asarray(target_accept_prob, dtype),
+        adapt_step_size=np.asarray(step_size is None),
+        adapt_metric=np.asarray(inverse_mass_matrix is None),
+        options=options,
+    )
+
+
+def _is_number(value) -> bool:
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number) and not isinstance(value, bool)
+
+
+def _is_positive_definite(matrix) -> bool:
+    if not np.allclose(matrix, matrix.T):
+        return False
+    try:
+        return bool(np.isfinite(np.linalg.cholesky(matrix)).all())
+    except np.linalg.LinAlgError:
+        return False

@@ -1,0 +1,245 @@
+"""Markov chain Monte Carlo: what a user runs, and what is left of a run."""
+
+import warnings
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ..ppl import log_density
+from ..transforms.errors import SamplerError
+from ..transforms.streams import key_words
+from .adaptation import warmup_schedule
+from .batching import capacity_of
+from .compilation import compiled_sampler
+from .host import Outcome, drive
+from .kernel import Kernel
+from .notices import DivergenceWarning, InterruptWarning
+from .progress import Progress
+from .records import ChainState, Plan
+from .starts import init_error, start_positions
+from .target import Target, trace_target
+
+__all__ = ["MCMC"]
+
+
+class MCMC:
+    """Runs chains of a kernel and keeps their draws.
+
+    Args:
+        kernel: `NUTS(model)`, `HMC(model, ...)`.
+        num_warmup: transitions per chain that adapt step size and metric; 0 or more.
+        num_samples: transitions per chain after warm-up; `num_samples // thinning` of them are kept.
+        num_chains: number of chains; all run in one program on one device.
+        thinning: keep every `thinning`-th draw.
+        progress_bar: whether to show one.
+        keep_warmup: whether to keep the draws of the warm-up as well.
+
+    Attributes:
+        sample_stats: by name, (chain, draw): `diverging`, `tree_depth` (NUTS), `n_steps`, `acceptance_rate`, `energy`
+            (nats), `lp` (nats, unconstrained log density), `step_size`.
+        warmup_samples, warmup_stats: the same for the warm-up; None unless `keep_warmup`.
+        step_size: (chain,). Adapted.
+        inverse_mass_matrix: (chain, dim) or (chain, dim, dim). Adapted.
+        state: the chains after their last transition.
+        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed),
+            `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio).
+
+    Raises:
+        SamplerError: a setting makes no sense; names the argument.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        num_warmup: int = 1000,
+        num_samples: int = 1000,
+        num_chains: int = 4,
+        thinning: int = 1,
+        progress_bar: bool = True,
+        keep_warmup: bool = False,
+    ):
+        _check_kernel(kernel)
+        self.kernel = kernel
+        self.num_warmup = _whole("num_warmup", num_warmup, 0)
+        self.num_samples = _whole("num_samples", num_samples, 1)
+        self.num_chains = _whole("num_chains", num_chains, 1)
+        self.thinning = _whole("thinning", thinning, 1)
+        if self.thinning > self.num_samples:
+            raise SamplerError(
+                f"MCMC: thinning is {thinning} and num_samples {num_samples}: no draw would be kept; "
+                "write thinning=1, or a larger num_samples."
+            )
+        self.progress_bar = progress_bar
+        self.keep_warmup = keep_warmup
+        self._outcome: Outcome | None = None
+        self._target: Target | None = None
+        self._cost: dict[str, float] = {}
+
+    def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
+        """Runs the chains from scratch and keeps their draws; returns itself.
+
+        Args:
+            key: a random key; the run is a function of it and of the data.
+            *args, **kwargs: the model's arguments: the data.
+            init_params: unconstrained starting values by site, one for all chains or with a leading chain axis. Without
+                them the kernel's `init_strategy` decides.
+
+        Raises:
+            SamplerError: the key or `init_params` make no sense.
+            InitError: a chain found no start with finite log density and gradient.
+        """
+        words = key_words(key)
+        with Progress(self.num_warmup + self.num_samples, self.num_chains, self.progress_bar) as progress:
+            tracing = perf_counter()
+            density = _density_of(self.kernel.model, args, kwargs)
+            target = trace_target(density, self.kernel.init_strategy)
+            plan = self._plan(target)
+            start = start_positions(init_params, target.layout, self.num_chains)
+            given = np.asarray(init_params is not None)
+            init_args = (words, target.data, plan, start, given)
+            compiled = compiled_sampler(
+                target, self.kernel.transition(), self.num_chains, capacity_of(target, self.num_chains),
+                init_args, (target.data, plan, np.int32(0)),
+            )  # fmt: skip
+            starting = perf_counter()
+            state, ok = compiled.init(*init_args)
+            ok = np.asarray(ok)
+            if not ok.all():
+                raise init_error(density, target.layout, np.asarray(state.position), ok, bool(given))
+            num_kept = self._num_warmup_kept + self.num_samples // self.thinning
+            total = self.num_warmup + self.num_samples
+            driving = perf_counter()
+            outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
+        self._outcome, self._target = outcome, target
+        self._cost = {
+            "compile_seconds": starting - tracing,
+            "sampling_seconds": driving - starting + outcome.seconds,
+        }
+        self._warn()
+        return self
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, np.ndarray]:
+        """The kept draws, constrained, and the deterministic values.
+
+        Args:
+            group_by_chain: keep chain and draw apart.
+
+        Returns:
+            By site, shape (chain * draw, ...), or (chain, draw, ...).
+        """
+        samples = self._values(self._sampling)
+        if group_by_chain:
+            return samples
+        return {name: value.reshape(-1, *value.shape[2:]) for name, value in samples.items()}
+
+    @property
+    def sample_stats(self) -> dict[str, np.ndarray]:
+        return {name: stat[:, self._sampling] for name, stat in self._done.stats.items()}
+
+    @property
+    def warmup_samples(self) -> dict[str, np.ndarray] | None:
+        return self._values(self._warming) if self.keep_warmup else None
+
+    @property
+    def warmup_stats(self) -> dict[str, np.ndarray] | None:
+        if not self.keep_warmup:
+            return None
+        return {name: stat[:, self._warming] for name, stat in self._done.stats.items()}
+
+    @property
+    def state(self) -> ChainState:
+        return self._done.state
+
+    @property
+    def step_size(self) -> np.ndarray:
+        return np.asarray(self._done.state.step_size)
+
+    @property
+    def inverse_mass_matrix(self) -> np.ndarray:
+        return np.asarray(self._done.state.metric.inverse_mass)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        counts = self._done.counts
+        return {
+            **self._cost,
+            "gradient_evaluations": counts.gradient_evaluations,
+            "gradient_slots": counts.gradient_slots,
+            "utilisation": counts.gradient_evaluations / max(counts.gradient_slots, 1),
+        }
+
+    def _plan(self, target: Target) -> Plan:
+        tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype))
+        return Plan(
+            warmup_schedule(self.num_warmup), tuning, np.int32(self.thinning), np.asarray(bool(self.keep_warmup))
+        )
+
+    @property
+    def _num_warmup_kept(self) -> int:
+        return self.num_warmup // self.thinning if self.keep_warmup else 0
+
+    @property
+    def _done(self) -> Outcome:
+        if self._outcome is None:
+            raise SamplerError("MCMC: there are no draws yet; call mcmc.run(jax.random.key(0), ...) first.")
+        return self._outcome
+
+    @property
+    def _warming(self) -> slice:
+        return slice(0, min(self._num_warmup_kept, int(self._done.filled.min())))
+
+    @property
+    def _sampling(self) -> slice:
+        # After an interrupt every chain is cut to the shortest.
+        return slice(self._num_warmup_kept, max(self._num_warmup_kept, int(self._done.filled.min())))
+
+    def _values(self, draws: slice) -> dict[str, np.ndarray]:
+        values = self._done.values
+        return {name: value[:, draws] for name, value in zip(self._target.names, values, strict=True)}
+
+    def _warn(self) -> None:
+        outcome = self._done
+        kept = self._sampling.stop - self._sampling.start
+        if outcome.interrupted:
+            warnings.warn(
+                f"The run was interrupted: {kept} of {self.num_samples // self.thinning} draws per chain were kept"
+                + ("; the warm-up was not over." if not kept else "."),
+                InterruptWarning,
+                stacklevel=3,
+            )
+        diverging = outcome.counts.divergences
+        if diverging.any():
+            warnings.warn(
+                f"{int(diverging.sum())} transitions after warm-up diverged (by chain: {diverging.tolist()}): the draws may "
+                "miss a region of the posterior. Reparametrise the model, or raise target_accept_prob.",
+                DivergenceWarning,
+                stacklevel=3,
+            )
+
+
+def _density_of(model, args, kwargs):
+    """The model's log density on these data; a log density that is given instead of a model is taken as it is."""
+    if hasattr(model, "positions") and hasattr(model, "constrain"):
+        if args or kwargs:
+            raise SamplerError("MCMC.run: the kernel has a log density, which holds its data; give no further arguments.")
+        return model
+    return log_density(model, *args, **kwargs)
+
+
+def _check_kernel(kernel) -> None:
+    if not all(hasattr(kernel, name) for name in ("model", "transition", "tuning")):
+        found = getattr(kernel, "__name__", type(kernel).__name__)
+        raise SamplerError(f"MCMC: kernel is {found}, a kernel expected; write MCMC(NUTS(model), ...).")
+
+
+_USUAL = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4, "thinning": 1}
+
+
+def _whole(name: str, value, least: int) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise SamplerError(
+            f"MCMC: {name} is {value!r}, a whole number of at least {least} expected; write {name}={_USUAL[name]}."
+        )
+    return int(value)

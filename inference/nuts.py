@@ -1,0 +1,110 @@
+"""The No-U-Turn sampler: a trajectory that stops where it would turn back, a state chosen from it, and warm-up.
+
+Source: Hoffman & Gelman (2014), "The No-U-Turn Sampler", JMLR 15; `tree` says which variant.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from ..transforms.errors import SamplerError
+from .adaptation import adapt
+from .integrator import Phase, ValueAndGrad
+from .kernel import check_tuning, tuning_of
+from .metric import momentum
+from .records import ChainState, Draw, Plan, Tuning
+from .tree import MAX_DEPTH, Purpose, grow
+
+__all__ = ["NUTS", "NUTSTransition"]
+
+
+@dataclass(frozen=True)
+class NUTSTransition:
+    """One transition of one chain.
+
+    Attributes:
+        max_tree_depth: largest number of doublings.
+        dense_mass: whether the metric is dense.
+    """
+
+    max_tree_depth: int
+    dense_mass: bool
+
+    def __call__(self, value_and_grad: ValueAndGrad, state: ChainState, plan: Plan) -> tuple[ChainState, Draw]:
+        """Draws a momentum, grows a trajectory, moves to the state chosen from it, and adapts if warm-up is on."""
+        stream = state.stream
+        p = momentum(state.metric, stream, Purpose.MOMENTUM)
+        start = Phase(state.position, p, state.gradient)
+        trajectory = grow(
+            value_and_grad, state.metric, state.step_size, stream, start, state.log_density, self.max_tree_depth
+        )
+        choice = trajectory.choice
+        acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)
+        step_size, metric, adaptation = adapt(
+            state.step_size, state.metric, state.adaptation, stream.counter.astype("int32"),
+            acceptance_rate, choice.position, plan.schedule, plan.tuning,
+        )  # fmt: skip
+        stats = {
+            "diverging": trajectory.diverging,
+            "tree_depth": trajectory.depth,
+            "n_steps": trajectory.n_steps,
+            "acceptance_rate": acceptance_rate,
+            "energy": choice.energy,
+            "lp": choice.log_density,
+            "step_size": state.step_size,
+        }
+        next_state = ChainState(
+            position=choice.position,
+            log_density=choice.log_density,
+            gradient=choice.gradient,
+            step_size=step_size,
+            metric=metric,
+            adaptation=adaptation,
+            stream=stream._replace(counter=stream.counter + 1),
+        )
+        return next_state, Draw(choice.position, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class NUTS:
+    """The No-U-Turn sampler on a model.
+
+    Args:
+        model: a model, or a log density that already holds its data.
+        target_accept_prob: mean acceptance probability that the step size is tuned to; in (0, 1).
+        max_tree_depth: largest number of doublings: at most 2**max_tree_depth - 1 gradients a draw.
+        dense_mass: adapt a full inverse mass matrix instead of its diagonal.
+        step_size: a fixed step size; None adapts it, from 1.
+        inverse_mass_matrix: a fixed one, shape (dim,), or (dim, dim) with `dense_mass`; None adapts it, from the identity.
+        init_strategy: where chains start.
+
+    Raises:
+        SamplerError: a setting makes no sense; names it.
+    """
+
+    model: Any
+    target_accept_prob: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = False
+    step_size: float | None = None
+    inverse_mass_matrix: ArrayLike | None = None
+    init_strategy: Hashable = None
+
+    def __post_init__(self):
+        check_tuning("NUTS", self.target_accept_prob, self.step_size, self.dense_mass)
+        depth = self.max_tree_depth
+        if not isinstance(depth, (int, np.integer)) or isinstance(depth, bool) or not 1 <= depth <= MAX_DEPTH:
+            raise SamplerError(
+                f"NUTS: max_tree_depth is {depth!r}, a whole number from 1 to {MAX_DEPTH} expected; write max_tree_depth=10."
+            )
+
+    def transition(self) -> NUTSTransition:
+        return NUTSTransition(int(self.max_tree_depth), bool(self.dense_mass))
+
+    def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
+        return tuning_of(
+            "NUTS", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype
+        )

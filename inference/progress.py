@@ -1,0 +1,41 @@
+"""One progress bar for any number of chains: what phase the run is in, how far, and how it fares."""
+
+from tqdm.auto import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A bar over the transitions of a run; a context manager. Silent when not shown.
+
+    Args:
+        total: transitions per chain.
+        num_chains: number of chains.
+        shown: whether there is a bar.
+    """
+
+    def __init__(self, total: int, num_chains: int, shown: bool):
+        self._total, self._num_chains, self._shown = total, num_chains, shown
+        self._bar = None
+
+    def __enter__(self) -> "Progress":
+        if self._shown:
+            self._bar = tqdm(total=self._total, desc="compiling", dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def phase(self, name: str) -> None:
+        """Names what happens now: compiling, warm-up or sampling."""
+        if self._bar is not None:
+            self._bar.set_description(name)
+
+    def update(self, transitions: int, divergences: int, mean_depth: float | None, mean_steps: float) -> None:
+        """Moves the bar by `transitions` of every chain; shows divergences so far and the size of recent trajectories."""
+        if self._bar is None:
+            return
+        size = f"mean depth {mean_depth:.1f}" if mean_depth else f"mean steps {mean_steps:.0f}"
+        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}, {divergences} divergences", refresh=False)
+        self._bar.update(transitions)

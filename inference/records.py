@@ -1,0 +1,86 @@
+"""What a chain carries and what it emits: the seam between kernels, batching and the host loop.
+
+Every record here describes *one* chain; batching adds a leading chain axis to each field.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from ..transforms.streams import Stream
+from .adaptation import Adaptation, Schedule
+from .metric import Metric
+
+__all__ = ["ChainState", "Draw", "Plan", "Tuning"]
+
+
+class ChainState(NamedTuple):
+    """All that a resumed run needs of a chain, and nothing else.
+
+    Attributes:
+        position: (dim,). Unconstrained.
+        log_density: (). Nats, of the unconstrained position, Jacobian included.
+        gradient: (dim,). Of the log density.
+        step_size: (). Used by the next transition.
+        metric: the Euclidean metric used by the next transition.
+        adaptation: running averages of the warm-up.
+        stream: the chain's randomness; its counter is the index of the next transition, warm-up first.
+    """
+
+    position: jax.Array
+    log_density: jax.Array
+    gradient: jax.Array
+    step_size: jax.Array
+    metric: Metric
+    adaptation: Adaptation
+    stream: Stream
+
+
+class Draw(NamedTuple):
+    """What one transition emits.
+
+    Attributes:
+        position: (dim,). Unconstrained.
+        stats: by name, each of shape (): `diverging` (bool), `n_steps` (int, gradients evaluated), `acceptance_rate`
+            (mean over the trajectory), `energy` (nats, minus log density plus kinetic energy), `lp` (nats), `step_size`
+            (used by this transition); NUTS adds `tree_depth` (doublings begun).
+    """
+
+    position: jax.Array
+    stats: dict[str, jax.Array]
+
+
+class Tuning(NamedTuple):
+    """The settings that enter a compiled program at run time, so that changing them compiles nothing.
+
+    Attributes:
+        step_size: (). First step size.
+        inverse_mass_matrix: (dim,) or (dim, dim). First inverse mass matrix; its rank is static.
+        target_accept_prob: ().
+        adapt_step_size: bool, ().
+        adapt_metric: bool, ().
+        options: scalars by name that only one kernel knows.
+    """
+
+    step_size: jax.Array
+    inverse_mass_matrix: jax.Array
+    target_accept_prob: jax.Array
+    adapt_step_size: jax.Array
+    adapt_metric: jax.Array
+    options: dict[str, jax.Array]
+
+
+class Plan(NamedTuple):
+    """What a run intends, in run-time values.
+
+    Attributes:
+        schedule: the warm-up.
+        tuning: the kernel's settings.
+        thinning: int32, (). Every `thinning`-th transition is kept.
+        keep_warmup: bool, (). Whether warm-up transitions are kept too.
+    """
+
+    schedule: Schedule
+    tuning: Tuning
+    thinning: jax.Array
+    keep_warmup: jax.Array

@@ -1,0 +1,109 @@
+"""Where chains start: the search for a point with finite log density and gradient, and the user's own points."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..transforms.errors import InitError, SamplerError
+from ..transforms.lanes import any_lane
+from ..transforms.streams import Stream, random_bits
+from .integrator import ValueAndGrad
+from .layout import Layout
+
+__all__ = ["MAX_TRIES", "init_error", "search", "start_positions"]
+
+MAX_TRIES = 100
+_PURPOSE = 200  # of the random numbers; kernels use small ones
+
+
+def search(value_and_grad: ValueAndGrad, initial, stream: Stream, start: jax.Array, given: jax.Array):
+    """The first of at most 100 drawn points whose log density and gradient are finite, for one chain.
+
+    Args:
+        value_and_grad: the log density and its gradient.
+        initial: key words, uint32 (2,) -> position (dim,).
+        stream: the chain's randomness.
+        start: (dim,). The user's point.
+        given: bool, (). Whether to take it instead of drawing.
+
+    Returns:
+        Position (dim,), (log density (), gradient (dim,)) and whether they are finite, bool ().
+    """
+
+    def attempt(carry):
+        tries, _, _, _, ok = carry
+        words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
+        position = jnp.where(given, start, initial(words))
+        log_density, gradient = value_and_grad(position)
+        finite = jnp.isfinite(log_density) & jnp.isfinite(gradient).all()
+        new = (tries + 1, position, log_density, gradient, finite)
+        return tuple(jnp.where(pending(carry), a, b) for a, b in zip(new, carry, strict=True))
+
+    def pending(carry):
+        return ~carry[-1] & (carry[0] < jnp.where(given, 1, MAX_TRIES))
+
+    zero = jnp.zeros((), start.dtype)
+    carry = (jnp.int32(0), start, zero, jnp.zeros_like(start), jnp.bool_(False))
+    _, position, log_density, gradient, ok = lax.while_loop(lambda carry: any_lane(pending(carry)), attempt, carry)
+    return position, (log_density, gradient), ok
+
+
+def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -> np.ndarray:
+    """The user's unconstrained starting points as vectors, (chain, dim); zeros when there are none.
+
+    Args:
+        init_params: by site, the site's unconstrained shape, with or without a leading chain axis.
+        layout: of the vector.
+        num_chains: number of chains.
+
+    Raises:
+        SamplerError: a site is unknown, missing, or has the wrong shape.
+    """
+    vectors = np.zeros((num_chains, layout.dim), layout.dtype)
+    if init_params is None:
+        return vectors
+    if not isinstance(init_params, dict):
+        raise SamplerError(f"init_params: {type(init_params).__name__} found, a dict of arrays by site expected.")
+    known = [name for name, _, _ in layout.sites]
+    unknown = [name for name in init_params if name not in known]
+    missing = [name for name in known if name not in init_params]
+    if unknown or missing:
+        raise SamplerError(
+            f"init_params: unknown sites {unknown}, missing sites {missing}; the model's sites are {known}. "
+            "Give the unconstrained value of each, or use init_strategy=init_to_value(...) for constrained values of some."
+        )
+    start = 0
+    for name, shape, _ in layout.sites:
+        value = np.asarray(init_params[name])
+        if value.shape not in (shape, (num_chains, *shape)):
+            raise SamplerError(
+                f"init_params[{name!r}]: shape {value.shape} found, {shape} or, one for each chain, "
+                f"{(num_chains, *shape)} expected (unconstrained values)."
+            )
+        value = np.broadcast_to(value, (num_chains, *shape)).reshape(num_chains, -1)
+        vectors[:, start : start + value.shape[1]] = value
+        start += value.shape[1]
+    return vectors
+
+
+def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, given: bool) -> InitError:
+    """The error to raise when a chain found no start.
+
+    Args:
+        density: the log density, whose `report` describes a position site by site.
+        layout: of the positions.
+        positions: (chain, dim). The last ones tried.
+        ok: bool, (chain,). Not all true.
+        given: whether the positions were the user's.
+    """
+    chain = int(np.argmin(ok))
+    tried = "The given init_params have" if given else f"{MAX_TRIES} starting points were drawn, all with"
+    advice = (
+        "Check the data for values outside a distribution's support and for NaN; start elsewhere with "
+        "init_strategy=init_to_median() or init_to_value(...); or reparametrise the model."
+    )
+    return InitError(
+        f"chain {chain} found no valid starting point. {tried} a log density or gradient that is not finite. "
+        f"The last one:\n{density.report(layout.unravel(positions[chain]))}\n{advice}"
+    )

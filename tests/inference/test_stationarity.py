@@ -1,0 +1,84 @@
+"""One transition leaves the target as it is: from exact draws, exact draws. Each check has a broken twin that must fail it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from luciole.inference import HMC, NUTS
+from luciole.inference import hmc, tree
+from luciole.inference.adaptation import warmup_schedule
+from luciole.inference.kernel import start_chain
+from luciole.inference.records import Plan
+from luciole.transforms import stream_for
+
+SHAPES = np.array([0.8, 1.5, 4.0], np.float32)
+NUM_CHAINS, NUM_TRANSITIONS = 40_000, 3
+MAX_Z = 5.0  # four statistics a run: one false alarm in half a million runs
+
+
+def log_density(x):
+    return (SHAPES * x - jnp.exp(x)).sum()
+
+
+def worst_z(kernel, seed=0):
+    """Largest |z| of the change of four statistics, over independent chains that start from exact draws."""
+    dim = len(SHAPES)
+    plan = Plan(warmup_schedule(0), kernel.tuning(dim, np.float32), np.int32(1), np.asarray(False))
+    value_and_grad, transition = jax.value_and_grad(log_density), kernel.transition()
+    key = np.array([seed, 99], np.uint32)
+
+    def one(chain, x):
+        state = start_chain(value_and_grad(x), x, stream_for(key, chain), plan.tuning)
+        return jax.lax.fori_loop(0, NUM_TRANSITIONS, lambda _, s: transition(value_and_grad, s, plan)[0], state).position
+
+    start = np.log(np.random.default_rng(seed).gamma(SHAPES, size=(NUM_CHAINS, dim))).astype(np.float32)
+    end = np.asarray(jax.jit(jax.vmap(one))(np.arange(NUM_CHAINS, dtype=np.uint32), start))
+    assert np.abs(end - start).mean() > 0.3, "the chains did not move"
+
+    def statistics(x):
+        return np.stack([x.sum(1), (x**2).sum(1), np.exp(x).sum(1), log_density_rows(x)], 1).astype(np.float64)
+
+    change = statistics(end) - statistics(start)
+    return np.abs(change.mean(0) / (change.std(0) / np.sqrt(NUM_CHAINS))).max()
+
+
+def log_density_rows(x):
+    return (SHAPES * x - np.exp(x)).sum(1)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_nuts_is_stationary(dense):
+    matrix = np.array([[1.5, 0.3, 0.0], [0.3, 0.8, 0.1], [0.0, 0.1, 0.3]], np.float32)
+    matrix = matrix if dense else np.diag(matrix)
+    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=matrix, dense_mass=dense)) < MAX_Z
+
+
+def test_nuts_with_weight_sign_flipped_is_not(monkeypatch):
+    monkeypatch.setattr(tree, "energy_error", lambda new, start: start - new)
+    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
+
+
+def test_nuts_without_subtree_check_is_not(monkeypatch):
+    monkeypatch.setattr(tree, "_close_subtrees", lambda t, *_: (t.momenta, t.rhos, jnp.bool_(False)))
+    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > MAX_Z
+
+
+def test_nuts_that_only_goes_forward_is_not(monkeypatch):
+    monkeypatch.setattr(tree, "random_bits", lambda *_: (jnp.uint32(0xFFFFFFFF), None))
+    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > MAX_Z
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.7])
+def test_hmc_is_stationary(jitter):
+    assert worst_z(HMC(None, num_steps=4, jitter=jitter, step_size=0.6, inverse_mass_matrix=np.ones(3))) < MAX_Z
+
+
+def test_hmc_that_accepts_the_wrong_way_is_not(monkeypatch):
+    monkeypatch.setattr(hmc, "energy_error", lambda new, start: start - new)
+    assert worst_z(HMC(None, num_steps=4, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
+
+
+def test_hmc_that_always_accepts_is_not(monkeypatch):
+    monkeypatch.setattr(hmc, "energy_error", lambda new, start: jnp.zeros_like(new))
+    assert worst_z(HMC(None, num_steps=4, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
