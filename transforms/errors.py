@@ -20,5 +20,9 @@ class SamplerError(LucioleError, ValueError):
     """A sampler or a run was configured with a value that makes no sense: names the argument."""
 
 
+class DerivativeError(LucioleError, ValueError):
+    """A derivative does not exist, has no rule or was asked for wrongly: names the primitive and the user's line."""
+
+
 class LucioleWarning(UserWarning):
     """Base class of every warning that Luciole issues; filter it to silence them all."""

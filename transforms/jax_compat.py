@@ -3,7 +3,8 @@
 Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises every entry on both ends of the range.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax._src import source_info_util as _source_info  # 0.10-0.12: no public wa
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
+from jax.interpreters import mlir as _mlir
 
 __all__ = [
     "ClosedJaxpr",
@@ -24,11 +26,16 @@ __all__ = [
     "declare_effect",
     "define_batching",
     "define_jvp",
+    "define_lowering",
     "define_result",
+    "define_transpose",
+    "equation_context",
+    "instantiate_tangents",
     "open_jaxpr",
     "scan_layout",
     "subjaxprs",
     "user_frames",
+    "varying_axes",
 ]
 
 
@@ -103,6 +110,52 @@ def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> No
 def user_frames(eqn: JaxprEqn) -> list[tuple[str, int, str]]:
     """(file, line, function) of the frames that created an equation, innermost first, JAX's own left out."""
     return [(f.file_name, f.start_line, f.function_name) for f in _source_info.user_frames(eqn.source_info.traceback)]
+
+
+@contextlib.contextmanager
+def equation_context(eqn: JaxprEqn) -> Iterator[None]:
+    """Equations traced inside carry the source line, the scope names and the settings of `eqn`. Serves 0.10-0.12.
+
+    The public `jax.core.eval_jaxpr` does the same for equations that it copies; we also write new ones in their place.
+    """
+    stack = _source_info.current_name_stack() + eqn.source_info.name_stack
+    with _source_info.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
+        yield
+
+
+def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -> None:
+    """Let JAX transpose `primitive`: rule(cotangents, is_linear, operands, **params) -> a cotangent or None for each operand.
+
+    Zero cotangents arrive as arrays of zeros; a linear operand is None. Serves 0.10-0.12 (the table is a plain dict in all).
+    """
+
+    def transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> Sequence[Any]:
+        filled = [_ad.instantiate_zeros(ct) for ct in cotangents]
+        linear = [_ad.is_undefined_primal(x) for x in operands]
+        return rule(filled, linear, [None if u else x for u, x in zip(linear, operands, strict=True)], **params)
+
+    _ad.primitive_transposes[primitive] = transpose
+
+
+def define_lowering(primitive: Primitive, function: Callable[..., Sequence[Any]]) -> None:
+    """Let `primitive` run and compile as `function(*operands, **params)`, a JAX program of many results. Serves 0.10-0.12."""
+    primitive.def_impl(function)
+    _mlir.register_lowering(primitive, _mlir.lower_fun(function, multiple_results=True))
+
+
+def instantiate_tangents(primals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+    """Tangents as a JAX rule receives them, zeros made explicit; None for those of integers. Serves 0.10-0.12."""
+    made = []
+    for tangent in tangents:
+        dense = _ad.instantiate_zeros(tangent)
+        made.append(None if getattr(dense, "dtype", None) == jax.dtypes.float0 else dense)
+    return made
+
+
+def varying_axes(aval: Any) -> frozenset[str]:
+    """The mesh axes over which a value inside `shard_map` differs; empty outside. Serves 0.10-0.12 (`vma` was renamed in 0.10)."""
+    manual = getattr(aval, "manual_axis_type", None)
+    return frozenset(manual.varying) if manual is not None else frozenset(getattr(aval, "vma", None) or ())
 
 
 def default_float() -> Any:

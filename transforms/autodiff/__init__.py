@@ -1,0 +1,26 @@
+"""Automatic differentiation in two transformations: linearize, then transpose.
+
+    push over the program          rules_*: results, and a linear map per equation      (`core`, `registry`)
+    replay of the linear maps      the linear program; what it refers to are residuals  (`program`)
+    walk backwards                 the transposed program                               (`transpose`)
+
+What a user calls is in `api`.
+"""
+
+from . import rules_calls, rules_linalg, rules_pointwise, rules_structural  # noqa: F401  each file enters its rules in the tables
+from .api import grad, hvp, jvp, linearize, transpose, value_and_grad, vjp
+from .fallback import fallback_counts, without_fallback
+from .program import LinearProgram
+
+__all__ = [
+    "LinearProgram",
+    "fallback_counts",
+    "grad",
+    "hvp",
+    "jvp",
+    "linearize",
+    "transpose",
+    "value_and_grad",
+    "vjp",
+    "without_fallback",
+]
