@@ -7,7 +7,20 @@
 What a user calls is in `api`.
 """
 
-from . import rules_calls, rules_linalg, rules_pointwise, rules_structural  # noqa: F401  each file enters its rules in the tables
+from . import (  # noqa: F401  each file enters its rules in the tables
+    rules_calls,
+    rules_cond,
+    rules_custom,
+    rules_indexing,
+    rules_linalg,
+    rules_pointwise,
+    rules_reductions,
+    rules_remat,
+    rules_scan,
+    rules_sharding,
+    rules_structural,
+    rules_while,
+)
 from .api import grad, hvp, jvp, linearize, transpose, value_and_grad, vjp
 from .fallback import fallback_counts, without_fallback
 from .program import LinearProgram

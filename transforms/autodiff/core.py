@@ -14,7 +14,7 @@ Source: the split of reverse mode into linearization and transposition is that o
 rule has to build equations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -110,7 +110,12 @@ Apply = Callable[[JaxprEqn, list[Any], list[Any]], tuple[Sequence[Any], Sequence
 
 
 def push(
-    jaxpr: Any, consts: Sequence[Any], primals: Sequence[Any], tangents: Sequence[Any], apply_rule: Apply
+    jaxpr: Any,
+    consts: Sequence[Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    apply_rule: Apply,
+    overrides: Mapping[Any, Any] | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """Values and tangents of the results of a jaxpr.
 
@@ -119,6 +124,7 @@ def push(
         primals: one value per input.
         tangents: one per input, whatever `apply_rule` understands; None is zero.
         apply_rule: (eqn, operands, tangents) -> (results, their tangents); asked only if some tangent is not None.
+        overrides: values that are known already, by variable; they take the place of what the equations compute.
     """
     value = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *primals], strict=True))
     tangent = {v: t for v, t in zip(jaxpr.invars, tangents, strict=True) if t is not None}
@@ -132,6 +138,8 @@ def push(
                 outs, out_tangents = apply_rule(eqn, operands, moved)
                 tangent.update((v, t) for v, t in zip(eqn.outvars, out_tangents, strict=True) if t is not None)
         value.update(zip(eqn.outvars, outs, strict=True))
+        if overrides:
+            value.update((v, overrides[v]) for v in eqn.outvars if v in overrides)
     return [read(value, x) for x in jaxpr.outvars], [None if isinstance(x, Literal) else tangent.get(x) for x in jaxpr.outvars]
 
 
@@ -228,7 +236,12 @@ class Linearized(NamedTuple):
 
 
 def linearize_jaxpr(
-    jaxpr: Any, consts: Sequence[Any], primals: Sequence[Any], active: Sequence[bool], want: Sequence[bool] | None = None
+    jaxpr: Any,
+    consts: Sequence[Any],
+    primals: Sequence[Any],
+    active: Sequence[bool],
+    want: Sequence[bool] | None = None,
+    overrides: Mapping[Any, Any] | None = None,
 ) -> tuple[list[Any], Linearized]:
     """Evaluate a jaxpr and give its linear program.
 
@@ -237,13 +250,14 @@ def linearize_jaxpr(
         primals: one value per input.
         active: which inputs have tangents.
         want: which outputs must be outputs of the linear program, zero if they do not depend on an active input; by default those that do.
+        overrides: as for `push`.
 
     Returns:
         The results, and the linear program at `primals`.
     """
     tape = Tape()
     slots = [Slot(tangent_aval(v.aval)) if a else None for v, a in zip(jaxpr.invars, active, strict=True)]
-    outs, out_slots = push(jaxpr, consts, primals, slots, tape.apply_rule)
+    outs, out_slots = push(jaxpr, consts, primals, slots, tape.apply_rule, overrides)
     if want is not None:
         out_slots = [(s or Slot(tangent_aval(v.aval))) if w else None for s, v, w in zip(out_slots, jaxpr.outvars, want, strict=True)]
     inputs, outputs = [s for s in slots if s is not None], [s for s in out_slots if s is not None]

@@ -97,7 +97,7 @@ class LinearProgram:
         return self.source.unflatten(backward(self.jaxpr, self.residuals, unknown, arriving))
 
     @functools.cached_property
-    def T(self) -> "LinearProgram":  # noqa: N802 (the name of the transpose everywhere)
+    def T(self) -> "LinearProgram":
         """The transposed program."""
 
         def transposed(*cotangents: Any) -> list[Any]:

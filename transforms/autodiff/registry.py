@@ -13,6 +13,7 @@ Three tables, keyed by the name of a primitive:
 A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no rule.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def transposes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def source_line(eqn: JaxprEqn) -> str:
     """The user's line that made an equation, for error messages."""
-    frames = [f for f in user_frames(eqn) if "/transforms/autodiff/" not in f[0].replace("\\", "/")]
+    here = os.path.dirname(__file__)
+    frames = [f for f in user_frames(eqn) if os.path.dirname(f[0]) != here]
     if not frames:
         return "at an unknown line"
     file, line, function = frames[0]
