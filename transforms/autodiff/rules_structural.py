@@ -13,7 +13,7 @@ from .transpose import instantiate
 
 MOVES = (
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p", "reduce_sum", "cumsum",
-    "split", "dynamic_slice", "name", "sharding_constraint",
+    "split", "unstack", "dynamic_slice", "name", "sharding_constraint",
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def moved(eqn: Any, active: Sequence[bool], x: Any, *indices: Any) -> Any:
     return outs, lambda ts: bind(eqn, [ts[0], *indices]), (True,) * len(outs)
 
 
-@linearizes("pad", "concatenate", "dynamic_update_slice")
+@linearizes("pad", "concatenate", "stack", "dynamic_update_slice")
 def joined(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
     """The same equation applied to the tangents jointly, zero where there is none; indices stay."""
     outs = bind(eqn, operands)
@@ -158,6 +158,19 @@ def transpose_concatenation(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any
         pieces.append(lax.slice_in_dim(ct, start, start + size, axis=axis) if isinstance(x, Unknown) else None)
         start += size
     return pieces
+
+
+@transposes("stack")
+def transpose_stack(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any:
+    """Each operand receives its layer."""
+    axis = eqn.params["axis"]
+    return [lax.index_in_dim(cts[0], i, axis, keepdims=False) if isinstance(x, Unknown) else None for i, x in enumerate(operands)]
+
+
+@transposes("unstack")
+def transpose_unstack(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
+    """The layers stacked again."""
+    return [lax.stack([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], axis=eqn.params["axis"])]
 
 
 @transposes("split")

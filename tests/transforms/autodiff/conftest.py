@@ -74,6 +74,7 @@ CASES = {
     "einsum": Case(lambda a, b: jnp.einsum("bij,bjk->bki", a, b), (_normal(5, 2, 3, 4), _normal(6, 2, 4, 5))),
     "contract two": Case(lambda a, b: jnp.einsum("abc,dca->bd", a, b), (_normal(7, 2, 3, 4), _normal(8, 5, 4, 2))),
     "jit": Case(lambda x: jax.jit(lambda u: jnp.sin(u) * x.sum())(x), (W,)),
+    "stack": Case(lambda x: jnp.stack([x, x**2], 1) * jnp.stack(list(jnp.unstack(jnp.outer(x, x)))).sum(), (W,)),
     "slices": Case(lambda x: x[1:4:2] * x[::-1][:2] + jnp.concatenate([x[:1], x[2:3] ** 2]), (V,)),
     "shapes": Case(lambda x: jnp.pad(x.reshape(3, 5).T, ((1, 2), (0, 1))) * jnp.ravel(x, order="F").sum(), (X,)),
     "dynamic": Case(lambda x: lax.dynamic_update_slice(x, lax.dynamic_slice(x, (1,), (2,)) ** 2, (3,)), (V,)),
@@ -130,7 +131,7 @@ CASES = {
     "fft": Case(lambda x: jnp.abs(jnp.fft.rfft(x)) ** 2, (V,), own=False),
     "convolve": Case(lambda x, y: jnp.convolve(x, y), (V, W), own=False),
     "qr": Case(lambda k: jnp.linalg.qr(k)[1], (K,), own=False),
-    "cumprod": Case(lambda x: jnp.cumprod(x), (V,), own=False),
+    "cumprod": Case(lambda x: jnp.cumprod(x) * jnp.cumprod(x.at[2].set(0.0), 0)[::-1], (V,), own=False),
     "betainc": Case(lambda x: jsp.special.betainc(1.5, 2.5, jax.nn.sigmoid(x)), (W,), own=False, second=False),
     "norm and det": Case(lambda k: jnp.linalg.norm(k, axis=0) * jnp.linalg.det(k), (K,), own=False),
     "vmapped": Case(lambda x, c: jax.vmap(lambda u: lax.scan(lambda s, v: (jnp.tanh(s * v) + c[0], s), u[0], u)[1])(x), (X, W)),
@@ -153,7 +154,7 @@ def directions():
 
         def one(leaf):
             integer = not np.issubdtype(getattr(leaf, "dtype", np.float64), np.floating)
-            return np.zeros(np.shape(leaf), jax.dtypes.float0) if integer else rng.normal(size=np.shape(leaf))
+            return np.zeros(np.shape(leaf), jax.dtypes.float0) if integer else jnp.asarray(rng.normal(size=np.shape(leaf)))
 
         return jax.tree.unflatten(structure, [one(v) for v in leaves])
 
