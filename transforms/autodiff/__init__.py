@@ -23,10 +23,15 @@ from . import (  # noqa: F401  each file enters its rules in the tables
 )
 from .api import grad, hvp, jvp, linearize, transpose, value_and_grad, vjp
 from .fallback import fallback_counts, without_fallback
+from .loops import dynamic_loop
 from .program import LinearProgram
+from .ruled import check_linearization, defines_linearization
 
 __all__ = [
     "LinearProgram",
+    "check_linearization",
+    "defines_linearization",
+    "dynamic_loop",
     "fallback_counts",
     "grad",
     "hvp",
