@@ -23,6 +23,12 @@ from . import (  # noqa: F401  each file enters its rules in the tables
 )
 from .api import grad, hvp, jvp, linearize, transpose, value_and_grad, vjp
 from .fallback import fallback_counts, without_fallback
+from .likelihoods import (
+    exponential_family_log_likelihood,
+    gaussian_log_density,
+    gaussian_regression_log_likelihood,
+    log_determinant,
+)
 from .loops import dynamic_loop
 from .program import LinearProgram
 from .ruled import check_linearization, defines_linearization
@@ -32,11 +38,15 @@ __all__ = [
     "check_linearization",
     "defines_linearization",
     "dynamic_loop",
+    "exponential_family_log_likelihood",
     "fallback_counts",
+    "gaussian_log_density",
+    "gaussian_regression_log_likelihood",
     "grad",
     "hvp",
     "jvp",
     "linearize",
+    "log_determinant",
     "transpose",
     "value_and_grad",
     "vjp",

@@ -67,24 +67,65 @@ def _triangle(x: Any, lower: bool, strict: bool = False, halved: bool = False) -
 
 @linearizes("cholesky")
 def cholesky(eqn: Any, active: Sequence[bool], a: Any) -> Any:
-    """dL = L phi(L^-1 dA L^-H), phi taking the lower triangle with half the diagonal.
+    """dL = L phi(L^-1 dA L^-T), phi taking the lower triangle with half the diagonal; by blocks, see `_cholesky_tangent`.
 
-    The tangent need not be symmetric: the convention is JAX's.
-    Source: Murray (2016), "Differentiation of the Cholesky decomposition", arXiv:1602.07527, equation 8.
+    The tangent need not be symmetric: up to one block the convention is that of the installed JAX, above it the lower blocks are read.
     """
     if np.issubdtype(a.dtype, np.complexfloating):
         return DECLINED
     factor = _triangle(bind(eqn, [a])[0], lower=True)  # what LAPACK leaves above the diagonal is not ours
-    solve = functools.partial(lax.linalg.triangular_solve, factor, lower=True)
+    n = a.shape[-1]
+    tangent = _cholesky_tangent(factor, max(32, -(-n // 8)))
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         moved = ts[0]
         if CHOLESKY_READS_LOWER_TRIANGLE:
             moved = add(_triangle(moved, lower=True), _transposed(_triangle(moved, lower=True, strict=True)))
-        inner = solve(moved, left_side=False, transpose_a=True, conjugate_a=True)
-        return [_matmul(factor, _triangle(solve(inner, left_side=True), lower=True, halved=True))]
+        return [tangent(moved)]
 
     return [factor], linear, (True,)
+
+
+def _cholesky_tangent(factor: Any, block: int) -> Any:
+    """The map dA -> dL at a given factor.
+
+    One block costs 4 n^3 flops. Cut in two, with dA21 = dL21 L11' + L21 dL11' and dA22 = dL22 L22' + L22 dL22' + dL21 L21' + L21 dL21':
+    5/8 n^3 and two maps of half the size, hence 5/6 n^3 in the limit, 2.5 times the factorization itself.
+
+    Source: Murray (2016), "Differentiation of the Cholesky decomposition", arXiv:1602.07527, equation 8 for one block, section 3 for the blocks;
+    we cut in halves and not in columns.
+    """
+    n = factor.shape[-1]
+    if n <= block:
+        solve = functools.partial(lax.linalg.triangular_solve, factor, lower=True)
+
+        def one_block(da: Any) -> Any:
+            inner = solve(da, left_side=False, transpose_a=True, conjugate_a=True)
+            return _matmul(factor, _triangle(solve(inner, left_side=True), lower=True, halved=True))
+
+        return one_block
+    half = n // 2
+    first, second = _cholesky_tangent(_block(factor, 0, 0, half), block), _cholesky_tangent(_block(factor, 1, 1, half), block)
+    corner, below = _block(factor, 0, 0, half), _block(factor, 1, 0, half)
+
+    def two_blocks(da: Any) -> Any:
+        d11 = first(_block(da, 0, 0, half))
+        right = lax.sub(_block(da, 1, 0, half), _matmul(below, _transposed(d11)))
+        d21 = lax.linalg.triangular_solve(corner, right, left_side=False, lower=True, transpose_a=True)
+        moved = _matmul(d21, _transposed(below))
+        d22 = second(lax.sub(lax.sub(_block(da, 1, 1, half), moved), _transposed(moved)))
+        last = factor.ndim - 1
+        above = lax.full_like(_transposed(d21), 0)
+        return lax.concatenate([lax.concatenate([d11, above], last), lax.concatenate([d21, d22], last)], last - 1)
+
+    return two_blocks
+
+
+def _block(x: Any, i: int, j: int, half: int) -> Any:
+    """One of the four blocks of a matrix cut at `half`."""
+    n, last = x.shape[-1], x.ndim - 1
+    rows = lax.slice_in_dim(x, i * half, half if i == 0 else n, axis=last - 1)
+    return lax.slice_in_dim(rows, j * half, half if j == 0 else n, axis=last)
 
 
 @linearizes("triangular_solve")
