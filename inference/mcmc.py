@@ -1,17 +1,20 @@
 """Markov chain Monte Carlo: what a user runs, and what is left of a run."""
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from ..ppl import log_density
+from ..ppl import ModelProgram, log_density
 from ..transforms.errors import SamplerError
 from ..transforms.streams import key_words
 from .adaptation import warmup_schedule
 from .batching import capacity_of
 from .compilation import compiled_sampler
+from .export import Run, array_arguments, to_arviz
 from .host import Outcome, drive
 from .kernel import Kernel
 from .notices import DivergenceWarning, InterruptWarning
@@ -75,6 +78,8 @@ class MCMC:
         self.keep_warmup = keep_warmup
         self._outcome: Outcome | None = None
         self._target: Target | None = None
+        self._program: ModelProgram | None = None
+        self._arguments: dict[str, Any] = {}
         self._cost: dict[str, float] = {}
 
     def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
@@ -113,6 +118,8 @@ class MCMC:
             driving = perf_counter()
             outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
         self._outcome, self._target = outcome, target
+        self._program = getattr(density, "program", None)
+        self._arguments = array_arguments(self.kernel.model, args, kwargs)
         self._cost = {
             "compile_seconds": starting - tracing,
             "sampling_seconds": driving - starting + outcome.seconds,
@@ -169,6 +176,55 @@ class MCMC:
             "gradient_slots": counts.gradient_slots,
             "utilisation": counts.gradient_evaluations / max(counts.gradient_slots, 1),
         }
+
+    def to_arviz(
+        self,
+        *,
+        log_likelihood: bool = True,
+        prior: Mapping[str, Any] | None = None,
+        posterior_predictive: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The run for ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x.
+
+        Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by element, without
+        event axes), `observed_data`, `constant_data` (the model's array arguments that are not observed values, by parameter name),
+        and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`. Dimensions and coordinates come from the plates. A "/" in a
+        name becomes "." (netCDF has no other use for it than groups).
+
+        Args:
+            log_likelihood: whether to compute that group, which is as large as draws times observations.
+            prior: draws from `lc.prior_predictive`; they fill the groups `prior` and `prior_predictive`.
+            posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain.
+
+        Raises:
+            SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
+        """
+        return to_arviz(self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive)
+
+    @property
+    def _run(self) -> Run:
+        """What leaves the house."""
+        kernel = self.kernel
+        options = {f.name: getattr(kernel, f.name) for f in fields(kernel)} if is_dataclass(kernel) else {}
+        return Run(
+            samples=self.get_samples(group_by_chain=True),
+            sample_stats=self.sample_stats,
+            warmup_samples=self.warmup_samples,
+            warmup_stats=self.warmup_stats,
+            program=self._program,
+            arguments=self._arguments,
+            max_tree_depth=getattr(kernel, "max_tree_depth", None),
+            settings={
+                "kernel": type(kernel).__name__,
+                **{n: v for n, v in options.items() if isinstance(v, (bool, int, float, str))},
+                "num_warmup": self.num_warmup,
+                "num_samples": self.num_samples,
+                "num_chains": self.num_chains,
+                "thinning": self.thinning,
+                "sampling_time": self._cost["sampling_seconds"],
+                "compile_time": self._cost["compile_seconds"],
+            },
+        )
 
     def _plan(self, target: Target) -> Plan:
         tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype))
