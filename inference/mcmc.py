@@ -14,6 +14,7 @@ from ..transforms.streams import key_words
 from .adaptation import warmup_schedule
 from .batching import capacity_of
 from .compilation import compiled_sampler
+from .diagnosis import Diagnosis, diagnose
 from .export import Run, array_arguments, to_arviz
 from .host import Outcome, drive
 from .kernel import Kernel
@@ -21,6 +22,7 @@ from .notices import DivergenceWarning, InterruptWarning
 from .progress import Progress
 from .records import ChainState, Plan
 from .starts import init_error, start_positions
+from .summary import summary_table
 from .target import Target, trace_target
 
 __all__ = ["MCMC"]
@@ -200,6 +202,31 @@ class MCMC:
             SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
         """
         return to_arviz(self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive)
+
+    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = False) -> None:
+        """Prints a table: mean, standard deviation, interval, effective sample sizes and R-hat of every element of every site.
+
+        Args:
+            prob: mass of the interval, the shortest that has it.
+            exclude_deterministic: leave deterministic sites out.
+
+        Raises:
+            SamplerError: there are too few draws.
+        """
+        run = self._run
+        print(summary_table(run, prob=prob, exclude_deterministic=exclude_deterministic))
+        print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
+
+    def diagnose(self) -> Diagnosis:
+        """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, values that never moved or are not finite.
+
+        Returns:
+            A record of the values; `print` shows the verdict, `.ok` says whether every check was passed.
+
+        Raises:
+            SamplerError: there are no draws.
+        """
+        return diagnose(self._run)
 
     @property
     def _run(self) -> Run:
