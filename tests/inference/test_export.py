@@ -11,7 +11,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from luciole.inference import HMC, MCMC, NUTS, Diagnosis
-from luciole.ppl import deterministic, factor, plate, posterior_predictive, prior_predictive, sample
+from luciole.inference.export import Run, array_arguments, to_arviz
+from luciole.ppl import deterministic, factor, plate, posterior_predictive, prior_predictive, sample, trace
 from luciole.transforms import SamplerError
 
 SCHOOLS = ["Choate", "Deerfield", "Phillips Andover", "Phillips Exeter", "Hotchkiss", "Lawrenceville", "St. Paul's", "Mt. Hermon"]
@@ -38,6 +39,15 @@ def run(model, *args, num_warmup=100, num_samples=50, kernel=NUTS, seed=0, num_c
         **{k: kwargs.pop(k) for k in ("thinning", "keep_warmup") if k in kwargs},
     )
     return mcmc.run(jax.random.key(seed), *args, **kwargs)
+
+
+def exported_prior(model, *args, **kwargs):
+    """The export of a run that has draws from the prior for draws: quick, and the names do not know."""
+    program = trace(model, *args, **kwargs)
+    drawn = prior_predictive(model, jax.random.key(0), 100, *args, **kwargs)
+    samples = {n: v.reshape(2, 50, *v.shape[1:]) for n, v in drawn.items() if not program.sites[n].observed}
+    stats = {"diverging": np.zeros((2, 50), bool)}
+    return to_arviz(Run(samples, stats, None, None, program, array_arguments(model, args, kwargs), None, {}))
 
 
 def group_names(data):
@@ -159,7 +169,7 @@ def test_slashes_become_dots_and_the_name_is_kept():
                 sample("x", dist.Normal(0, 1))
         sample("a.x", dist.Normal(0, 1))
 
-    posterior = run(model).to_arviz()["posterior"]
+    posterior = exported_prior(model)["posterior"]
     assert set(posterior.data_vars) == {"a.x", "a.x_"}
     assert posterior["a.x"].attrs["site"] == "a/x" and posterior["a.x"].shape == (2, 50, 3)
     assert posterior["a.x_"].attrs["site"] == "a.x" and posterior["a.x_"].shape == (2, 50)
@@ -173,7 +183,7 @@ def test_names_that_arviz_uses_itself():
         with plate("chain", 2, dim=-1):
             sample("draw", dist.Normal(0, 1))
 
-    posterior = run(model).to_arviz()["posterior"]
+    posterior = exported_prior(model)["posterior"]
     assert posterior["x"].dims == ("chain", "draw", "x_")
     assert posterior["draw_"].dims == ("chain", "draw", "chain_")
 
@@ -196,7 +206,7 @@ def test_dims_of_every_kind():
         factor("nothing", jnp.zeros(3))
 
     y = np.zeros((6, 2), np.float32)
-    data = run(model, y).to_arviz()
+    data = exported_prior(model, y)
     dims = {name: value.dims[2:] for name, value in data["posterior"].data_vars.items()}
     assert dims == {
         "nested": ("outer", "inner"),
@@ -219,7 +229,7 @@ def test_constant_data_of_nested_and_scoped_arguments():
             sample("obs", dist.Normal(b * rows["x"] + more[0] + options["shift"], scale), obs=rows["y"])
 
     rows = {"x": np.arange(4.0), "y": np.ones(4), "label": "not an array"}
-    data = run(numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0)).to_arviz()
+    data = exported_prior(numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0))
     assert set(data["constant_data"].data_vars) == {"rows.x", "more.0", "shift"}
     assert data["constant_data"]["rows.x"].dims == ("rows.x_dim_0",)
 
@@ -231,7 +241,7 @@ def test_constant_data_may_be_called_like_a_plate():
         with plate("row", 6):
             sample("y", dist.Normal(a[group], 1), obs=y)
 
-    data = run(model, np.array([0, 0, 1, 1, 2, 2]), np.ones(6)).to_arviz()
+    data = exported_prior(model, np.array([0, 0, 1, 1, 2, 2]), np.ones(6))
     assert data["constant_data"]["group"].dims == ("group_dim_0",)
     assert data["posterior"]["a"].dims == ("chain", "draw", "group")
 
