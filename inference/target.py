@@ -97,7 +97,7 @@ def trace_target(density, strategy: Hashable) -> Target:
 
     def initial(words, *leaves):
         key = jax.random.wrap_key_data(words, impl="threefry2x32")
-        return layout.ravel(jax.tree.unflatten(treedef, leaves).initial(key, strategy))
+        return layout.ravel(jax.tree.unflatten(treedef, leaves).init(key, strategy))
 
     position = jax.ShapeDtypeStruct((layout.dim,), dtype)
     words = jax.ShapeDtypeStruct((2,), np.uint32)

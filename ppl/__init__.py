@@ -1,7 +1,34 @@
+"""Models: a model is a jaxpr with sites in it, and everything asked of it is a walk over that jaxpr."""
+
 if __name__ == "ppl":
     raise ImportError("this folder is part of the package luciole: write `from luciole import ppl`")
 
+from .density import LogDensity, ScaledLatentWarning, log_density
+from .graph import render_model
+from .initial import InitStrategy, init_to_median, init_to_uniform, init_to_value
+from .language import condition, deterministic, factor, model, plate, sample
+from .predictive import log_likelihood, posterior_predictive, prior_predictive
+from .program import ModelProgram, Site, trace
 
-def log_density(model, *args, **kwargs):
-    """STAND-IN, to be replaced by the package that knows models."""
-    raise NotImplementedError
+__all__ = [
+    "InitStrategy",
+    "LogDensity",
+    "ModelProgram",
+    "ScaledLatentWarning",
+    "Site",
+    "condition",
+    "deterministic",
+    "factor",
+    "init_to_median",
+    "init_to_uniform",
+    "init_to_value",
+    "log_density",
+    "log_likelihood",
+    "model",
+    "plate",
+    "posterior_predictive",
+    "prior_predictive",
+    "render_model",
+    "sample",
+    "trace",
+]

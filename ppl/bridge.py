@@ -1,0 +1,192 @@
+"""From statements to sites: one handler at the bottom of NumPyro's stack.
+
+`lc.sample` and `numpyro.sample` send the same message up the same stack of handlers, so plates, `mask`, `scale`, `scope`, `condition`
+and `reparam` have done their work when the message arrives here. What arrives becomes one equation of the model's jaxpr. What a model
+may not contain (params, subsampling, keys) is refused here, by name.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpyro import handlers
+from numpyro.contrib.control_flow.cond import cond_wrapper
+from numpyro.contrib.control_flow.scan import scan_wrapper
+from numpyro.distributions import Distribution, MaskedDistribution, Unit, biject_to, constraints
+from numpyro.ops.pytree import PytreeTrace
+from numpyro.primitives import _PYRO_STACK, Messenger
+
+from ..transforms import ModelError
+from .checks import check_observation, check_shape, check_value
+from .primitives import bind_site
+from .spec import Plate, Spec, distribution_name, is_array, split_distribution
+
+__all__ = ["Bridge", "current_bridge"]
+
+_REFUSED = {
+    "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
+    "mutable": "`numpyro.mutable` carries state from run to run, and a model is a pure function; pass the state as an argument",
+    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name",
+}
+
+
+class Bridge(Messenger):
+    """Turns the messages of one trace into sites, and keeps which plates and coordinates it met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step: Any = None  # index of the step inside numpyro.contrib.control_flow.scan, else None
+        self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
+        self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        kind = msg["type"]
+        if kind in _REFUSED:
+            raise ModelError(f"site {msg.get('name')!r}: {_REFUSED[kind]}.")
+        if kind == "sample":
+            msg["value"] = self._sample(msg)
+        elif kind == "deterministic":
+            msg["value"] = _deterministic(msg)
+        elif kind == "plate":
+            _refuse_subsampling(msg)
+            if self.announced is not None:
+                self.coords[msg["name"]], self.announced = self.announced, None
+        elif kind == "control_flow":
+            msg["value"] = self._control_flow(msg)
+
+    def _sample(self, msg: dict[str, Any]) -> Any:
+        name, dist = msg["name"], msg["fn"]
+        if msg["kwargs"].get("sample_shape"):
+            dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
+        leaves, treedef, static, order = split_distribution(dist, name)
+        plates = _plates(msg)
+        value = self._given(msg, dist)
+        observed = value is not None
+        if observed:
+            value = check_value(value, name, "obs")
+            shape, dtype = check_shape(name, dist, value, plates), value.dtype
+            check_observation(name, dist, value)
+        else:
+            shape, dtype = dist.shape(), _dtype(dist)
+        scale = msg["scale"]
+        operands = [*leaves, *([value] if observed else []), *([scale] if is_array(scale) else [])]
+        unconstrained_shape, unit_jacobian = _unconstrained(dist, shape) if not observed else (None, True)
+        spec = Spec(
+            name=name,
+            kind="factor" if isinstance(_unmasked(dist), Unit) else "sample",
+            shape=tuple(shape),
+            dtype=dtype,
+            distribution=distribution_name(dist),
+            treedef=treedef,
+            static=static,
+            order=order,
+            num_leaves=len(leaves),
+            observed=observed,
+            scale="operand" if is_array(scale) else scale,
+            event_dim=dist.event_dim,
+            plates=plates,
+            discrete=bool(dist.support is not None and dist.support.is_discrete),
+            unconstrained_shape=unconstrained_shape,
+            unit_jacobian=unit_jacobian,
+            support=_printable(dist.support),
+        )
+        return bind_site(spec, operands)
+
+    def _given(self, msg: dict[str, Any], dist: Distribution) -> Any:
+        """The value that the statement or a handler gives to the site, if any; one step of it inside a contrib scan."""
+        value = msg["value"]
+        if value is not None and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
+            return jnp.asarray(value)[self.step]
+        return value
+
+    def _control_flow(self, msg: dict[str, Any]) -> Any:
+        """NumPyro's own scan and cond, as the plain `lax` ones: the sites inside are found in the jaxpr.
+
+        A handler around the loop acts on each step here, and on the stacked steps in NumPyro; where the two could differ, refuse.
+        """
+        for handler in _PYRO_STACK:
+            array = getattr(handler, "mask", None) if isinstance(handler, handlers.mask) else getattr(handler, "scale", None)
+            if isinstance(handler, (handlers.mask, handlers.scale)) and np.ndim(array) > 0:
+                raise ModelError(
+                    f"handlers.{type(handler).__name__} with an array of shape {np.shape(array)} stands around a "
+                    "numpyro.contrib.control_flow statement. Put it inside the body, and scan over the array."
+                )
+        if msg["fn"] is cond_wrapper:
+            pred, true_fun, false_fun, operand = msg["args"]
+            return lax.cond(pred, true_fun, false_fun, operand), PytreeTrace({})
+        if msg["fn"] is not scan_wrapper:
+            raise ModelError(f"control flow by {msg['fn']} is not known here; use jax.lax.scan or jax.lax.cond.")
+        body, init, xs, length, reverse = msg["args"]
+        length = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
+
+        def step(carry: Any, x: Any) -> Any:
+            outer, self.step = self.step, x[0]
+            try:
+                return body(carry, x[1])
+            finally:
+                self.step = outer
+
+        carry, ys = lax.scan(step, init, (jnp.arange(length), xs), length=length, reverse=reverse)
+        return (length, None, carry), (PytreeTrace({}), ys)
+
+
+def current_bridge() -> "Bridge | None":
+    """The bridge of the trace in progress, if any."""
+    return next((h for h in reversed(_PYRO_STACK) if isinstance(h, Bridge)), None)
+
+
+def _dtype(dist: Distribution) -> Any:
+    """The dtype of a draw. What is continuous has the default float; what is discrete is asked."""
+    if dist.support is None or not dist.support.is_discrete:
+        return jnp.result_type(float)
+    return jax.eval_shape(lambda: dist.sample(jax.random.key(0))).dtype
+
+
+def _deterministic(msg: dict[str, Any]) -> Any:
+    name = msg["name"]
+    value = check_value(msg["value"], name, "value")
+    spec = Spec(name=name, kind="deterministic", shape=np.shape(value), dtype=value.dtype, plates=_plates(msg))
+    return bind_site(spec, [value])
+
+
+def _plates(msg: dict[str, Any]) -> tuple[Plate, ...]:
+    frames = {f.dim: f for f in msg.get("cond_indep_stack", ())}
+    return tuple(Plate(f.name, f.size, f.dim) for _, f in sorted(frames.items(), reverse=True))
+
+
+def _refuse_subsampling(msg: dict[str, Any]) -> None:
+    size, subsample_size = msg["args"]
+    if subsample_size is not None and subsample_size != size:
+        raise ModelError(
+            f"plate {msg['name']!r} subsamples {subsample_size} of {size}. Subsampling inside a Markov chain silently samples another "
+            "posterior; remove `subsample_size` and give the whole data."
+        )
+
+
+def _unmasked(dist: Distribution) -> Distribution:
+    while isinstance(dist, MaskedDistribution):
+        dist = dist.base_dist
+    return dist
+
+
+def _unconstrained(dist: Distribution, shape: Sequence[int]) -> tuple[tuple[int, ...] | None, bool]:
+    """(shape of the unconstrained value, is the bijection the identity); (None, ...) where there is no bijection."""
+    support = dist.support
+    if support is None or support.is_discrete:
+        return None, True
+    try:
+        bijection = biject_to(support)
+    except NotImplementedError:
+        return None, True
+    base = support
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    return tuple(bijection.inverse_shape(tuple(shape))), base is constraints.real
+
+
+def _printable(support: Any) -> Any:
+    """The support without the values of latent parameters, which must not leave the trace."""
+    return jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, jax.core.Tracer) else x, support)

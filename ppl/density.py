@@ -1,0 +1,199 @@
+"""The log density of a model on unconstrained space.
+
+    log_density(u) = log p(x(u), y) + sum_s log |det d x_s / d u_s|        (nats)
+
+`LogDensity` is a pytree whose leaves are the data: pass it through `jax.jit`, `jax.grad` or `jax.vmap` as an argument and the data are
+never baked into the compiled program.
+"""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..transforms import LucioleWarning, ModelError
+from ..transforms.partial import Split, split
+from . import interpreters
+from .initial import InitStrategy, init_to_uniform
+from .program import ModelProgram, Site, trace
+
+__all__ = ["LogDensity", "ScaledLatentWarning", "log_density"]
+
+
+class ScaledLatentWarning(LucioleWarning):
+    """A latent site is scaled and its Jacobian is not: a deliberate difference from NumPyro."""
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """Everything about a density but its data."""
+
+    program: ModelProgram
+
+    @functools.cached_property
+    def positions(self) -> dict[str, jax.ShapeDtypeStruct]:
+        found = {}
+        for s in self.program.latents.values():
+            lead = (*s.loops, *(size for size, _ in reversed(s.spec.vmaps)))
+            found[s.name] = jax.ShapeDtypeStruct((*lead, *(s.spec.unconstrained_shape or ())), s.dtype)
+        return found
+
+    @functools.cached_property
+    def scored(self) -> Split:
+        """The density as a jaxpr of (data, position), split into what reads only data and the rest."""
+
+        def total(data: Sequence[Any], position: Mapping[str, Any]) -> Any:
+            scores = interpreters.score_sites(self.program, data, position)
+            return functools.reduce(jnp.add, [jnp.sum(s) for s in scores.values()])
+
+        jaxpr = jax.make_jaxpr(total)(self.program.data, self.positions)
+        return split(jaxpr, len(self.program.data))
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class LogDensity:
+    """A model's log density; see the module. Call it on a position: a dict by latent site, unconstrained; it returns a scalar in nats.
+
+    Attributes:
+        data: the arrays the model was traced with (the leaves of this pytree).
+        program: the `ModelProgram`.
+        positions: shape and dtype of each unconstrained latent site, in program order.
+        dim: number of unconstrained coordinates.
+    """
+
+    data: tuple[Any, ...]
+    skeleton: _Skeleton
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], _Skeleton]:
+        return self.data, self.skeleton
+
+    @classmethod
+    def tree_unflatten(cls, skeleton: _Skeleton, data: Sequence[Any]) -> "LogDensity":
+        return cls(tuple(data), skeleton)
+
+    @property
+    def program(self) -> ModelProgram:
+        return self.skeleton.program
+
+    @property
+    def positions(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return dict(self.skeleton.positions)
+
+    @property
+    def dim(self) -> int:
+        return sum(math.prod(s.shape) for s in self.skeleton.positions.values())
+
+    def __call__(self, position: Mapping[str, Any]) -> jax.Array:
+        self._check(position)
+        return self.evaluate(self.prepare(), position)
+
+    def prepare(self) -> list[Any]:
+        """Run once what reads only the data; the values that `evaluate` needs."""
+        return self.skeleton.scored.prepare(self.data)
+
+    def evaluate(self, prepared: Sequence[Any], position: Mapping[str, Any]) -> jax.Array:
+        """The log density, from the values of `prepare`: a loop over positions keeps `prepare` outside."""
+        values = jax.tree.leaves({n: jnp.asarray(position[n], s.dtype) for n, s in self.skeleton.positions.items()})
+        return self.skeleton.scored.rest(prepared, values)[0]
+
+    def init(self, key: Any, strategy: InitStrategy | None = None, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A starting position, unchecked: it may have zero density.
+
+        Args:
+            key: a random key.
+            strategy: `lc.init_to_uniform()` by default.
+            values: constrained values by site that go before the strategy; by default those it brings itself.
+        """
+        strategy = init_to_uniform() if strategy is None else strategy
+        values = strategy.fixed(self.program) if values is None else values
+        return interpreters.start(self.program, self.data, key, strategy.propose, values)
+
+    def constrain(self, position: Mapping[str, Any]) -> dict[str, Any]:
+        """Position -> constrained values of the latent and the deterministic sites."""
+        self._check(position)
+        return interpreters.constrain(self.program, self.data, position)
+
+    def unconstrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Constrained values of the latent sites -> position."""
+        missing = [n for n in self.positions if n not in values]
+        if missing:
+            raise ModelError(f"values have no entry for the latent site {missing[0]!r}; expected one for each of {list(self.positions)}.")
+        return interpreters.unconstrain(self.program, self.data, {n: values[n] for n in self.positions})
+
+    def _check(self, position: Mapping[str, Any]) -> None:
+        expected = self.skeleton.positions
+        unknown, missing = [n for n in position if n not in expected], [n for n in expected if n not in position]
+        if unknown or missing:
+            what = f"has no latent site {unknown[0]!r}" if unknown else f"needs a value for the latent site {missing[0]!r}"
+            raise ModelError(f"the model {what}; a position is a dict with exactly the keys {list(expected)}.")
+        for name, struct in expected.items():
+            if np.shape(position[name]) != struct.shape:
+                raise ModelError(
+                    f"site {name!r}: the position has shape {np.shape(position[name])}, expected {struct.shape} (unconstrained; "
+                    "`density.unconstrain` turns constrained values into a position)."
+                )
+
+
+    def report(self, position: Mapping[str, Any]) -> str:
+        """What a person needs to see when a starting point is not valid: a line for every site, worst first.
+
+        For each site: its log density (of observed sites too) and, if it is latent, its value and whether its gradient is finite.
+        """
+        values = self.constrain(position)
+        scores = {n: float(jnp.sum(s)) for n, s in interpreters.score_sites(self.program, self.data, position).items()}
+        gradient = jax.grad(self.__call__)({n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()})
+        rows = []
+        for name, score in scores.items():
+            finite = bool(np.isfinite(gradient[name]).all()) if name in gradient else True
+            value = f"value {_short(values[name])}, gradient {'finite' if finite else 'NOT finite'}" if name in gradient else "observed"
+            rows.append((np.isfinite(score) and finite, f"  {name!r}: log density {score:.6g}, {value}"))
+        return "\n".join(row for _, row in sorted(rows, key=lambda r: r[0]))
+
+
+def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDensity:
+    """The log density of `model` given its arguments.
+
+    Raises:
+        ModelError: as `trace`; and if the model has no latent site, or one that gradients cannot move (discrete, or without a
+            bijection from unconstrained space).
+
+    Warns:
+        ScaledLatentWarning: a latent site with a bijection is scaled; here, unlike in NumPyro, its Jacobian is not.
+    """
+    program = trace(model, *args, **kwargs)
+    if not program.latents:
+        raise ModelError("the model has no latent site: every `sample` statement is observed, so there is nothing to infer.")
+    for site in program.latents.values():
+        _check_latent(site)
+    return LogDensity(program.data, _Skeleton(program))
+
+
+def _check_latent(site: Site) -> None:
+    if site.spec.discrete:
+        raise ModelError(
+            f"site {site.name!r} ({site.line}) is latent and discrete (support {site.support}). Gradients cannot move it: observe it, or "
+            "sum it out by hand, for example with `dist.MixtureSameFamily` or `jax.scipy.special.logsumexp` in an `lc.factor`."
+        )
+    if site.spec.unconstrained_shape is None:
+        raise ModelError(
+            f"site {site.name!r} ({site.line}) is latent and its support, {site.support}, has no bijection from unconstrained space. "
+            "Use a distribution on the reals, an interval, the positive numbers, a simplex or a matrix constraint of NumPyro."
+        )
+    if site.spec.scale is not None and not site.spec.unit_jacobian:
+        warnings.warn(
+            f"site {site.name!r} ({site.line}) is latent, constrained and scaled by `handlers.scale`: its log probability is scaled and the "
+            "Jacobian of its bijection is not. NumPyro scales both, which makes its density depend on the parametrisation.",
+            ScaledLatentWarning,
+            stacklevel=3,
+        )
+
+
+def _short(value: Any) -> str:
+    return np.array2string(np.asarray(value), precision=4, threshold=6, edgeitems=2).replace("\n", "")

@@ -1,0 +1,211 @@
+"""The interpreters: a dozen lines each, all of them the walker with a rule.
+
+| interpreter | a latent site | an observed site | records |
+|---|---|---|---|
+| generate | draws, or takes a given value | observation, or a draw | the value |
+| constrain | bijection of its unconstrained value | observation | the value |
+| unconstrain | its given value | observation | the unconstrained value |
+| score | as constrain | observation | its log density, Jacobian included |
+| score pointwise | given value | observation | its log probability, element by element |
+| start | bijection of a strategy's unconstrained value | observation | the unconstrained value |
+
+`position` is a dict by latent site in unconstrained space, `values` one in constrained space.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro.distributions import Distribution
+
+from ..transforms import ModelError
+from .program import ModelProgram, Site
+from .spec import Spec, distribution_name
+from .walker import Rule, walk
+
+__all__ = ["constrain", "generate", "pointwise", "score_sites", "start", "unconstrain"]
+
+Data = Sequence[Any]
+Values = Mapping[str, Any]
+Strategy = Callable[[Any, Distribution, Any, tuple[int, ...]], Any]
+"""strategy(key, distribution, bijection, unconstrained shape) -> unconstrained value of one site."""
+
+
+def generate(
+    program: ModelProgram, data: Data, key: Any, values: Values | None = None, *, resample_observed: bool = False
+) -> dict[str, Any]:
+    """Run the model forwards. Sites in `values` take them, the others are drawn.
+
+    Args:
+        key: split over sites and loop steps up front.
+        values: constrained values by site, of the sites' whole shapes.
+        resample_observed: draw observed sites too (the predictive distributions) where they are not in `values`.
+
+    Returns:
+        The value of every site but factors, by name.
+    """
+    values = values or {}
+    keys = _site_keys(program, key)
+
+    def rule(spec: Spec, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
+        if spec.kind == "deterministic":
+            return operands[0], operands[0]
+        if spec.kind == "factor":
+            return operands[spec.num_leaves], None
+        if "value" in given:
+            value = given["value"]
+        elif spec.observed and not resample_observed:
+            value = operands[spec.num_leaves]
+        else:
+            value = spec.apply(_draw(spec), operands, _split(given["key"], spec))
+        value = jnp.asarray(value, spec.dtype)
+        return value, value
+
+    inputs = {n: {"key": k, **({"value": values[n]} if n in values else {})} for n, k in keys.items()}
+    return _run(program, data, rule, inputs)
+
+
+def constrain(program: ModelProgram, data: Data, position: Values) -> dict[str, Any]:
+    """Unconstrained position -> values of the latent and deterministic sites."""
+
+    def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
+        value = _value(spec, operands, u)
+        return value, value if spec.latent or spec.kind == "deterministic" else None
+
+    return _run(program, data, rule, position)
+
+
+def unconstrain(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
+    """Constrained values of the latent sites -> position."""
+
+    def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
+        if not spec.latent:
+            return _value(spec, operands, None), None
+        value = jnp.asarray(value, spec.dtype)
+        return value, spec.apply(lambda dist, scale, obs, x: spec.bijection(dist).inv(x), operands, value)
+
+    return _run(program, data, rule, values)
+
+
+def score_sites(program: ModelProgram, data: Data, position: Values) -> dict[str, Any]:
+    """The log density of every sample and factor site (nats), summed over everything but loops; their sum is
+
+        log p(x(u), y) + sum_s log |det d x_s / d u_s|,    x_s = bijection_s(u_s).
+
+    A `scale` handler multiplies log p of its site and leaves the Jacobian alone: the Jacobian belongs to the coordinates, not
+    to the model. (NumPyro scales both, so that its density depends on the parametrisation.)
+    """
+
+    def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
+        if spec.kind == "deterministic":
+            return operands[0], None
+        if not spec.latent:
+            total = spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands)
+            return operands[spec.num_leaves], jnp.sum(total)
+        value, total = spec.apply(_score_latent(spec), operands, u)
+        return value, jnp.sum(total)
+
+    return _run(program, data, rule, position)
+
+
+def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
+    """log p(y_i | values) of every element of every observed site (nats), of the site's shape without its event axes.
+
+    A `scale` handler plays no part: it weighs the density, it is no probability of an observation.
+    """
+
+    def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
+        if spec.latent:
+            return jnp.asarray(value, spec.dtype), None
+        if spec.kind != "sample":
+            return _value(spec, operands, None), None
+        return operands[spec.num_leaves], spec.apply(lambda dist, scale, obs: dist.log_prob(obs), operands)
+
+    return _run(program, data, rule, values)
+
+
+def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None) -> dict[str, Any]:
+    """A starting position: each latent site from `strategy`, given the sites before it; sites in `fixed` from there (constrained)."""
+    fixed = fixed or {}
+    keys = _site_keys(program, key)
+
+    def rule(spec: Spec, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
+        if not spec.latent:
+            return _value(spec, operands, None), None
+        if "value" in given:
+            value = jnp.asarray(given["value"], spec.dtype)
+            return value, spec.apply(lambda dist, scale, obs, x: spec.bijection(dist).inv(x), operands, value)
+
+        def one(dist: Distribution, scale: Any, obs: Any, key: Any) -> tuple[Any, Any]:
+            bijection = spec.bijection(dist)
+            u = jnp.asarray(strategy(key, dist, bijection, spec.unconstrained_shape or ()), spec.dtype)
+            return bijection(u), u
+
+        return spec.apply(one, operands, _split(given["key"], spec))
+
+    inputs = {n: {"key": k, **({"value": fixed[n]} if n in fixed else {})} for n, k in keys.items()}
+    return _run(program, data, rule, inputs)
+
+
+def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values) -> dict[str, Any]:
+    _, records = walk(program.jaxpr, data, rule, inputs)
+    return {n: records[n] for n in program.sites if n in records}
+
+
+def _value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
+    """The value of a site: its operand, its observation, or the bijection of its unconstrained value."""
+    if spec.kind == "deterministic":
+        return operands[0]
+    if spec.observed:
+        return operands[spec.num_leaves]
+    value = spec.apply(lambda dist, scale, obs, u: spec.bijection(dist)(u), operands, u)
+    return jnp.asarray(value, spec.dtype)
+
+
+def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
+    def score(dist: Distribution, scale: Any, obs: Any, u: Any) -> tuple[Any, Any]:
+        if spec.unit_jacobian:
+            return u, jnp.sum(_scaled(dist.log_prob(u), scale))
+        bijection = spec.bijection(dist)
+        value = bijection(u)
+        log_det = bijection.log_abs_det_jacobian(u, value)
+        return value, jnp.sum(_scaled(dist.log_prob(value), scale)) + jnp.sum(log_det)
+
+    return score
+
+
+def _draw(spec: Spec) -> Callable[..., Any]:
+    def draw(dist: Distribution, scale: Any, obs: Any, key: Any) -> Any:
+        shape = spec.shape[len(spec.vmaps) :]
+        if dist.shape() != shape:  # an observation broader than its distribution
+            dist = dist.expand(shape[: len(shape) - spec.event_dim])
+        try:
+            return dist.sample(key, sample_shape=())
+        except NotImplementedError as e:
+            raise ModelError(
+                f"site {spec.name!r}: {distribution_name(dist)} cannot be sampled (it is improper or has no sampler), so the model cannot "
+                "be run forwards. Give the site a proper prior, or condition on a value for it."
+            ) from e
+
+    return draw
+
+
+def _scaled(log_prob: Any, scale: Any) -> Any:
+    return log_prob if scale is None else scale * log_prob
+
+
+def _site_keys(program: ModelProgram, key: Any) -> dict[str, Any]:
+    """One key for each step of each site: (*loops,) keys by name."""
+    sampled = [s for s in program.sites.values() if s.kind == "sample"]
+    keys = jax.random.split(key, max(len(sampled), 1))
+    return {s.name: _loop_keys(keys[i], s) for i, s in enumerate(sampled)}
+
+
+def _loop_keys(key: Any, site: Site) -> Any:
+    return jax.random.split(key, site.loops) if site.loops else key
+
+
+def _split(key: Any, spec: Spec) -> Any:
+    sizes = tuple(size for size, _ in reversed(spec.vmaps))
+    return jax.random.split(key, sizes) if sizes else key

@@ -1,0 +1,282 @@
+"""Tracing: from a Python function to a `ModelProgram`, a jaxpr with sites in it.
+
+The model is called once, with its concrete arguments closed over. Arrays among them become the constants of the jaxpr: these are the
+data, and every later stage takes them as arguments. Python numbers and strings become part of the program.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+import numpyro
+
+from ..transforms import LucioleError, ModelError, structure
+from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
+from .bridge import Bridge
+from .primitives import is_site
+from .spec import Spec
+
+__all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
+
+_context = jax.make_user_context(())
+_trace_numbers = itertools.count()
+_HERE = Path(__file__).parent  # src/luciole/ppl, a link to ppl in a checkout: frames may show either path
+_LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for module in (jax, jaxlib, numpyro)
+    for folder in (Path(module.__file__ or ".").parent,)
+) + tuple(f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in ("ppl", "inference", "transforms"))
+
+
+@dataclass(frozen=True)
+class Site:
+    """One row of the table of sites.
+
+    Attributes:
+        name, kind: kind is "sample", "factor" or "deterministic".
+        shape, dtype: of the value over the whole run of the program, loops leading.
+        support: the support (a numpyro constraint), None for deterministic sites.
+        dims: a name for every axis of `shape`: loops, `vmap` axes, plates, event axes.
+        observed: whether the value is given.
+        loops: the lengths of the scans around the site, outermost first.
+        line: file and line of the statement.
+        spec: the static half of the equation.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    support: Any
+    dims: tuple[str, ...]
+    observed: bool
+    loops: tuple[int, ...]
+    line: str
+    spec: Spec
+
+    @property
+    def latent(self) -> bool:
+        return self.spec.latent
+
+    @property
+    def role(self) -> str:
+        """The kind, with observed sample sites told apart: "sample", "observed", "deterministic" or "factor"."""
+        return "observed" if self.kind == "sample" and self.observed else self.kind
+
+
+@dataclass(frozen=True, eq=False)
+class ModelProgram:
+    """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate.
+
+    Two programs are equal if they do the same with their data, whatever the data are: a fresh trace of the same model on new data of
+    the same shapes gives an equal program, so that a program can be a static argument of a jitted function.
+    """
+
+    jaxpr: ClosedJaxpr
+    sites: dict[str, Site]
+    coords: dict[str, list[Any]]
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """The arrays that the model was traced with, in the order of the jaxpr's constants."""
+        return tuple(c if isinstance(c, jax.Array) else np.asarray(c) for c in self.jaxpr.consts)
+
+    @functools.cached_property
+    def _key(self) -> Any:
+        return structure(self.jaxpr)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelProgram) and (self is other or self._key == other._key)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @functools.cached_property
+    def latents(self) -> dict[str, Site]:
+        return {n: s for n, s in self.sites.items() if s.latent}
+
+    def __str__(self) -> str:
+        rows = [("site", "kind", "shape", "dims", "dtype", "support", "line")]
+        for s in self.sites.values():
+            support = "" if s.kind != "sample" else str(s.support)
+            rows.append((s.name, "latent" if s.latent else s.role, str(s.shape), ", ".join(s.dims), str(s.dtype), support, s.line))
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)
+
+
+def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
+    """Trace a model on its arguments.
+
+    Args:
+        model: a function with `sample` statements, Luciole's or NumPyro's.
+        args, kwargs: the model's arguments. Arrays are data; everything else is part of the program.
+
+    Returns:
+        The program; `print` shows the table of sites.
+
+    Raises:
+        ModelError: duplicate names, shapes that do not fit, observations that are NaN or outside their support, statements that
+            have no place in a model; each with the site's name and the user's line.
+    """
+    if not callable(model):
+        raise ModelError(f"found a {type(model).__name__} where the model belongs; expected a function with `lc.sample` statements.")
+    bridge = Bridge()
+
+    def run() -> tuple[()]:
+        with bridge:
+            model(*args, **kwargs)
+        return ()
+
+    try:
+        # The number makes every trace a new one to JAX's caches: a jitted helper or a scan body that an earlier trace has
+        # left there would bring the sites, names and masks of that trace with it.
+        with _context(("luciole trace", next(_trace_numbers))):
+            jaxpr = jax.make_jaxpr(run)()
+    except LucioleError as e:
+        raise _located(e, e) from e.__cause__
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as e:
+        raise ModelError(
+            f"{_words(e)}\nThe model needs the value of a latent or traced quantity while it is being traced{_at(e)}. Use `jnp.where`, "
+            "`jax.lax.cond` or `jax.lax.scan` for what depends on a sampled value; compute sizes and indices from the data with NumPy."
+        ) from e
+    except Exception as e:
+        name = _site_in_progress(e)
+        if name is None:
+            raise
+        raise ModelError(f"site {name!r}: {_words(e)}{_at(e)}.") from e
+    sites: dict[str, Site] = {}
+    for site in _sites(jaxpr, ()):
+        if site.name in sites:
+            raise ModelError(
+                f"the site name {site.name!r} is used twice, {sites[site.name].line} and {site.line}. Every site needs its own "
+                "name; inside a helper that is called twice use `numpyro.handlers.scope(prefix=...)`."
+            )
+        sites[site.name] = site
+    if not sites:
+        raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
+    return ModelProgram(jaxpr, sites, dict(bridge.coords))
+
+
+def has_sites(eqn: JaxprEqn) -> bool:
+    """Whether an equation is a site or has one inside."""
+    return is_site(eqn) or any(has_sites(e) for sub in subjaxprs(eqn) for e in open_jaxpr(sub)[0].eqns)
+
+
+def site_names(eqn: JaxprEqn) -> list[str]:
+    """The names of the sites inside an equation, in program order."""
+    if is_site(eqn):
+        return [eqn.params["spec"].name]
+    return [n for sub in subjaxprs(eqn) for e in open_jaxpr(sub)[0].eqns for n in site_names(e)]
+
+
+def _sites(jaxpr: Any, loops: tuple[int, ...]) -> Iterator[Site]:
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        if is_site(eqn):
+            yield _site(eqn, loops)
+        elif not has_sites(eqn):
+            continue
+        elif eqn.primitive.name == "scan":
+            scan_layout(eqn)
+            yield from _sites(eqn.params["jaxpr"], (*loops, eqn.params["length"]))
+        elif eqn.primitive.name == "cond":
+            yield from _branch_sites(eqn, loops)
+        elif eqn.primitive.name == "while":
+            site = next(s for sub in subjaxprs(eqn) for s in _sites(sub, loops))
+            raise ModelError(
+                f"site {site.name!r} ({site.line}) stands inside `jax.lax.while_loop`, or a `fori_loop` whose trip count is not "
+                "known, where the number of random choices is not known. Use `jax.lax.scan`."
+            )
+        else:
+            for sub in subjaxprs(eqn):
+                yield from _sites(sub, loops)
+
+
+def _branch_sites(eqn: JaxprEqn, loops: tuple[int, ...]) -> Iterator[Site]:
+    branches = [{s.name: s for s in _sites(b, loops)} for b in eqn.params["branches"]]
+    latent = [{n: (s.shape, s.spec.unconstrained_shape) for n, s in b.items() if s.latent} for b in branches]
+    if any(other != latent[0] for other in latent[1:]):
+        names = sorted(set().union(*latent) - set.intersection(*map(set, latent))) or sorted(latent[0])
+        first = next(b[names[0]] for b in branches if names[0] in b)
+        raise ModelError(
+            f"site {names[0]!r} ({first.line}) is latent in one branch of a `cond` and absent, or of another shape, in another. Every "
+            "branch needs the same latent sites: sample before the `cond`, or sample it in each branch."
+        )
+    merged: dict[str, Site] = {}
+    for branch in branches:
+        merged.update({n: s for n, s in branch.items() if n not in merged})
+    yield from merged.values()
+
+
+def _site(eqn: JaxprEqn, loops: tuple[int, ...]) -> Site:
+    spec: Spec = eqn.params["spec"]
+    shape = (*loops, *spec.shape)
+    return Site(
+        name=spec.name,
+        kind=spec.kind,
+        shape=shape,
+        dtype=np.dtype(spec.dtype),
+        support=spec.support,
+        dims=_dims(spec, loops),
+        observed=spec.observed,
+        loops=loops,
+        line=_line(user_frames(eqn)),
+        spec=spec,
+    )
+
+
+def _dims(spec: Spec, loops: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of all axes: `<name>_time` for a scan, `<name>_batch` for vmap, the plates' names, `<name>_dim_<axis>` for the rest."""
+
+    def numbered(word: str, n: int) -> list[str]:
+        return [f"{spec.name}_{word}" if n == 1 else f"{spec.name}_{word}_{i}" for i in range(n)]
+
+    lead = numbered("time", len(loops)) + numbered("batch", len(spec.vmaps))
+    rest = len(spec.shape) - len(spec.vmaps)
+    batch = rest - spec.event_dim
+    plates = {batch + p.dim: p.name for p in spec.plates}
+    return (*lead, *(plates.get(i, f"{spec.name}_dim_{i}") for i in range(rest)))
+
+
+def _line(frames: list[tuple[str, int, str]]) -> str:
+    for file, number, _ in frames:
+        if not file.startswith(_LIBRARIES):
+            return f"{file}:{number}"
+    return "in an unknown place"
+
+
+def _frames(error: BaseException) -> list[tuple[str, int, dict[str, Any]]]:
+    frames, tb = [], error.__traceback__
+    while tb is not None:
+        frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno, tb.tb_frame.f_locals))
+        tb = tb.tb_next
+    return frames[::-1]
+
+
+def _at(error: BaseException) -> str:
+    line = _line([(f, n, "") for f, n, _ in _frames(error)])
+    return "" if line.startswith("in ") else f" ({line})"
+
+
+def _located(error: LucioleError, cause: BaseException) -> LucioleError:
+    """The same error with the user's line at its end."""
+    where = _at(cause)
+    return type(error)(f"{error}{where}" if where not in str(error) else str(error)).with_traceback(error.__traceback__)
+
+
+def _site_in_progress(error: BaseException) -> str | None:
+    """The name of the site whose `sample` statement was on the stack when NumPyro raised `error`."""
+    for file, _, local in _frames(error):
+        if file.endswith(("numpyro/primitives.py", "ppl/language.py")) and isinstance(local.get("name"), str):
+            return local["name"]
+    return None
+
+
+def _words(error: BaseException) -> str:
+    return str(error).split("\n")[0].rstrip(".")

@@ -1,0 +1,110 @@
+"""The only file that touches JAX's semi-private corners; each entry says what it serves and on which versions.
+
+Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises every entry on both ends of the range.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax._src import effects as _effects  # 0.10-0.12: no public way to declare an effect harmless
+from jax._src import source_info_util as _source_info  # 0.10-0.12: no public way to read an equation's frames
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
+from jax.interpreters import ad as _ad
+from jax.interpreters import batching as _batching
+
+__all__ = [
+    "ClosedJaxpr",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Primitive",
+    "Var",
+    "bind",
+    "declare_effect",
+    "define_batching",
+    "define_jvp",
+    "define_result",
+    "open_jaxpr",
+    "scan_layout",
+    "subjaxprs",
+    "user_frames",
+]
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Evaluate one equation on `operands`; always returns a list. Serves 0.10-0.12 (`get_bind_params` is not public)."""
+    outs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return list(outs) if eqn.primitive.multiple_results else [outs]
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """(jaxpr, constants) of a jaxpr or closed jaxpr. 0.10 has two classes, 0.12 one; remat carries an open one."""
+    return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def subjaxprs(eqn: JaxprEqn) -> list[Any]:
+    """Every jaxpr among the parameters of an equation, in the order of the parameters' names. Serves 0.10-0.12."""
+    found = []
+    for _, value in sorted(eqn.params.items()):
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "eqns") or hasattr(item, "jaxpr"):
+                found.append(item)
+    return found
+
+
+def scan_layout(eqn: JaxprEqn) -> tuple[int, int]:
+    """(number of constants, number of carries) of a scan equation.
+
+    0.10 and 0.11 have the parameters `num_consts` and `num_carry`; 0.12 has the trees `ft_in` (constants, carry, xs).
+    """
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def declare_effect(effect_class: type) -> None:
+    """Let an effect stand inside control flow, rematerialisation and custom derivatives (but never be lowered)."""
+    for allowed in (
+        _effects.control_flow_allowed_effects,
+        _effects.remat_allowed_effects,
+        _effects.custom_derivatives_allowed_effects,
+    ):
+        allowed.add_type(effect_class)
+
+
+class Effect(_effects.Effect):
+    """Base class for our own effects."""
+
+
+def define_result(primitive: Primitive, rule: Callable[..., tuple[Any, set[Any]]]) -> None:
+    """Give `primitive` its abstract value and effects: rule(*avals, **params) -> (aval, effects). Serves 0.10-0.12."""
+    primitive.def_effectful_abstract_eval(rule)
+
+
+def define_batching(primitive: Primitive, rule: Callable[..., tuple[Any, int | None]]) -> None:
+    """Give `primitive` its rule under `vmap`: rule(size, operands, axes, **params) -> (result, axis).
+
+    Unlike JAX's public table the rule is called even when no operand is batched. Serves 0.10-0.12.
+    """
+
+    def fancy(axis_data: Any, operands: Sequence[Any], axes: Sequence[int | None], **params: Any) -> Any:
+        return rule(axis_data.size, operands, axes, **params)
+
+    _batching.fancy_primitive_batchers[primitive] = fancy
+
+
+def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> None:
+    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent). Serves 0.10-0.12."""
+    _ad.primitive_jvps[primitive] = rule
+
+
+def user_frames(eqn: JaxprEqn) -> list[tuple[str, int, str]]:
+    """(file, line, function) of the frames that created an equation, innermost first, JAX's own left out."""
+    return [(f.file_name, f.start_line, f.function_name) for f in _source_info.user_frames(eqn.source_info.traceback)]
+
+
+def default_float() -> Any:
+    """The float dtype of the run: `jnp.result_type(float)` at this moment."""
+    return jax.numpy.result_type(float)

@@ -1,0 +1,94 @@
+"""Running a jaxpr in two parts: what depends on some of its inputs only, once, and the rest many times.
+
+A density that is evaluated thousands of times on the same data repeats every equation that reads only data (standardising a covariate,
+`lgamma` of counts). `split` finds them by a walk over dependences and gives two functions, so that a loop can keep the first outside.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr
+
+__all__ = ["Split", "split"]
+
+# Equations that only copy: hoisting them out of a loop trades cheap work for memory and bandwidth.
+_COPIES = {"broadcast_in_dim", "iota", "reshape", "convert_element_type", "squeeze", "expand_dims", "copy", "slice", "transpose", "rev"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two functions with rest(prepare(first), second) == program(*first, *second).
+
+    prepare: the leading arguments -> the values that the rest needs.
+    rest: (those values, the remaining arguments) -> list of results.
+    num_hoisted: how many equations `prepare` runs.
+    """
+
+    prepare: Callable[[Sequence[Any]], list[Any]]
+    rest: Callable[[Sequence[Any], Sequence[Any]], list[Any]]
+    num_hoisted: int
+
+
+def split(jaxpr: Any, num_first: int) -> Split:
+    """Split a closed jaxpr after its first `num_first` inputs. Equations that have effects stay in the rest."""
+    inner, consts = open_jaxpr(jaxpr)
+    first, second = inner.invars[:num_first], inner.invars[num_first:]
+    known = {*first, *inner.constvars}
+    early: list[JaxprEqn] = []
+    late: list[JaxprEqn] = []
+    for eqn in inner.eqns:
+        if not eqn.effects and all(isinstance(x, Literal) or x in known for x in eqn.invars):
+            early.append(eqn)
+            known.update(eqn.outvars)
+        else:
+            late.append(eqn)
+    early, late = _return_copies(early, late, inner.outvars)
+    made = {v for e in late for v in e.outvars}
+    reads = [x for e in late for x in e.invars] + list(inner.outvars)
+    boundary = list(dict.fromkeys(x for x in reads if not isinstance(x, Literal) and x not in made and x not in set(second)))
+    early = _needed(early, boundary)
+
+    def prepare(values: Sequence[Any]) -> list[Any]:
+        return run(early, dict(zip([*inner.constvars, *first], [*consts, *values], strict=True)), boundary)
+
+    def rest(prepared: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+        return run(late, dict(zip([*boundary, *second], [*prepared, *values], strict=True)), inner.outvars)
+
+    return Split(prepare, rest, len(early))
+
+
+def run(equations: Sequence[JaxprEqn], env: dict[Any, Any], outs: Sequence[Any]) -> list[Any]:
+    """Evaluate equations in order in the environment `env` (variable -> value, extended) and read `outs`."""
+    for eqn in equations:
+        operands = [x.val if isinstance(x, Literal) else env[x] for x in eqn.invars]
+        env.update(zip(eqn.outvars, bind(eqn, operands), strict=True))
+    return [x.val if isinstance(x, Literal) else env[x] for x in outs]
+
+
+def _return_copies(early: list[JaxprEqn], late: list[JaxprEqn], outs: Sequence[Any]) -> tuple[list[JaxprEqn], list[JaxprEqn]]:
+    """Move back what only copies and is read late: the rest then reads the smaller original."""
+    returned: list[JaxprEqn] = []
+    read: set[Var] = {x for e in late for x in e.invars if not isinstance(x, Literal)}
+    read.update(x for x in outs if not isinstance(x, Literal))
+    for eqn in reversed(early):
+        if eqn.primitive.name in _COPIES and any(v in read for v in eqn.outvars):
+            returned.append(eqn)
+            read.update(x for x in eqn.invars if not isinstance(x, Literal))
+    moved = {id(e) for e in returned}
+    return [e for e in early if id(e) not in moved or _also_early(e, early, moved)], [*returned[::-1], *late]
+
+
+def _also_early(eqn: JaxprEqn, early: list[JaxprEqn], moved: set[int]) -> bool:
+    """Whether a copy that was moved back is read by an equation that stayed early."""
+    made = set(eqn.outvars)
+    return any(id(e) not in moved and any(x in made for x in e.invars if not isinstance(x, Literal)) for e in early)
+
+
+def _needed(equations: list[JaxprEqn], outs: Sequence[Any]) -> list[JaxprEqn]:
+    needed, kept = set(outs), []
+    for eqn in reversed(equations):
+        if any(v in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
+    return kept[::-1]
