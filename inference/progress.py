@@ -30,6 +30,8 @@ class Progress:
     def phase(self, name: str) -> None:
         """Names what happens now: compiling, warm-up or sampling."""
         if self._bar is not None:
+            if self._bar.n == 0:
+                self._bar.unpause()  # compiling is no part of the speed that is shown
             self._bar.set_description(name)
 
     def update(self, transitions: int, divergences: int, mean_depth: float | None, mean_steps: float) -> None:
