@@ -99,7 +99,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
     def advance(state: ChainState, data: Data, plan: Plan, ticks):
         value_and_grad = target.value_and_grad(data)
-        step = jax.vmap(lambda state: transition(value_and_grad, state, plan))
+        step = jax.jit(jax.vmap(lambda state: transition(value_and_grad, state, plan)), inline=True)  # traced once
         _, shapes = jax.eval_shape(step, state)
         rows = jnp.arange(num_chains)
 

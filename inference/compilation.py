@@ -63,14 +63,16 @@ def compiled_sampler(
         bool(jax.config.jax_enable_x64),
         bool(jax.config.jax_debug_nans),
     )
-    init = _compiled(("init", target.init_key, num_chains, settings), sampler.init, init_args)
+    # Starting costs a few gradients: on a CPU it is not worth the compiler's effort.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = _compiled(("init", target.init_key, num_chains, settings), sampler.init, init_args, quick)
     state, _ = init.out
     key = ("advance", target.advance_key, transition, num_chains, capacity, settings)
     advance = _compiled(key, sampler.advance, (state, *advance_tail))
     return Compiled(init.program, advance.program, advance.out[1])
 
 
-def _compiled(key, function, args) -> _Entry:
+def _compiled(key, function, args, options=None) -> _Entry:
     key = (key, tuple(_type(leaf) for leaf in jax.tree.leaves(args)), jax.tree.structure(args))
     with _lock:
         if key in _cache:
@@ -78,7 +80,7 @@ def _compiled(key, function, args) -> _Entry:
             return _cache[key]
     lowered = jax.jit(function).lower(*args)
     out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
-    entry = _Entry(lowered.compile(), out)
+    entry = _Entry(lowered.compile(options), out)
     with _lock:
         _cache[key] = entry
         while len(_cache) > _MAX_PROGRAMS:

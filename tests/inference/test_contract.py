@@ -66,8 +66,9 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-def test_float_types_and_shapes(kernel, targets, dtype):
-    mcmc = run(kernel, targets.log_gammas([0.7, 3.0]), num_warmup=30, num_samples=10)
+@pytest.mark.parametrize("name", ["nuts", "hmc"])
+def test_float_types_and_shapes(name, targets, dtype):
+    mcmc = run(KERNELS[name], targets.log_gammas([0.7, 3.0]), num_warmup=30, num_samples=10)
     samples = mcmc.get_samples()
     assert list(samples) == ["x", "gamma"]
     assert samples["gamma"].shape == (30, 2) and samples["gamma"].dtype == dtype

@@ -85,7 +85,7 @@ def test_divergences_are_counted_and_warned_of(targets):
         lambda p, _: -p["v"] ** 2 / 18 - 0.5 * (p["x"] ** 2).sum() * jnp.exp(-p["v"]) - 3 * p["v"],
     )
     with pytest.warns(DivergenceWarning, match="diverged") as caught:
-        mcmc = small(NUTS(funnel), num_samples=300).run(KEY)
+        mcmc = small(HMC(funnel, num_steps=8, step_size=0.5), num_samples=300).run(KEY)
     assert issubclass(DivergenceWarning, LucioleWarning)
     assert mcmc.sample_stats["diverging"].sum() > 0
     assert str(mcmc.sample_stats["diverging"].sum()) in str(caught[0].message)
@@ -119,7 +119,8 @@ def test_large_chunks_are_cut(density, monkeypatch, caplog):
 
 class TestStarts:
     def run(self, density, **options):
-        return small(NUTS(density, step_size=1e-6), num_warmup=0, num_samples=1).run(KEY, **options).get_samples(True)["x"]
+        kernel = HMC(density, num_steps=1, step_size=1e-6)
+        return small(kernel, num_warmup=0, num_samples=1).run(KEY, **options).get_samples(True)["x"]
 
     def test_given_to_all(self, density):
         np.testing.assert_allclose(self.run(density, init_params={"x": [3.0, 4.0]}), [[[3, 4]]] * 2, atol=0.01)
