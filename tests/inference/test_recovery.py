@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro.diagnostics import effective_sample_size
-from numpyro.infer.hmc_util import build_tree, euclidean_kinetic_energy, velocity_verlet
-from numpyro.infer.hmc_util import IntegratorState
+from numpyro.infer.hmc_util import IntegratorState, build_tree, euclidean_kinetic_energy, velocity_verlet
 from scipy.stats import chi2_contingency
 
 from luciole.inference import HMC, MCMC, NUTS
