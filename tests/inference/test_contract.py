@@ -116,3 +116,22 @@ def test_compiles_once_per_shape(kernel, targets, backend_compiles, monkeypatch)
     assert abs(moved.mean() - 53) < 1, "the new data were not used"
     go(fresh(0), keys[2], step_size=0.1)
     assert len(backend_compiles) == first
+
+
+@pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
+@pytest.mark.parametrize("name", ["nuts", "hmc_length"])
+def test_the_density_is_never_asked_beyond_a_divergence(name, targets):
+    seen = []
+
+    def log_density(position, data):
+        jax.debug.callback(lambda x: seen.append(float(np.max(np.abs(x)))), position["x"])
+        return -0.5 * (position["x"] ** 4).sum()
+
+    def initial(key):
+        return {"x": jax.random.uniform(key, (2,))}
+
+    density = targets.FakeDensity({"x": (2,)}, log_density, initial=initial)
+    kernel = KERNELS[name](density, step_size=0.9)
+    MCMC(kernel, num_warmup=0, num_samples=60, num_chains=3, progress_bar=False).run(jax.random.key(2))
+    jax.effects_barrier()
+    assert len(seen) > 100 and np.isfinite(seen).all()
