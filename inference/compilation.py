@@ -18,7 +18,7 @@ from .target import Target
 __all__ = ["Compiled", "compiled_sampler"]
 
 _MAX_PROGRAMS = 32
-_cache: OrderedDict[Hashable, "Compiled"] = OrderedDict()
+_cache: OrderedDict[Hashable, "_Entry"] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -35,10 +35,17 @@ class Compiled(NamedTuple):
     chunk: Chunk
 
 
+class _Entry(NamedTuple):
+    program: Any
+    out: Any  # shapes and dtypes of what it returns
+
+
 def compiled_sampler(
     target: Target, transition: Transition, num_chains: int, capacity: int, init_args: tuple, advance_tail: tuple
 ) -> Compiled:
     """The compiled programs of a run, from the cache if they are there.
+
+    The two are kept apart, so that another way to start leaves the sampler itself compiled.
 
     Args:
         target, transition, num_chains, capacity: as for `batch`.
@@ -48,26 +55,38 @@ def compiled_sampler(
     Returns:
         The programs and the shapes of their draws.
     """
-    types = tuple((str(leaf.dtype), leaf.shape) for leaf in jax.tree.leaves((init_args[2], advance_tail[1])))
-    settings = (jax.default_backend(), str(jax.config.jax_default_device), bool(jax.config.jax_enable_x64),
-                str(jax.config.jax_default_matmul_precision), bool(jax.config.jax_debug_nans))  # fmt: skip
-    key = (target.key, transition, num_chains, capacity, types, settings)
+    sampler = batch(target, transition, num_chains, capacity)
+    settings = (
+        jax.default_backend(),
+        str(jax.config.jax_default_device),
+        str(jax.config.jax_default_matmul_precision),
+        bool(jax.config.jax_enable_x64),
+        bool(jax.config.jax_debug_nans),
+    )
+    # Starting costs a few gradients: on a CPU it is not worth the compiler's effort.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = _compiled(("init", target.init_key, num_chains, settings), sampler.init, init_args, quick)
+    state, _ = init.out
+    key = ("advance", target.advance_key, transition, num_chains, capacity, settings)
+    advance = _compiled(key, sampler.advance, (state, *advance_tail))
+    return Compiled(init.program, advance.program, advance.out[1])
+
+
+def _compiled(key, function, args, options=None) -> _Entry:
+    key = (key, tuple(_type(leaf) for leaf in jax.tree.leaves(args)), jax.tree.structure(args))
     with _lock:
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-    sampler = batch(target, transition, num_chains, capacity)
-    init = jax.jit(sampler.init).lower(*init_args)
-    state, _ = _shapes(init.out_info)
-    advance = jax.jit(sampler.advance).lower(state, *advance_tail)
-    _, chunk = _shapes(advance.out_info)
-    compiled = Compiled(init.compile(), advance.compile(), chunk)
+    lowered = jax.jit(function).lower(*args)
+    out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
+    entry = _Entry(lowered.compile(options), out)
     with _lock:
-        _cache[key] = compiled
+        _cache[key] = entry
         while len(_cache) > _MAX_PROGRAMS:
             _cache.popitem(last=False)
-    return compiled
+    return entry
 
 
-def _shapes(out_info):
-    return jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), out_info)
+def _type(leaf):
+    return tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
