@@ -21,6 +21,7 @@ _NAMES_BY_ROOM = {
     ".ppl": (
         "LogDensity",
         "ModelProgram",
+        "condition",
         "deterministic",
         "factor",
         "init_to_median",

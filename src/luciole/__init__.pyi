@@ -9,6 +9,7 @@ from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
 from .ppl import LogDensity as LogDensity
 from .ppl import ModelProgram as ModelProgram
+from .ppl import condition as condition
 from .ppl import deterministic as deterministic
 from .ppl import factor as factor
 from .ppl import init_to_median as init_to_median
@@ -43,6 +44,7 @@ __all__ = [
     "ModelProgram",
     "SamplerError",
     "__version__",
+    "condition",
     "deterministic",
     "dist",
     "factor",
