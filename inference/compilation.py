@@ -2,21 +2,31 @@
 
 The key holds everything that a compiled program depends on: the traced density, the kernel's static part, the batch, types, and the
 process's settings. It holds no identity of a Python object, so a fresh model and a fresh run find what an earlier one left.
+
+Between processes JAX's persistent cache keeps them, in the user's cache folder and for our programs only. The environment variable
+LUCIOLE_CACHE_DIR names another folder; set to nothing, it switches the cache off.
 """
 
+import contextlib
+import logging
+import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from ..transforms.jax_compat import persistent_cache
 from .batching import Chunk, batch
 from .kernel import Transition
 from .target import Target
 
 __all__ = ["Compiled", "compiled_sampler"]
 
+_log = logging.getLogger("luciole")
 _MAX_PROGRAMS = 32
 _cache: OrderedDict[Hashable, "_Entry"] = OrderedDict()
 _lock = threading.Lock()
@@ -80,12 +90,35 @@ def _compiled(key, function, args, options=None) -> _Entry:
             return _cache[key]
     lowered = jax.jit(function).lower(*args)
     out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
-    entry = _Entry(lowered.compile(options), out)
+    with _between_processes():
+        entry = _Entry(lowered.compile(options), out)
     with _lock:
         _cache[key] = entry
         while len(_cache) > _MAX_PROGRAMS:
             _cache.popitem(last=False)
     return entry
+
+
+def _between_processes() -> contextlib.AbstractContextManager[None]:
+    """The persistent cache, if there is a folder for it that can be written to."""
+    folder = os.environ.get("LUCIOLE_CACHE_DIR", str(_user_cache() / "luciole"))
+    if not folder:
+        return contextlib.nullcontext()
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        _log.debug("no persistent cache: %s", e)
+        return contextlib.nullcontext()
+    return persistent_cache(folder)
+
+
+def _user_cache() -> Path:
+    """Where this platform keeps a user's caches."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _type(leaf):
