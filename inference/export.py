@@ -11,13 +11,13 @@ ArviZ's, and a dimension cannot be called like a variable: what is taken gets an
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from datetime import UTC, datetime
 from typing import Any
 
 import jax
 import numpy as np
 
+from .. import __version__
 from ..ppl.interpreters import generate
 from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
@@ -190,21 +190,14 @@ def _dataset(
 def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
     """ArviZ's attributes, and the settings of the run; netCDF has no truth values, they become 0 and 1."""
     return {
-        "created_at": datetime.now(timezone.utc).isoformat(),
+        "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "luciole",
-        "creation_library_version": _version(),
+        "creation_library_version": __version__,
         "creation_library_language": "Python",
         "inference_library": "luciole",
-        "inference_library_version": _version(),
+        "inference_library_version": __version__,
         **{n: int(v) if isinstance(v, (bool, np.bool_)) else v for n, v in settings.items()},
     }
-
-
-def _version() -> str:
-    try:
-        return version("luciole")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
 
 
 def _stats(stats: Values, max_tree_depth: int | None) -> dict[str, np.ndarray]:

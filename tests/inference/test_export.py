@@ -1,16 +1,19 @@
 """The way out: groups, names, dimensions and labels for ArviZ, files, the summary table and the diagnosis."""
 
+import dataclasses
 import subprocess
 import sys
 
 import arviz as az
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from luciole.inference import HMC, MCMC, NUTS, Diagnosis
+from luciole.inference import MCMC, NUTS, Diagnosis
+from luciole.inference.diagnosis import diagnose
 from luciole.inference.export import Run, array_arguments, to_arviz
 from luciole.ppl import deterministic, factor, plate, posterior_predictive, prior_predictive, sample, trace
 from luciole.transforms import SamplerError
@@ -29,16 +32,16 @@ def eight_schools(J, sigma, y=None):
         sample("y", dist.Normal(theta, sigma), obs=y)
 
 
-def run(model, *args, num_warmup=100, num_samples=50, kernel=NUTS, seed=0, num_chains=2, settings=None, **kwargs):
+def run(model, *args, num_warmup=100, num_samples=50, num_chains=2, **kwargs):
     mcmc = MCMC(
-        kernel(model, **(settings or {})),
+        NUTS(model),
         num_warmup=num_warmup,
         num_samples=num_samples,
         num_chains=num_chains,
         progress_bar=False,
         **{k: kwargs.pop(k) for k in ("thinning", "keep_warmup") if k in kwargs},
     )
-    return mcmc.run(jax.random.key(seed), *args, **kwargs)
+    return mcmc.run(jax.random.key(0), *args, **kwargs)
 
 
 def exported_prior(model, *args, **kwargs):
@@ -77,6 +80,13 @@ def test_groups(exported):
     stats = {"diverging", "tree_depth", "n_steps", "acceptance_rate", "energy", "lp", "step_size", "reached_max_treedepth"}
     assert set(exported["sample_stats"].data_vars) == stats
     assert all(exported["sample_stats"][name].dims == ("chain", "draw") for name in stats)
+
+
+def test_reached_max_treedepth(schools, exported):
+    assert not exported["sample_stats"]["reached_max_treedepth"].values.any()
+    run = dataclasses.replace(schools._run, max_tree_depth=2)
+    full = to_arviz(run, log_likelihood=False)["sample_stats"]
+    np.testing.assert_array_equal(full["reached_max_treedepth"], full["n_steps"] >= 3)
 
 
 def test_dims_and_coords_come_from_the_plates(schools, exported):
@@ -126,12 +136,9 @@ def test_arviz_runs_on_the_result(exported):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")
 def test_trace_plot(exported):
-    import matplotlib
-
-    matplotlib.use("agg")
     plot = getattr(az, "plot_trace_dist", az.plot_trace)
     assert plot(exported, var_names=["mu", "tau"]) is not None
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def assert_equal_trees(found, expected):
@@ -246,6 +253,7 @@ def test_constant_data_may_be_called_like_a_plate():
     assert data["posterior"]["a"].dims == ("chain", "draw", "group")
 
 
+@pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")  # the warm-up is short
 def test_warmup_groups_and_thinning():
     mcmc = run(eight_schools, 8, ERRORS, y=EFFECTS, num_warmup=40, num_samples=60, thinning=3, keep_warmup=True)
     data = mcmc.to_arviz()
@@ -317,21 +325,42 @@ def test_new_data_replace_the_old():
     np.testing.assert_array_equal(data["constant_data"]["sigma"], 2 * ERRORS)
 
 
-class TestDiagnosis:
-    def test_a_good_run_passes(self):
-        def model():
-            sample("x", dist.Normal(0, 1).expand([3]))
-            sample("corr", dist.LKJCholesky(2))  # a Cholesky factor has constant elements
-            deterministic("two", 2.0)
+def planted(**samples):
+    """A run with these draws by site, of latent sites unless the name starts with "det"."""
 
-        found = run(model, num_warmup=500, num_samples=500, num_chains=4).diagnose()
+    def model():
+        for name, value in samples.items():
+            if name.startswith("det"):
+                deterministic(name, np.zeros(value.shape[2:]))
+            else:
+                sample(name, dist.Normal(0, 1).expand(value.shape[2:]))
+
+    num_chains, num_draws = next(iter(samples.values())).shape[:2]
+    rng = np.random.default_rng(1)
+    stats = {
+        "diverging": np.zeros((num_chains, num_draws), bool),
+        "tree_depth": np.full((num_chains, num_draws), 3),
+        "n_steps": np.full((num_chains, num_draws), 7),
+        "energy": rng.normal(size=(num_chains, num_draws)).astype(np.float32),
+    }
+    return Run(samples, stats, None, None, trace(model), {}, 10, {})
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+class TestDiagnosis:
+    def test_good_draws_pass(self):
+        factor = noise(4, 500, 2, 2)
+        factor[..., 0, 0], factor[..., 0, 1] = 1, 0  # a Cholesky factor has constant elements
+        found = diagnose(planted(x=noise(4, 500, 3), factor=factor, det_two=np.full((4, 500), 2.0)))
         assert isinstance(found, Diagnosis)
-        assert found.ok, str(found)
-        assert "No problem found" in str(found)
+        assert found.ok and "No problem found" in str(found)
         assert found.rhat["x"] < 1.01 and found.ess["x"] > 400
-        assert np.isnan(found.rhat["two"])
+        assert np.isnan(found.rhat["det_two"]) and np.isnan(found.ess["det_two"])
         assert found.divergences == found.saturated == (0, 0, 0, 0)
-        assert all(0.3 < v < 3 for v in found.bfmi)
+        assert all(1 < v < 3 for v in found.bfmi)
 
     @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
     def test_centred_eight_schools_does_not(self):
@@ -358,46 +387,52 @@ class TestDiagnosis:
             assert found.rhat[name] == float(rhat[name].max())
             assert found.ess[name] == min(float(bulk[name].min()), float(tail[name].min()))
 
-    def test_a_chain_that_does_not_move(self, schools, monkeypatch):
-        samples = {n: v.copy() for n, v in schools.get_samples(group_by_chain=True).items()}
-        samples["mu"][2] = samples["mu"][2, :1]
-        monkeypatch.setattr(schools, "get_samples", lambda group_by_chain: samples)
-        found = schools.diagnose()
-        assert found.stuck == {"mu": (2,)}
-        assert "Elements that never moved: mu chain 2." in str(found)
+    def test_a_chain_that_does_not_move(self):
+        x = noise(4, 500, 3)
+        x[2, :, 1] = x[2, 0, 1]
+        found = diagnose(planted(x=x, y=noise(4, 500)))
+        assert found.stuck == {"x": (2,)} and not found.ok
+        assert "Elements that never moved: x chain 2." in str(found)
+        assert found.rhat["x"] > 1.01 > found.rhat["y"]
 
-    def test_a_chain_that_does_not_move_at_all_and_alone(self):
-        def model():
-            sample("x", dist.Normal(0, 1).expand([2]))
-
-        found = run(model, num_chains=1, num_warmup=0, num_samples=20, kernel=HMC, settings={"num_steps": 1, "step_size": 1e-30}).diagnose()
-        assert found.stuck == {"x": (0,)} and not found.ok
-        assert found.saturated is None
+    def test_one_chain_that_does_not_move(self):
+        found = diagnose(planted(x=np.full((1, 20, 2), 0.3), det_y=np.full((1, 20), 0.3)))
+        assert found.stuck == {"x": (0,)}
         assert "R-hat could not be computed" in str(found)
 
+    def test_chains_that_disagree(self):
+        x = noise(4, 500, seed=2)
+        x[0] += 3
+        found = diagnose(planted(x=x, y=noise(4, 500)))
+        assert found.problems[0].startswith("R-hat above 1.01: x ") and "y" not in found.problems[0]
+
     def test_values_that_are_not_finite(self):
-        def model():
-            x = sample("x", dist.Normal(0, 1))
-            deterministic("log_x", jnp.log(x))
+        x = noise(4, 500, 2)
+        x[0, 3, 1] = np.nan
+        found = diagnose(planted(x=noise(4, 500), det_log_x=x))
+        assert found.non_finite == {"det_log_x": 1} and "NaN or infinite: det_log_x 1." in str(found)
 
-        found = run(model).diagnose()
-        assert found.non_finite["log_x"] > 0 and "NaN or infinite: log_x" in str(found)
+    def test_saturated_trees_and_low_bfmi(self):
+        good = planted(x=noise(4, 500))
+        steps = good.sample_stats["n_steps"].copy()
+        steps[1, :5] = 2**10 - 1
+        stats = {**good.sample_stats, "n_steps": steps, "energy": np.cumsum(noise(4, 500, seed=3), axis=1)}
+        found = diagnose(dataclasses.replace(good, sample_stats=stats))
+        assert found.saturated == (0, 5, 0, 0)
+        assert "5 of 2000 trajectories took all the steps that max_tree_depth allows (by chain: 0, 5, 0, 0)." in str(found)
+        assert max(found.bfmi) < 0.3 and "BFMI below 0.3 (by chain: " in str(found)
 
-    def test_saturated_trees(self):
-        def model():
-            sample("x", dist.Normal(0, 1).expand([5]))
+    def test_draws_too_few_to_judge(self):
+        found = diagnose(planted(x=noise(2, 3)))
+        assert np.isnan(found.rhat["x"]) and found.bfmi is None and found.ok
 
-        mcmc = run(model, settings={"max_tree_depth": 2, "step_size": 0.01})
-        found = mcmc.diagnose()
-        assert found.saturated == (50, 50) and "max_tree_depth" in str(found)
-        assert mcmc.to_arviz()["sample_stats"]["reached_max_treedepth"].values.all()
+    def test_kernels_without_trees(self):
+        good = planted(x=noise(2, 100))
+        assert diagnose(dataclasses.replace(good, max_tree_depth=None)).saturated is None
 
-    def test_low_bfmi(self):
-        def model():  # heavy tails: the momentum cannot reach the energies
-            sample("x", dist.StudentT(1.0, 0, 1).expand([4]))
-
-        found = run(model, num_warmup=200, num_samples=300).diagnose()
-        assert min(found.bfmi) < 0.3 and "BFMI below 0.3" in str(found)
+    def test_many_sites_are_cut_short(self):
+        found = diagnose(planted(**{f"x{i}": np.sort(noise(2, 10, seed=i)) for i in range(15)}))
+        assert str(found).count(" and 5 more") == 2
 
 
 class TestSummary:
