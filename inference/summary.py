@@ -34,14 +34,14 @@ def summary_table(run: Run, *, prob: float = 0.9, exclude_deterministic: bool = 
     interval = [c for c in table.columns if c.startswith("hdi")]
     columns = dict(zip(interval, (f"hdi_{100 * prob:g}%_low", f"hdi_{100 * prob:g}%_high"), strict=True))
     table = table[["mean", "sd", *interval, "ess_bulk", "ess_tail", "r_hat"]].rename(columns=columns)
-    formats = {**dict.fromkeys(table.columns, _number), "ess_bulk": _whole, "ess_tail": _whole, "r_hat": "{:.3f}".format}
-    return table.to_string(formatters=formats)
+    decimals = _decimals(table["sd"].to_numpy())
+    for column in ("mean", "sd", *columns.values()):
+        table[column] = [f"{value:.{places}f}" for value, places in zip(table[column], decimals, strict=True)]
+    return table.to_string(formatters={"ess_bulk": "{:.0f}".format, "ess_tail": "{:.0f}".format, "r_hat": "{:.3f}".format})
 
 
-def _number(value: float) -> str:
-    """Three decimals, or four significant digits where those say more."""
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.3e}"
-
-
-def _whole(value: float) -> str:
-    return f"{value:.0f}"
+def _decimals(sd: np.ndarray) -> np.ndarray:
+    """How many decimals each row needs to show three digits of its standard deviation; three for constants."""
+    usable = np.isfinite(sd) & (sd > 0)
+    digits = 2 - np.floor(np.log10(sd, where=usable, out=np.full_like(sd, -1)))
+    return np.clip(np.where(usable, digits, 3), 0, 12).astype(int)
