@@ -36,7 +36,7 @@ def test_run_returns_itself_and_counts(density):
     assert (steps >= 2 ** (depth - 1)).all() and (steps < 2**depth).all()
     everything = small(NUTS(density), keep_warmup=True).run(KEY)
     total = everything.sample_stats["n_steps"].sum() + everything.warmup_stats["n_steps"].sum()
-    assert cost["gradient_evaluations"] == total
+    assert cost["gradient_evaluations"] - total == mcmc.num_chains  # one start each, found at the first try
 
 
 def test_no_warmup(density):
