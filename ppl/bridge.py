@@ -29,7 +29,8 @@ __all__ = ["Bridge", "current_bridge"]
 _REFUSED = {
     "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
     "mutable": "`numpyro.mutable` carries state from run to run, and a model is a pure function; pass the state as an argument",
-    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name",
+    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name (a site that "
+    "`handlers.block` hides is drawn by `handlers.seed` around it)",
 }
 
 
