@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
-from numpyro.distributions import Distribution, MaskedDistribution
+from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
-from .spec import Plate, distribution_name
+from .spec import Plate, distribution_name, peel
 
 __all__ = ["check_observation", "check_shape", "check_value"]
 
@@ -59,18 +59,18 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
     if isinstance(value, Tracer) or value.size == 0:
         return
     value = np.asarray(value)
-    event_dim = dist.event_dim
-    used = _mask(dist, value.shape[: value.ndim - event_dim])
+    base, masks = peel(dist)  # element by element: what is NaN, or outside, inside a larger event can be masked on its own
+    used = _used(masks, base.event_dim, value.shape[: value.ndim - base.event_dim])
     if used is None:
         return
     if np.issubdtype(value.dtype, np.inexact):
-        nan = np.isnan(value).any(axis=tuple(range(value.ndim - event_dim, value.ndim)))
+        nan = np.isnan(value).any(axis=tuple(range(used.ndim, value.ndim)))
         if (nan & used).any():
             raise ModelError(
                 f"site {name!r}: the observed value is NaN at index {_first(nan & used)} ({int((nan & used).sum())} of {nan.size} in "
                 "all). Drop these rows, or mask them: `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
             )
-    support = dist.support
+    support = base.support
     if support is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(support)):
         return
     with jax.ensure_compile_time_eval():
@@ -86,14 +86,14 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
         )
 
 
-def _mask(dist: Distribution, batch_shape: tuple[int, ...]) -> np.ndarray | None:
-    """Which observations count, or None when that is only known at run time."""
-    used = np.ones(batch_shape, bool)
-    while isinstance(dist, MaskedDistribution):
-        if isinstance(dist._mask, Tracer):
+def _used(masks: Sequence[tuple[Any, int]], event_dim: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which elements of the base distribution count, or None when that is only known at run time."""
+    used = np.ones(shape, bool)
+    for mask, level in masks:
+        if isinstance(mask, Tracer):
             return None
-        used &= np.broadcast_to(np.asarray(dist._mask), batch_shape)
-        dist = dist.base_dist
+        mask = np.asarray(mask)
+        used &= np.broadcast_to(mask.reshape(mask.shape + (1,) * (level - event_dim)), shape)
     return used
 
 
