@@ -70,6 +70,8 @@ class Bridge(Messenger):
         if observed:
             value = check_value(value, name, "obs")
             shape, dtype = check_shape(name, dist, value, plates), value.dtype
+            if shape != value.shape:
+                value = (jnp if isinstance(value, jax.Array) else np).broadcast_to(value, shape)
             check_observation(name, dist, value)
         else:
             shape, dtype = dist.shape(), _dtype(dist)

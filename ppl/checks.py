@@ -34,10 +34,11 @@ def check_value(value: Any, name: str, what: str) -> Any:
 
 
 def check_shape(name: str, dist: Distribution, value: Any, plates: Sequence[Plate]) -> tuple[int, ...]:
-    """The shape of an observed site, or a `ModelError` if distribution, plates and observation do not fit together."""
+    """The shape of an observed site, the broader of the two, or a `ModelError` if distribution, plates and observation do not fit."""
     shape, expected = np.shape(value), tuple(dist.shape())
     event_shape = tuple(dist.event_shape)
     fits = len(shape) >= len(event_shape) and (not event_shape or shape[len(shape) - len(event_shape) :] == event_shape)
+    broadcast = shape
     if fits:
         try:
             broadcast = np.broadcast_shapes(shape, expected)
@@ -51,7 +52,7 @@ def check_shape(name: str, dist: Distribution, value: Any, plates: Sequence[Plat
             f"(batch {tuple(dist.batch_shape)}, event {event_shape}){_plate_words(plates)}. Give an observation of the distribution's "
             "shape, or change the plate's size or the distribution's arguments to fit the data."
         )
-    return shape
+    return broadcast
 
 
 def check_observation(name: str, dist: Distribution, value: Any) -> None:
