@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -55,10 +56,15 @@ class HMCTransition:
         n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
 
         def step(carry):
-            # A member that is done takes steps of length zero, which change nothing.
-            count, phase, _ = carry
-            size = jnp.where(count < n_steps, state.step_size, 0)
-            return count + 1, *leapfrog(value_and_grad, metric, size, phase)
+            # A member that is done stays where it is, and asks for the density where that is finite.
+            count, *old = carry
+            moving = count < n_steps
+
+            def guarded(position):
+                return value_and_grad(jnp.where(moving, position, state.position))
+
+            new = leapfrog(guarded, metric, state.step_size, old[0])
+            return count + 1, *jax.tree.map(lambda a, b: jnp.where(moving, a, b), new, tuple(old))
 
         start = Phase(state.position, p, state.gradient)
         _, end, log_density = lax.while_loop(

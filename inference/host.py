@@ -8,8 +8,8 @@ import numpy as np
 
 from .batching import Chunk
 from .compilation import Compiled
-from .records import ChainState, Plan
 from .progress import Progress
+from .records import ChainState, Plan
 from .target import Data
 
 __all__ = ["Counts", "Outcome", "drive"]

@@ -94,11 +94,11 @@ class MCMC:
         with Progress(self.num_warmup + self.num_samples, self.num_chains, self.progress_bar) as progress:
             tracing = perf_counter()
             density = _density_of(self.kernel.model, args, kwargs)
-            target = trace_target(density, self.kernel.init_strategy)
+            target = trace_target(density, self.kernel.init_strategy, self.num_chains)
             plan = self._plan(target)
             start = start_positions(init_params, target.layout, self.num_chains)
             given = np.asarray(init_params is not None)
-            init_args = (words, target.data, plan, start, given)
+            init_args = (words, target.data, plan, start, given, target.fixed)
             compiled = compiled_sampler(
                 target, self.kernel.transition(), self.num_chains, capacity_of(target, self.num_chains),
                 init_args, (target.data, plan, np.int32(0)),

@@ -32,7 +32,7 @@ def search(value_and_grad: ValueAndGrad, initial, stream: Stream, start: jax.Arr
     """
 
     def attempt(carry):
-        tries, _, _, _, ok = carry
+        tries, *_ = carry
         words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
         position = jnp.where(given, start, initial(words))
         log_density, gradient = value_and_grad(position)
