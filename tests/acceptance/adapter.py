@@ -13,7 +13,8 @@ import warnings
 import jax
 import numpy as np
 
-from luciole.inference import MCMC, NUTS, DivergenceWarning
+import luciole as lc
+from luciole.inference import DivergenceWarning
 
 __all__ = ["run", "run_dsl", "sample"]
 
@@ -34,13 +35,13 @@ def run_dsl(request):
     return _run(spec.model, spec.prepare, request)
 
 
-def sample(model, data, *, seed, chains=4, warmup=1000, draws=1000, nuts=None) -> MCMC:
+def sample(model, data, *, seed, chains=4, warmup=1000, draws=1000, nuts=None) -> lc.MCMC:
     """One run with library defaults; `nuts` may hold `target_accept`, as `settings.json` writes it."""
     settings = dict(nuts or {})
-    kernel = NUTS(model, **({"target_accept_prob": settings.pop("target_accept")} if "target_accept" in settings else {}))
+    kernel = lc.NUTS(model, **({"target_accept_prob": settings.pop("target_accept")} if "target_accept" in settings else {}))
     if settings:
         raise KeyError(f"settings that the adapter does not know: {sorted(settings)}")
-    mcmc = MCMC(kernel, num_warmup=warmup, num_samples=draws, num_chains=chains, progress_bar=False)
+    mcmc = lc.MCMC(kernel, num_warmup=warmup, num_samples=draws, num_chains=chains, progress_bar=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DivergenceWarning)  # they are counted in the result
         return mcmc.run(jax.random.PRNGKey(seed), **data)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from luciole import ppl as lc
+import luciole as lc
+from luciole import dist
 
 __all__ = ["POSTERIORS", "Posterior"]
 
