@@ -1,5 +1,6 @@
 """Markov chain Monte Carlo: what a user runs, and what is left of a run."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -47,8 +48,10 @@ class MCMC:
         step_size: (chain,). Adapted.
         inverse_mass_matrix: (chain, dim) or (chain, dim, dim). Adapted.
         state: the chains after their last transition.
-        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed),
-            `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio).
+        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed, the
+            search for starts included), `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio),
+            `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
+            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart).
 
     Raises:
         SamplerError: a setting makes no sense; names the argument.
@@ -111,7 +114,7 @@ class MCMC:
                 init_args, (target.data, plan, np.int32(0)),
             )  # fmt: skip
             starting = perf_counter()
-            state, ok = compiled.init(*init_args)
+            state, ok, tries = compiled.init(*init_args)
             ok = np.asarray(ok)
             if not ok.all():
                 raise init_error(density, target.layout, np.asarray(state.position), ok, bool(given))
@@ -120,7 +123,7 @@ class MCMC:
             driving = perf_counter()
             outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
         self._outcome, self._target = outcome, target
-        self._program = getattr(density, "program", None)
+        self._program, self._tries = density.program, np.asarray(tries)
         self._arguments = array_arguments(self.kernel.model, args, kwargs)
         self._cost = {
             "compile_seconds": starting - tracing,
@@ -171,12 +174,18 @@ class MCMC:
 
     @property
     def cost(self) -> dict[str, float]:
-        counts = self._done.counts
+        counts, rows = self._done.counts, _observed_rows(self._program)
+        setup = int(self._tries.sum())
+        evaluations = counts.gradient_evaluations + setup
+        slots = counts.gradient_slots + int(self._tries.max()) * self.num_chains
         return {
             **self._cost,
-            "gradient_evaluations": counts.gradient_evaluations,
-            "gradient_slots": counts.gradient_slots,
-            "utilisation": counts.gradient_evaluations / max(counts.gradient_slots, 1),
+            "gradient_evaluations": evaluations,
+            "gradient_slots": slots,
+            "utilisation": evaluations / slots,
+            "likelihood_queries": rows * evaluations,
+            "likelihood_queries_setup": rows * setup,
+            "likelihood_queries_warmup": rows * counts.warmup_evaluations,
         }
 
     def to_arviz(
@@ -300,6 +309,12 @@ class MCMC:
                 DivergenceWarning,
                 stacklevel=3,
             )
+
+
+def _observed_rows(program: ModelProgram) -> int:
+    """How many rows have a likelihood: elements of the observed sites. What enters by `factor` has no rows to count."""
+    observed = [s for s in program.sites.values() if s.role == "observed"]
+    return sum(math.prod(s.shape[: len(s.shape) - s.spec.event_dim]) for s in observed)
 
 
 def _density_of(model, args, kwargs):

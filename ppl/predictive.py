@@ -136,7 +136,7 @@ def _in_batches(
     lead: tuple[int, ...] | None = None,
 ) -> dict[str, np.ndarray]:
     lead = (total,) if lead is None else lead
-    first = {n: v[0] for n, v in values.items()}
+    first = {n: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for n, v in values.items()}
     shapes = jax.eval_shape(lambda data, key, v: one(program, data, key, v), program.data, key, first)
     bytes_per_draw = sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes)) or 1
     size = max(1, min(total, _MAX_BATCH, _BATCH_BYTES // bytes_per_draw))
