@@ -1,8 +1,9 @@
 """What can be seen in a run that should not be trusted: facts, with the numbers, and no guesses at causes.
 
-R-hat and effective sample sizes are ArviZ's. Thresholds: R-hat at most 1.01 and 100 effective draws per chain (Vehtari, Gelman, Simpson,
-Carpenter & Bürkner (2021), "Rank-normalization, folding, and localization", section 4); BFMI at least 0.3 (Betancourt (2016),
-"Diagnosing suboptimal cotangent disintegrations", and Stan's practice).
+R-hat, effective sample sizes and BFMI are ArviZ's. Thresholds: R-hat at most 1.01 and 100 effective draws per chain
+(Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), "Rank-normalization, folding, and localization", section 4);
+BFMI at least 0.3 (Stan's practice; the quantity is from Betancourt (2016), "Diagnosing suboptimal cotangent
+disintegrations in Hamiltonian Monte Carlo").
 """
 
 from collections.abc import Callable, Iterator
@@ -28,10 +29,10 @@ class Diagnosis:
 
     Attributes:
         num_chains, num_draws: what was looked at; draws per chain.
-        rhat: by site, the largest of its elements. NaN where it cannot be computed: one chain, fewer than four draws, or a constant.
+        rhat: by site, the largest of its elements. NaN for one chain, fewer than four draws, constants.
         ess: by site, the smallest effective sample size of its elements, bulk or tail, over all chains. NaN as above.
         divergences: by chain, transitions that diverged.
-        saturated: by chain, trajectories that took all the steps that the tree depth allows; None for kernels without trees.
+        saturated: by chain, trajectories that took all the steps that the tree depth allows; None without trees.
         bfmi: by chain, the estimated Bayesian fraction of missing information; None without energies.
         stuck: by latent site, the chains in which an element never moved.
         non_finite: by site, the number of values that are NaN or infinite.
@@ -62,35 +63,35 @@ class Diagnosis:
         if self.non_finite:
             yield f"Values that are NaN or infinite: {_listed(self.non_finite, str)}."
         if self.stuck:
-            chains = {n: f"chain {', '.join(map(str, c))}" for n, c in self.stuck.items()}
+            chains = {n: f"chain {_joined(c)}" for n, c in self.stuck.items()}
             yield f"Elements that never moved: {_listed(chains, str)}."
         if any(self.divergences):
-            yield f"{sum(self.divergences)} of {total} transitions diverged (by chain: {', '.join(map(str, self.divergences))})."
+            yield f"{sum(self.divergences)} of {total} transitions diverged (by chain: {_joined(self.divergences)})."
         high = {n: v for n, v in sorted(self.rhat.items(), key=lambda item: -item[1]) if v > _MAX_RHAT}
         if high:
             yield f"R-hat above {_MAX_RHAT}: {_listed(high, '{:.3f}'.format)}."
         least = _MIN_ESS_PER_CHAIN * self.num_chains
         low = {n: v for n, v in sorted(self.ess.items(), key=lambda item: item[1]) if v < least}
         if low:
-            yield f"Effective sample size below {least} ({_MIN_ESS_PER_CHAIN} per chain): {_listed(low, '{:.0f}'.format)}."
+            words = f"Effective sample size below {least} ({_MIN_ESS_PER_CHAIN} per chain)"
+            yield f"{words}: {_listed(low, '{:.0f}'.format)}."
         if self.saturated is not None and any(self.saturated):
-            yield (
-                f"{sum(self.saturated)} of {total} trajectories took all the steps that max_tree_depth allows (by chain: "
-                f"{', '.join(map(str, self.saturated))})."
-            )
+            words = f"{sum(self.saturated)} of {total} trajectories took all the steps that max_tree_depth allows"
+            yield f"{words} (by chain: {_joined(self.saturated)})."
         if self.bfmi is not None and any(v < _MIN_BFMI for v in self.bfmi):
             yield f"BFMI below {_MIN_BFMI} (by chain: {', '.join(f'{v:.2f}' for v in self.bfmi)})."
 
     def __str__(self) -> str:
-        looked = f"{self.num_chains} chain{'s' * (self.num_chains > 1)} of {self.num_draws} draws, {len(self.rhat)} sites"
+        chains = "1 chain" if self.num_chains == 1 else f"{self.num_chains} chains"
         lines = [f"- {p}" for p in self.problems] or ["- No problem found."]
         finite = [v for v in self.rhat.values() if np.isfinite(v)]
-        facts = [f"largest R-hat {max(finite):.3f}" if finite else "R-hat could not be computed (it needs two chains of four draws)"]
+        facts = [f"largest R-hat {max(finite):.3f}" if finite else "no R-hat (it needs two chains of four draws)"]
         sizes = [v for v in self.ess.values() if np.isfinite(v)]
         if sizes:
             facts.append(f"smallest effective sample size {min(sizes):.0f}")
-        facts.append(f"{sum(self.divergences) or 'no'} divergence{'s' * (sum(self.divergences) != 1)}")
-        return "\n".join([f"Diagnosis of {looked}: {', '.join(facts)}.", *lines])
+        facts.append(f"divergences {sum(self.divergences)}")
+        title = f"Diagnosis of {chains} of {self.num_draws} draws, {len(self.rhat)} sites: {', '.join(facts)}."
+        return "\n".join([title, *lines])
 
     __repr__ = __str__
 
@@ -112,7 +113,7 @@ def diagnose(run: Run) -> Diagnosis:
     rhat, ess, bfmi = {}, {}, None
     with np.errstate(invalid="ignore", divide="ignore"):  # constants have no R-hat
         if num_draws >= 4:
-            bulk, tail = _worst(arviz.ess(posterior, method="bulk"), np.min), _worst(arviz.ess(posterior, method="tail"), np.min)
+            bulk, tail = (_worst(arviz.ess(posterior, method=method), np.min) for method in ("bulk", "tail"))
             ess = {name: float(np.fmin(bulk[name], tail[name])) for name in bulk}
             bfmi = arviz.bfmi(np.asarray(stats["energy"], np.float64)) if "energy" in stats else None
             rhat = _worst(arviz.rhat(posterior), np.max) if num_chains >= 2 else {}
@@ -134,7 +135,8 @@ def diagnose(run: Run) -> Diagnosis:
 def _stuck(run: Run) -> dict[str, tuple[int, ...]]:
     """Latent sites with an element that has one value in all draws of a chain.
 
-    An element with one value in all chains too is the support's (the zeros of a Cholesky factor), unless it is so for the whole site.
+    An element with one value in all chains too is the support's (the zeros of a Cholesky factor), unless the whole
+    site is like that.
     """
     found = {}
     deterministic = set() if run.program is None else {n for n in run.samples if not run.program.sites[n].latent}
@@ -166,3 +168,7 @@ def _listed(values: dict[str, Any], show: Callable[[Any], str]) -> str:
     shown = [f"{name} {show(value)}" for name, value in list(values.items())[:_MAX_LISTED]]
     more = len(values) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _joined(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))

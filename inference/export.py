@@ -1,11 +1,13 @@
-"""From draws to ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x, with the same groups in it.
+"""From draws to ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under 1.x, with the same groups in it.
 
-The groups are `xarray.Dataset`s built here, to ArviZ's schema, and only wrapped differently for the two generations. ArviZ's own
-`from_dict` has one table of dimensions for all groups, and a model may well have an argument or a statistic of the same name as a site.
+The groups are `xarray.Dataset`s built here, to ArviZ's schema, and only wrapped differently for the two generations.
+ArviZ's own `from_dict` has one table of dimensions for all groups, and a model may well have an argument or a statistic
+of the same name as a site.
 
-Names. netCDF has no "/" in names, where it separates groups; NumPyro's `scope` puts it there. On the way out "/" becomes "."; so the
-site "team/skill" is the variable "team.skill", which keeps the site's name in its attribute `site`. The names "chain" and "draw" are
-ArviZ's, and a dimension cannot be called like a variable: what is taken gets an underscore behind it.
+Names. netCDF has no "/" in names, where it separates groups; NumPyro's `scope` puts it there. On the way out "/"
+becomes "."; so the site "team/skill" is the variable "team.skill", which keeps the site's name in its attribute `site`.
+The names "chain" and "draw" are ArviZ's, and a dimension cannot be called like a variable: what is taken gets an
+underscore behind it.
 """
 
 import inspect
@@ -17,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import __version__
+from .. import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
 from ..ppl.interpreters import generate
 from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
@@ -60,7 +62,7 @@ def to_arviz(
     Raises:
         SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
     """
-    import arviz  # heavy, and not needed to sample: imported by whoever asks for it, here and in `diagnosis` and `summary`
+    import arviz  # heavy, and not needed to sample: imported by who asks for it, here, in `diagnosis` and in `summary`
 
     if next(iter(run.samples.values())).shape[1] == 0:
         raise SamplerError("MCMC.to_arviz: there are no draws after warm-up; run again and let it come so far.")
@@ -68,9 +70,10 @@ def to_arviz(
     groups: dict[str, Any] = {"posterior": names.draws(run.samples)}
     if posterior_predictive is not None:
         chains = next(iter(run.samples.values())).shape[:2]
-        groups["posterior_predictive"] = names.draws(_by_chain("posterior_predictive", names, posterior_predictive, chains))
+        values = _by_chain("posterior_predictive", names, posterior_predictive, chains)
+        groups["posterior_predictive"] = names.draws(values)
     groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)
-    if log_likelihood and names.observed:
+    if log_likelihood and run.program is not None and names.observed:
         groups["log_likelihood"] = names.draws(log_likelihood_of(run.program, run.samples))
     if prior is not None:
         values = _by_chain("prior", names, prior, ())
@@ -79,10 +82,10 @@ def to_arviz(
     observed = _observed(run)
     groups["observed_data"] = names.dataset(observed)
     groups["constant_data"] = _constant_data(run, observed)
-    if run.warmup_samples is not None and next(iter(run.warmup_samples.values())).shape[1]:
+    if run.warmup_samples is not None and run.warmup_stats is not None:
         groups["warmup_posterior"] = names.draws(run.warmup_samples)
         groups["warmup_sample_stats"] = _dataset(_stats(run.warmup_stats, run.max_tree_depth), run.settings)
-    groups = {name: group for name, group in groups.items() if group.data_vars}
+    groups = {name: group for name, group in groups.items() if group.data_vars and group.sizes.get("draw", 1)}
     attributes = _attributes(run.settings)
     if int(arviz.__version__.partition(".")[0]) == 0:
         return arviz.InferenceData(attrs=attributes, **groups)
@@ -100,7 +103,7 @@ def posterior_dataset(run: Run) -> tuple[Any, dict[str, str]]:
 
 
 def saturated(stats: Values, max_tree_depth: int | None) -> np.ndarray | None:
-    """(chain, draw), bool: trajectories that took all the 2**max_tree_depth - 1 steps they were allowed; None without trees."""
+    """(chain, draw), bool: trajectories that took all the 2**max_tree_depth - 1 steps allowed; None without trees."""
     if max_tree_depth is None or "tree_depth" not in stats:
         return None
     return np.asarray(stats["n_steps"]) >= 2**max_tree_depth - 1
@@ -223,10 +226,19 @@ def _constant_data(run: Run, observed: Values) -> Any:
     values, attributes = {}, {}
     for argument, name in names.items():
         value = np.asarray(run.arguments[argument])
-        if not any(value.shape == o.shape and np.array_equal(value.astype(o.dtype), o) for o in observed.values() if value.dtype.kind != "U"):
+        if not any(_same(value, other) for other in observed.values()):
             values[name] = value
             attributes[name] = {} if name == argument else {"site": argument}
     return _dataset(values, run.settings, (), attributes=attributes)
+
+
+def _same(value: np.ndarray, observed: np.ndarray) -> bool:
+    """Whether an argument is the value of an observed site, which may have changed its dtype on the way."""
+    return (
+        value.dtype.kind != "U"
+        and value.shape == observed.shape
+        and np.array_equal(value.astype(observed.dtype), observed)
+    )
 
 
 def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -234,7 +246,9 @@ def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]
     shaped = {}
     for name, value in values.items():
         if name not in names.sites:
-            raise SamplerError(f"MCMC.to_arviz: {group} has {name!r}, which is no site of this model ({list(names.sites)}).")
+            raise SamplerError(
+                f"MCMC.to_arviz: {group} has {name!r}, which is no site of this model ({list(names.sites)})."
+            )
         value = np.asarray(value)
         lead = value.ndim - len(names.sites[name].shape)
         if lead == 1 and value.shape[0] == np.prod(chains, dtype=int) and chains:
@@ -243,8 +257,8 @@ def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]
             value = value[None]
         elif lead != 2:
             raise SamplerError(
-                f"MCMC.to_arviz: {group} has shape {value.shape} for the site {name!r}; expected (draw, ...) or (chain, draw, ...) before "
-                f"the site's {len(names.sites[name].shape)} axes."
+                f"MCMC.to_arviz: {group} has shape {value.shape} for the site {name!r}; expected (draw, ...) or "
+                f"(chain, draw, ...) before the site's {len(names.sites[name].shape)} axes."
             )
         shaped[name] = value
     return shaped

@@ -197,10 +197,10 @@ class MCMC:
     ) -> Any:
         """The run for ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x.
 
-        Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by element, without
-        event axes), `observed_data`, `constant_data` (the model's array arguments that are not observed values, by parameter name),
-        and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`. Dimensions and coordinates come from the plates. A "/" in a
-        name becomes "." (netCDF has no other use for it than groups).
+        Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by
+        element, without event axes), `observed_data`, `constant_data` (the model's array arguments that are not
+        observed values, by parameter name), and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`.
+        Dimensions and coordinates come from the plates. A "/" in a name becomes "." (netCDF keeps it for groups).
 
         Args:
             log_likelihood: whether to compute that group, which is as large as draws times observations.
@@ -210,10 +210,12 @@ class MCMC:
         Raises:
             SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
         """
-        return to_arviz(self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive)
+        return to_arviz(
+            self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive
+        )
 
     def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = False) -> None:
-        """Prints a table: mean, standard deviation, interval, effective sample sizes and R-hat of every element of every site.
+        """Prints a table: mean, sd, interval, effective sample sizes and R-hat of every element of every site.
 
         Args:
             prob: mass of the interval, the shortest that has it.
@@ -227,7 +229,7 @@ class MCMC:
         print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
 
     def diagnose(self) -> Diagnosis:
-        """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, values that never moved or are not finite.
+        """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, stuck and non-finite values.
 
         Returns:
             A record of the values; `print` shows the verdict, `.ok` says whether every check was passed.
@@ -247,7 +249,7 @@ class MCMC:
             sample_stats=self.sample_stats,
             warmup_samples=self.warmup_samples,
             warmup_stats=self.warmup_stats,
-            program=self._program,
+            program=self._program if self._program and self._program.sites else None,
             arguments=self._arguments,
             max_tree_depth=getattr(kernel, "max_tree_depth", None),
             settings={

@@ -19,25 +19,32 @@ def summary_table(run: Run, *, prob: float = 0.9, exclude_deterministic: bool = 
     import arviz  # heavy: see `export`
 
     if not isinstance(prob, (int, float)) or not 0 < prob < 1:
-        raise SamplerError(f"MCMC.print_summary: prob is {prob!r}, a number strictly between 0 and 1 expected; write prob=0.9.")
+        raise SamplerError(
+            f"MCMC.print_summary: prob is {prob!r}, a number strictly between 0 and 1 expected; write prob=0.9."
+        )
     if next(iter(run.samples.values())).shape[1] < 4:
-        raise SamplerError("MCMC.print_summary: fewer than four draws per chain were kept; ask for more with num_samples=1000.")
+        raise SamplerError(
+            "MCMC.print_summary: fewer than four draws per chain were kept; ask for more with num_samples=1000."
+        )
     posterior, variables = posterior_dataset(run)
     sites = {} if run.program is None else run.program.sites
-    shown = [v for n, v in variables.items() if n in run.samples and not (exclude_deterministic and n in sites and not sites[n].latent)]
-    posterior = posterior[shown].astype(np.float64)
+    hidden = {n for n, site in sites.items() if exclude_deterministic and not site.latent}
+    posterior = posterior[[variables[n] for n in run.samples if n not in hidden]].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):  # constants have no R-hat
         if int(arviz.__version__.partition(".")[0]) == 0:
             table: Any = arviz.summary(posterior, hdi_prob=prob, round_to="none")
         else:
-            table = arviz.summary(posterior, ci_prob=prob, ci_kind="hdi", round_to="none")
+            options: dict[str, Any] = {"ci_prob": prob, "ci_kind": "hdi", "round_to": "none"}
+            table = arviz.summary(posterior, **options)
     interval = [c for c in table.columns if c.startswith("hdi")]
     columns = dict(zip(interval, (f"hdi_{100 * prob:g}%_low", f"hdi_{100 * prob:g}%_high"), strict=True))
     table = table[["mean", "sd", *interval, "ess_bulk", "ess_tail", "r_hat"]].rename(columns=columns)
     decimals = _decimals(table["sd"].to_numpy())
     for column in ("mean", "sd", *columns.values()):
         table[column] = [f"{value:.{places}f}" for value, places in zip(table[column], decimals, strict=True)]
-    return table.to_string(formatters={"ess_bulk": "{:.0f}".format, "ess_tail": "{:.0f}".format, "r_hat": "{:.3f}".format})
+    return table.to_string(
+        formatters={"ess_bulk": "{:.0f}".format, "ess_tail": "{:.0f}".format, "r_hat": "{:.3f}".format}
+    )
 
 
 def _decimals(sd: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+
 from luciole.inference import MCMC, NUTS, Diagnosis
 from luciole.inference.diagnosis import diagnose
 from luciole.inference.export import Run, array_arguments, to_arviz
@@ -19,7 +20,16 @@ from luciole.inference.summary import summary_table
 from luciole.ppl import deterministic, factor, plate, posterior_predictive, prior_predictive, sample, trace
 from luciole.transforms import SamplerError
 
-SCHOOLS = ["Choate", "Deerfield", "Phillips Andover", "Phillips Exeter", "Hotchkiss", "Lawrenceville", "St. Paul's", "Mt. Hermon"]
+SCHOOLS = [
+    "Choate",
+    "Deerfield",
+    "Phillips Andover",
+    "Phillips Exeter",
+    "Hotchkiss",
+    "Lawrenceville",
+    "St. Paul's",
+    "Mt. Hermon",
+]
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
@@ -78,7 +88,16 @@ def test_groups(exported):
     assert group_names(exported) == {"posterior", "sample_stats", "log_likelihood", "observed_data", "constant_data"}
     assert set(exported["posterior"].data_vars) == {"mu", "tau", "z", "theta"}
     assert set(exported["log_likelihood"].data_vars) == {"y"} == set(exported["observed_data"].data_vars)
-    stats = {"diverging", "tree_depth", "n_steps", "acceptance_rate", "energy", "lp", "step_size", "reached_max_treedepth"}
+    stats = {
+        "diverging",
+        "tree_depth",
+        "n_steps",
+        "acceptance_rate",
+        "energy",
+        "lp",
+        "step_size",
+        "reached_max_treedepth",
+    }
     assert set(exported["sample_stats"].data_vars) == stats
     assert all(exported["sample_stats"][name].dims == ("chain", "draw") for name in stats)
 
@@ -96,7 +115,9 @@ def test_dims_and_coords_come_from_the_plates(schools, exported):
     assert posterior["theta"].dims == ("chain", "draw", "school") == exported["log_likelihood"]["y"].dims
     assert exported["observed_data"]["y"].dims == ("school",)
     assert posterior["school"].values.tolist() == SCHOOLS == exported["observed_data"]["school"].values.tolist()
-    np.testing.assert_array_equal(posterior["theta"].sel(school="Hotchkiss"), schools.get_samples(group_by_chain=True)["theta"][:, :, 4])
+    np.testing.assert_array_equal(
+        posterior["theta"].sel(school="Hotchkiss"), schools.get_samples(group_by_chain=True)["theta"][:, :, 4]
+    )
     np.testing.assert_array_equal(posterior["draw"], np.arange(250))
 
 
@@ -109,7 +130,8 @@ def test_data_groups(exported):
 def test_attributes_tell_where_it_comes_from(schools, exported):
     for attributes in (exported["posterior"].attrs, exported["sample_stats"].attrs, exported.attrs):
         assert attributes["inference_library"] == attributes["creation_library"] == "luciole"
-        assert attributes["kernel"] == "NUTS" and attributes["target_accept_prob"] == 0.8
+        assert attributes["kernel"] == "NUTS"
+        assert attributes["target_accept_prob"] == 0.8
         assert (attributes["num_warmup"], attributes["num_samples"], attributes["num_chains"]) == (300, 250, 4)
         assert attributes["sampling_time"] == schools.cost["sampling_seconds"] > 0
         assert {"inference_library_version", "created_at"} <= set(attributes)
@@ -179,8 +201,10 @@ def test_slashes_become_dots_and_the_name_is_kept():
 
     posterior = exported_prior(model)["posterior"]
     assert set(posterior.data_vars) == {"a.x", "a.x_"}
-    assert posterior["a.x"].attrs["site"] == "a/x" and posterior["a.x"].shape == (2, 50, 3)
-    assert posterior["a.x_"].attrs["site"] == "a.x" and posterior["a.x_"].shape == (2, 50)
+    assert posterior["a.x"].attrs["site"] == "a/x"
+    assert posterior["a.x"].shape == (2, 50, 3)
+    assert posterior["a.x_"].attrs["site"] == "a.x"
+    assert posterior["a.x_"].shape == (2, 50)
     assert not any("/" in d for d in posterior.dims)
 
 
@@ -237,7 +261,9 @@ def test_constant_data_of_nested_and_scoped_arguments():
             sample("obs", dist.Normal(b * rows["x"] + more[0] + options["shift"], scale), obs=rows["y"])
 
     rows = {"x": np.arange(4.0), "y": np.ones(4), "label": "not an array"}
-    data = exported_prior(numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0))
+    data = exported_prior(
+        numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0)
+    )
     assert set(data["constant_data"].data_vars) == {"rows.x", "more.0", "shift"}
     assert data["constant_data"]["rows.x"].dims == ("rows.x_dim_0",)
 
@@ -268,7 +294,9 @@ def test_warmup_groups_and_thinning():
 def test_predictive_groups(schools):
     prior = prior_predictive(eight_schools, jax.random.key(1), 30, 8, ERRORS)
     flat = posterior_predictive(eight_schools, jax.random.key(2), schools.get_samples(), 8, ERRORS)
-    by_chain = posterior_predictive(eight_schools, jax.random.key(2), schools.get_samples(group_by_chain=True), 8, ERRORS)
+    by_chain = posterior_predictive(
+        eight_schools, jax.random.key(2), schools.get_samples(group_by_chain=True), 8, ERRORS
+    )
     data = schools.to_arviz(prior=prior, posterior_predictive=flat)
     assert set(data["prior"].data_vars) == {"mu", "tau", "z", "theta"}
     assert data["prior"]["theta"].sizes == {"chain": 1, "draw": 30, "school": 8}
@@ -357,9 +385,12 @@ class TestDiagnosis:
         factor[..., 0, 0], factor[..., 0, 1] = 1, 0  # a Cholesky factor has constant elements
         found = diagnose(planted(x=noise(4, 500, 3), factor=factor, det_two=np.full((4, 500), 2.0)))
         assert isinstance(found, Diagnosis)
-        assert found.ok and "No problem found" in str(found)
-        assert found.rhat["x"] < 1.01 and found.ess["x"] > 400
-        assert np.isnan(found.rhat["det_two"]) and np.isnan(found.ess["det_two"])
+        assert found.ok
+        assert "No problem found" in str(found)
+        assert found.rhat["x"] < 1.01
+        assert found.ess["x"] > 400
+        assert np.isnan(found.rhat["det_two"])
+        assert np.isnan(found.ess["det_two"])
         assert found.divergences == found.saturated == (0, 0, 0, 0)
         assert all(1 < v < 3 for v in found.bfmi)
 
@@ -376,8 +407,10 @@ class TestDiagnosis:
         assert not found.ok
         assert sum(found.divergences) > 0
         assert f"{sum(found.divergences)} of 1200 transitions diverged" in str(found)
-        assert found.rhat["tau"] > 1.01 and "R-hat above 1.01: " in str(found)
-        assert found.ess["tau"] < 400 and "Effective sample size below 400" in str(found)
+        assert found.rhat["tau"] > 1.01
+        assert "R-hat above 1.01: " in str(found)
+        assert found.ess["tau"] < 400
+        assert "Effective sample size below 400" in str(found)
 
     def test_values_agree_with_arviz(self, schools, exported):
         found = schools.diagnose()
@@ -392,26 +425,29 @@ class TestDiagnosis:
         x = noise(4, 500, 3)
         x[2, :, 1] = x[2, 0, 1]
         found = diagnose(planted(x=x, y=noise(4, 500)))
-        assert found.stuck == {"x": (2,)} and not found.ok
+        assert found.stuck == {"x": (2,)}
+        assert not found.ok
         assert "Elements that never moved: x chain 2." in str(found)
         assert found.rhat["x"] > 1.01 > found.rhat["y"]
 
     def test_one_chain_that_does_not_move(self):
         found = diagnose(planted(x=np.full((1, 20, 2), 0.3), det_y=np.full((1, 20), 0.3)))
         assert found.stuck == {"x": (0,)}
-        assert "R-hat could not be computed" in str(found)
+        assert "no R-hat" in str(found)
 
     def test_chains_that_disagree(self):
         x = noise(4, 500, seed=2)
         x[0] += 3
         found = diagnose(planted(x=x, y=noise(4, 500)))
-        assert found.problems[0].startswith("R-hat above 1.01: x ") and "y" not in found.problems[0]
+        assert found.problems[0].startswith("R-hat above 1.01: x ")
+        assert "y" not in found.problems[0]
 
     def test_values_that_are_not_finite(self):
         x = noise(4, 500, 2)
         x[0, 3, 1] = np.nan
         found = diagnose(planted(x=noise(4, 500), det_log_x=x))
-        assert found.non_finite == {"det_log_x": 1} and "NaN or infinite: det_log_x 1." in str(found)
+        assert found.non_finite == {"det_log_x": 1}
+        assert "NaN or infinite: det_log_x 1." in str(found)
 
     def test_saturated_trees_and_low_bfmi(self):
         good = planted(x=noise(4, 500))
@@ -420,12 +456,17 @@ class TestDiagnosis:
         stats = {**good.sample_stats, "n_steps": steps, "energy": np.cumsum(noise(4, 500, seed=3), axis=1)}
         found = diagnose(dataclasses.replace(good, sample_stats=stats))
         assert found.saturated == (0, 5, 0, 0)
-        assert "5 of 2000 trajectories took all the steps that max_tree_depth allows (by chain: 0, 5, 0, 0)." in str(found)
-        assert max(found.bfmi) < 0.3 and "BFMI below 0.3 (by chain: " in str(found)
+        assert "5 of 2000 trajectories took all the steps that max_tree_depth allows (by chain: 0, 5, 0, 0)." in str(
+            found
+        )
+        assert max(found.bfmi) < 0.3
+        assert "BFMI below 0.3 (by chain: " in str(found)
 
     def test_draws_too_few_to_judge(self):
         found = diagnose(planted(x=noise(2, 3)))
-        assert np.isnan(found.rhat["x"]) and found.bfmi is None and found.ok
+        assert np.isnan(found.rhat["x"])
+        assert found.bfmi is None
+        assert found.ok
 
     def test_kernels_without_trees(self):
         good = planted(x=noise(2, 100))
@@ -454,14 +495,17 @@ class TestSummary:
         draws = noise(2, 100)
         table = summary_table(planted(x=1e6 + 500 * draws, y=1e-5 * draws, det_z=np.full((2, 100), 2.0))).splitlines()
         rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
-        assert len(rows["x"][1].replace(".", "")) == 3 and "." not in rows["x"][1]  # 482, not 482.1
+        assert len(rows["x"][1].replace(".", "")) == 3
+        assert "." not in rows["x"][1]
         assert float(rows["y"][1]) == pytest.approx(1e-5 * draws.std(), rel=0.01)
         assert rows["det_z"][:2] == ["2.000", "0.000"]
 
     def test_choices(self, schools, capsys):
         schools.print_summary(prob=0.5, exclude_deterministic=True)
         printed = capsys.readouterr().out
-        assert "hdi_50%_low" in printed and "theta" not in printed and "z[Choate]" in printed
+        assert "hdi_50%_low" in printed
+        assert "theta" not in printed
+        assert "z[Choate]" in printed
 
     @pytest.mark.parametrize("prob", [0, 1, 90, "x"])
     def test_prob(self, schools, prob):
