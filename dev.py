@@ -88,7 +88,7 @@ def environment(extra):
     if python.exists() and stamp.exists() and stamp.read_text() == wanted.hexdigest():
         return python
     shown = os.path.relpath(venv, ROOT) if ROOT in venv.parents else venv
-    print("dev.py: installing Luciole and its %s tools into %s (minutes, the first time) ..." % (extra, shown), flush=True)
+    print("dev.py: installing Luciole [%s] into %s (minutes, the first time) ..." % (extra, shown), flush=True)
     run(*installer(venv, python), "-e", "%s[%s]" % (ROOT, extra))
     stamp.write_text(wanted.hexdigest())
     return python
@@ -103,6 +103,10 @@ def main(arguments):
     if command not in ("demo", "test", "lint", "notebooks", "bench"):
         stop("no command %r; `python3 dev.py help` lists them." % command)
     check_machine()
+    if command == "bench" and not rest:
+        scripts = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py"))
+        print("benchmarks: " + (", ".join(scripts) or "none yet"))
+        return
     python = environment({"lint": "lint", "bench": "bench"}.get(command, "test"))
     if command == "demo":
         run(python, "-m", "luciole", *rest)
@@ -115,11 +119,8 @@ def main(arguments):
         run(python, "-m", "ruff", "check", ".", cwd=ROOT)
         run(python, "-m", "ruff", "format", "--check", ".", cwd=ROOT)
         run(python, "-m", "pyright", "--pythonpath", python, cwd=ROOT)
-    elif rest:
+    elif command == "bench":
         run(python, ROOT / "benchmarks" / (rest[0] + ".py"), *rest[1:], cwd=ROOT)
-    else:
-        scripts = sorted(path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py"))
-        print("benchmarks: " + (", ".join(scripts) or "none yet"))
 
 
 if __name__ == "__main__":

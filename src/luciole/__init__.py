@@ -6,8 +6,8 @@
 
 This module is the front door. It holds no code of its own, only a table of public names and the room each one lives in;
 a name is imported when it is first used (PEP 562). So `import luciole` costs nothing, and a program that only needs
-transformations never loads a sampler. The same names stand in `__init__.pyi`, where type checkers and editors read them;
-a test keeps the two alike.
+transformations never loads a sampler. The same names stand in `__init__.pyi`, where type checkers and editors read
+them; a test keeps the two alike.
 """
 
 from importlib import import_module
