@@ -256,7 +256,9 @@ def _dims(spec: Spec, loops: tuple[int, ...]) -> tuple[str, ...]:
     lead = numbered("time", len(loops)) + numbered("batch", len(spec.vmaps))
     rest = len(spec.shape) - len(spec.vmaps)
     batch = rest - spec.event_dim
-    plates = {batch + p.dim: p.name for p in spec.plates}
+    own = spec.shape[len(spec.vmaps) :]
+    # a deterministic value need not have the plate's axis: one of another size is its own
+    plates = {batch + p.dim: p.name for p in spec.plates if batch + p.dim >= 0 and own[batch + p.dim] == p.size}
     return (*lead, *(plates.get(i, f"{spec.name}_dim_{i}") for i in range(rest)))
 
 

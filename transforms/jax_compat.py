@@ -3,12 +3,14 @@
 Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises every entry on both ends of the range.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
+from jax._src import config as _config  # 0.10-0.12: the cache's settings have no public context managers
 from jax._src import effects as _effects  # 0.10-0.12: no public way to declare an effect harmless
 from jax._src import source_info_util as _source_info  # 0.10-0.12: no public way to read an equation's frames
+from jax.experimental.compilation_cache import compilation_cache as _compilation_cache
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
@@ -26,6 +28,7 @@ __all__ = [
     "define_jvp",
     "define_result",
     "open_jaxpr",
+    "persistent_cache",
     "scan_layout",
     "subjaxprs",
     "user_frames",
@@ -105,6 +108,23 @@ def user_frames(eqn: JaxprEqn) -> list[tuple[str, int, str]]:
     return [(f.file_name, f.start_line, f.function_name) for f in _source_info.user_frames(eqn.source_info.traceback)]
 
 
-def default_float() -> Any:
-    """The float dtype of the run: `jnp.result_type(float)` at this moment."""
-    return jax.numpy.result_type(float)
+@contextlib.contextmanager
+def persistent_cache(folder: str) -> Iterator[None]:
+    """Compilations inside use the persistent cache in `folder`; the process's own settings stay as they are.
+
+    If the process has a cache of its own, that one is used and `folder` is not. JAX keeps one cache object per process, so it is
+    reset before (it may have been found switched off) and after. Serves 0.10-0.12 (the settings' context managers are not public).
+    """
+    if _config.compilation_cache_dir.value is not None:
+        yield
+        return
+    with (
+        _config.compilation_cache_dir(folder),
+        _config.persistent_cache_min_compile_time_secs(0.0),
+        _config.persistent_cache_min_entry_size_bytes(-1),
+    ):
+        _compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            _compilation_cache.reset_cache()
