@@ -167,7 +167,7 @@ def test_the_parts_sum_to_the_density(random_position, assert_close):
 
 
 def test_density_is_the_distribution_of_transformed_draws():
-    """exp(density) integrates to the evidence: one positive coordinate, by quadrature. The twin forgets the Jacobian."""
+    """exp(density) integrates to the evidence, by quadrature. The twin forgets the Jacobian."""
 
     def model():
         x = lc.sample("x", dist.Gamma(2.0, 1.0))
