@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from luciole import ppl as lc
 from numpyro import handlers
 from numpyro.infer.util import potential_energy
+
+from luciole import ppl as lc
 
 TOLERANCE = 1e-12  # relative, float64: the two libraries add the same terms, at most in another order
 
@@ -56,7 +57,9 @@ def assert_equals_numpyro(random_position, assert_close):
 
         @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
         def both(density, z):
-            return jax.value_and_grad(density)(z), jax.value_and_grad(lambda z: -potential_energy(theirs, args, kwargs, z))(z)
+            return jax.value_and_grad(density)(z), jax.value_and_grad(
+                lambda z: -potential_energy(theirs, args, kwargs, z)
+            )(z)
 
         values = []
         for seed in range(points):
@@ -67,7 +70,8 @@ def assert_equals_numpyro(random_position, assert_close):
             for name in gradient:
                 assert_close(gradient[name], their_gradient[name], what=f"gradient of {name} at point {seed}")
             values.append(float(value))
-        assert np.isfinite(values).all() and len(set(values)) == points, "the comparison would show nothing"
+        assert np.isfinite(values).all(), "the comparison would show nothing"
+        assert len(set(values)) == points, "the comparison would show nothing"
         return density
 
     return check

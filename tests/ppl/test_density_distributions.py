@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
-from luciole import ppl as lc
 from numpyro import distributions as dist
 from numpyro.distributions import constraints, transforms
 from numpyro.infer.util import potential_energy
+
+from luciole import ppl as lc
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -21,7 +22,7 @@ WEIGHTS = np.array([0.2, 0.5, 0.3])
 class Quartic(dist.Distribution):
     """exp(-power |x|**4): a user's own distribution, with an array field and a static one."""
 
-    arg_constraints = {"rate": constraints.positive}
+    arg_constraints = {"rate": constraints.positive}  # noqa: RUF012
     support = constraints.real
     pytree_data_fields = ("rate",)
     pytree_aux_fields = ("power",)
@@ -74,11 +75,13 @@ LATENT = {
     "normal covariance": lambda m: dist.MultivariateNormal(m * jnp.ones(3), covariance_matrix=MATRIX),
     "normal precision": lambda m: dist.MultivariateNormal(m * jnp.ones(3), precision_matrix=MATRIX * jnp.exp(m)),
     "normal triangle": lambda m: dist.MultivariateNormal(m * jnp.ones(3), scale_tril=TRIANGLE),
-    "ordered": lambda m: dist.TransformedDistribution(dist.Normal(m, 1.0).expand([4]).to_event(1), transforms.OrderedTransform()),
+    "ordered": lambda m: dist.TransformedDistribution(
+        dist.Normal(m, 1.0).expand([4]).to_event(1), transforms.OrderedTransform()
+    ),
     "pareto": lambda m: dist.Pareto(jnp.exp(m), 2.5),
     "relaxed bernoulli": lambda m: dist.RelaxedBernoulliLogits(0.7, m),
     "right truncated": lambda m: dist.RightTruncatedDistribution(dist.Cauchy(0.0, 1.0), high=m),
-    "sine bivariate": lambda m: dist.VonMises(m, 2.0).expand([2]).to_event(1),
+    "von mises event": lambda m: dist.VonMises(m, 2.0).expand([2]).to_event(1),
     "soft laplace": lambda m: dist.SoftLaplace(m, 1.5),
     "student t": lambda m: dist.StudentT(4.0, m, 1.5),
     "transformed": lambda m: dist.TransformedDistribution(
@@ -113,12 +116,42 @@ OBSERVED = {
     "ordered logistic": (lambda m: dist.OrderedLogistic(m, jnp.array([-1.0, 0.5, 2.0])), np.array([0, 3, 1])),
     "poisson": (lambda m: dist.Poisson(jnp.exp(m)), np.array([0, 4])),
     "uniform": (lambda m: dist.Uniform(-jnp.exp(m), 1.0 + jnp.exp(m)), jnp.array([0.5, 0.9])),
-    "zero-inflated": (lambda m: dist.ZeroInflatedDistribution(dist.NegativeBinomial2(jnp.exp(m), 2.0), gate=0.3), np.array([0, 4])),
+    "zero-inflated": (
+        lambda m: dist.ZeroInflatedDistribution(dist.NegativeBinomial2(jnp.exp(m), 2.0), gate=0.3),
+        np.array([0, 4]),
+    ),
     "zero-inflated poisson": (lambda m: dist.ZeroInflatedPoisson(0.3, jnp.exp(m)), np.array([0, 4])),
 }
 
 
-@pytest.mark.parametrize("name", LATENT)
+# The ones that take longest to compile; the quick set keeps at least one of each kind of bijection and of each wrapper.
+SLOW = {
+    "beta binomial",
+    "car",
+    "circulant normal",
+    "dirichlet multinomial",
+    "lkj",
+    "low rank normal",
+    "matrix normal",
+    "mixture of families",
+}
+SLOW |= {
+    "multivariate student",
+    "normal covariance",
+    "normal precision",
+    "wishart",
+    "lkj cholesky",
+    "zero-inflated",
+    "beta proportion",
+    "kumaraswamy",
+}
+
+
+def marked(names):
+    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in names]
+
+
+@pytest.mark.parametrize("name", marked(LATENT))
 def test_latent(name, assert_equals_numpyro):
     def model():
         numpyro.sample("x", LATENT[name](numpyro.sample("m", dist.Normal(0.0, 1.0))))
@@ -127,7 +160,7 @@ def test_latent(name, assert_equals_numpyro):
     assert density.program.sites["x"].latent
 
 
-@pytest.mark.parametrize("name", OBSERVED)
+@pytest.mark.parametrize("name", marked(OBSERVED))
 def test_observed(name, assert_equals_numpyro):
     make, obs = OBSERVED[name]
 
@@ -161,7 +194,9 @@ def test_observation_outside_a_latent_support(make, validate):
     assert (float("-inf") in outside) == (validate is not False)
 
 
-@pytest.mark.parametrize("name", ["dirichlet", "half cauchy", "lkj cholesky", "left truncated", "uniform", "wishart", "zero sum", "car"])
+@pytest.mark.parametrize(
+    "name", marked(["half cauchy", "lkj cholesky", "left truncated", "uniform", "wishart", "zero sum", "car"])
+)
 def test_round_trip(name, random_position, assert_close):
     """unconstrain is the inverse of constrain, and constrain lands in the support."""
 

@@ -1,4 +1,4 @@
-"""The log density of NumPyro models equals NumPyro's, whatever handlers and statements they use; and so does its gradient."""
+"""The log density of NumPyro models and its gradient equal NumPyro's, whatever handlers and statements they use."""
 
 import jax.numpy as jnp
 import numpy as np

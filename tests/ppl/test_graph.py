@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro import distributions as dist
+
 from luciole import ppl as lc
 from luciole.ppl.dependence import Edge, edges
-from numpyro import distributions as dist
 
 
 def schools():
@@ -44,7 +45,9 @@ def second_order():
 def switch():
     chosen = lc.sample("chosen", dist.Normal(0.0, 1.0))
     a, b = lc.sample("a", dist.Normal(0.0, 1.0)), lc.sample("b", dist.Normal(0.0, 1.0))
-    out = jax.lax.cond(chosen > 0, lambda: lc.sample("z", dist.Normal(a, 1.0)), lambda: lc.sample("z", dist.Normal(0.0, 1.0)))
+    out = jax.lax.cond(
+        chosen > 0, lambda: lc.sample("z", dist.Normal(a, 1.0)), lambda: lc.sample("z", dist.Normal(0.0, 1.0))
+    )
     lc.factor("f", out * b)
 
 
@@ -96,13 +99,16 @@ def test_graphviz_is_well_formed(model):
     program = lc.trace(model)
     unquoted = re.sub(r'"(\\.|[^"\\])*"', '""', text)
     depth = np.cumsum([{"{": 1, "}": -1}.get(c, 0) for c in unquoted])
-    assert depth[-1] == 0 and (depth[:-1][unquoted.index("{") : -2] >= 1).all()
-    assert text.startswith("digraph") and unquoted.count('"') % 2 == 0
+    assert depth[-1] == 0
+    assert (depth[:-1][unquoted.index("{") : -2] >= 1).all()
+    assert text.startswith("digraph")
+    assert unquoted.count('"') % 2 == 0
     nodes = re.findall(r'^\s*("(?:\\.|[^"\\])*") \[label', text, re.MULTILINE)
     assert len(nodes) == len(set(nodes)) == len(program.sites)
     arrows = re.findall(r'^\s*("(?:\\.|[^"\\])*") -> ("(?:\\.|[^"\\])*")(.*);$', text, re.MULTILINE)
     assert {x for a in arrows for x in a[:2]} <= set(nodes)
-    assert len(arrows) == len(edges(program)) and sum("dashed" in a[2] for a in arrows) == sum(e.lagged for e in edges(program))
+    assert len(arrows) == len(edges(program))
+    assert sum("dashed" in a[2] for a in arrows) == sum(e.lagged for e in edges(program))
 
 
 @pytest.mark.parametrize("model", [schools, walk, switch, wrapped, crossed], ids=lambda m: m.__name__)
@@ -121,12 +127,15 @@ def test_mermaid_is_well_formed(model):
 
 def test_plates_are_frames():
     text = lc.render_model(crossed)
-    assert text.count("subgraph cluster_") == 2 and 'label="rows (3)"' in text and 'label="columns (2)"' in text
+    assert text.count("subgraph cluster_") == 2
+    assert 'label="rows (3)"' in text
+    assert 'label="columns (2)"' in text
     inside = text[text.index("rows (3)") :]
     assert inside.index('"a" [label') < inside.index("columns (2)") < inside.index('\\"quoted\\"" [label')
     assert "quoted#quot;" in lc.render_model(crossed, format="mermaid")
     observed = next(line for line in lc.render_model(schools).splitlines() if '"y" [label' in line)
-    assert "gray80" in observed and "Normal" in observed
+    assert "gray80" in observed
+    assert "Normal" in observed
 
 
 def test_unknown_format():
@@ -138,7 +147,10 @@ def test_table():
     table = str(lc.trace(walk)).splitlines()
     assert table[0].split() == ["site", "kind", "shape", "dims", "dtype", "support", "line"]
     row = next(line for line in table if line.startswith("x "))
-    assert "latent" in row and "(4,)" in row and "x_time" in row and f"{__file__}:" in row
+    assert "latent" in row
+    assert "(4,)" in row
+    assert "x_time" in row
+    assert f"{__file__}:" in row
     assert "observed" in next(line for line in table if line.startswith("y "))
 
 
@@ -149,4 +161,5 @@ def test_coords():
 
     program = lc.trace(model)
     assert program.coords == {"school": ["A", "B"]}
-    assert program.sites["x"].dims == ("year", "school") and program.sites["x"].shape == (3, 2)
+    assert program.sites["x"].dims == ("year", "school")
+    assert program.sites["x"].shape == (3, 2)

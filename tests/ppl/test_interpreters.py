@@ -1,19 +1,20 @@
-"""The interpreters agree with one another and with the distributions; the density is a pytree that never bakes data in."""
+"""The interpreters agree with one another and with the distributions; a density never bakes its data in."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from luciole import ppl as lc
-from luciole.ppl import interpreters
 from numpyro import distributions as dist
 from scipy import stats
+
+from luciole import ppl as lc
+from luciole.ppl import interpreters
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 Y = np.array([0.3, -1.2, 2.0, 0.1])
 
-# Every statistical test here fails on a right program with this probability, whatever its number of comparisons (Bonferroni).
+# Every statistical test here fails on a right program with this probability, over all its comparisons (Bonferroni).
 FAILURE_RATE = 1e-6
 
 
@@ -78,7 +79,7 @@ def test_generate_has_the_moments_of_the_prior(draws):
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param({"tau": (0.5, 0.2)}, id="another variance"),
+        pytest.param({"tau": (0.5, 0.15)}, id="another variance"),
         pytest.param({"mu": (1.3, 4.0)}, id="another mean"),
         pytest.param({"walk": (np.zeros(3), np.ones(3))}, id="steps that forget"),
     ],
@@ -94,7 +95,9 @@ def correlations(draws):
     walk = np.asarray(draws["walk"])
     innovations = walk - 0.5 * np.concatenate([np.zeros((len(walk), 1)), walk[:, :-1]], axis=1)
     mapped = np.asarray(draws["mapped"]) / [1.0, 4.0]
-    columns = np.concatenate([np.asarray(draws["mu"])[:, None], innovations, mapped, np.asarray(draws["theta"])], axis=1)
+    columns = np.concatenate(
+        [np.asarray(draws["mu"])[:, None], innovations, mapped, np.asarray(draws["theta"])], axis=1
+    )
     c = np.corrcoef(columns.T)
     off = np.abs(c[np.triu_indices_from(c, 1)])
     return off.max(), off.size, columns
@@ -117,11 +120,13 @@ def test_given_values_are_kept():
     values = {"mu": jnp.asarray(7.0), "walk": jnp.arange(3.0), "p": jnp.array([0.2, 0.3, 0.5])}
     generate = jax.jit(interpreters.generate, static_argnums=0, static_argnames="resample_observed")
     out = generate(program, program.data, jax.random.key(0), values)
-    assert float(out["mu"]) == 7.0 and out["walk"].tolist() == [0.0, 1.0, 2.0]
+    assert float(out["mu"]) == 7.0
+    assert out["walk"].tolist() == [0.0, 1.0, 2.0]
     assert float(out["sum"]) == pytest.approx(7.0 + float(out["tau"]))
     np.testing.assert_allclose(out["y"], Y, rtol=1e-6)
     again = generate(program, program.data, jax.random.key(0), values, resample_observed=True)
-    assert np.abs(again["y"] - Y).min() > 1e-6 and float(again["tau"]) == float(out["tau"])
+    assert np.abs(again["y"] - Y).min() > 1e-6
+    assert float(again["tau"]) == float(out["tau"])
 
 
 def test_round_trip(random_position, assert_close):
@@ -129,7 +134,8 @@ def test_round_trip(random_position, assert_close):
     z = random_position(density)
     values = density.constrain(z)
     assert set(values) == {*density.positions, "sum"}
-    assert bool((values["p"] > 0).all()) and float(values["p"].sum()) == pytest.approx(1.0)
+    assert bool((values["p"] > 0).all())
+    assert float(values["p"].sum()) == pytest.approx(1.0)
     back = density.unconstrain(values)
     assert list(back) == list(density.positions)
     for name in z:
@@ -141,19 +147,27 @@ def test_the_parts_sum_to_the_density(random_position, assert_close):
     program, z = density.program, random_position(density)
     values = density.constrain(z)
     scores = interpreters.score_sites(program, density.data, z)
-    assert set(scores) == {*density.positions, "y", "f"} and scores["walk"].shape == (3,)
+    assert set(scores) == {*density.positions, "y", "f"}
+    assert scores["walk"].shape == (3,)
     assert_close(density(z), sum(float(jnp.sum(s)) for s in scores.values()))
     elements = interpreters.pointwise(program, density.data, values)
     assert elements["y"].shape == (4,)
     assert_close(elements["y"].sum(), scores["y"])
-    jacobian = {"tau": z["tau"], "p": dist.biject_to(dist.constraints.simplex).log_abs_det_jacobian(z["p"], values["p"])}
-    priors = {"mu": dist.Normal(1.0, 2.0), "tau": dist.Exponential(2.0), "p": dist.Dirichlet(jnp.array([1.0, 2.0, 3.0]))}
+    jacobian = {
+        "tau": z["tau"],
+        "p": dist.biject_to(dist.constraints.simplex).log_abs_det_jacobian(z["p"], values["p"]),
+    }
+    priors = {
+        "mu": dist.Normal(1.0, 2.0),
+        "tau": dist.Exponential(2.0),
+        "p": dist.Dirichlet(jnp.array([1.0, 2.0, 3.0])),
+    }
     for name, prior in priors.items():
         assert_close(scores[name], prior.log_prob(values[name]) + jacobian.get(name, 0.0), what=name)
 
 
 def test_density_is_the_distribution_of_transformed_draws():
-    """exp(density) integrates to the evidence: one positive coordinate, by quadrature. The twin forgets the Jacobian."""
+    """exp(density) integrates to the evidence, by quadrature. The twin forgets the Jacobian."""
 
     def model():
         x = lc.sample("x", dist.Gamma(2.0, 1.0))
@@ -171,14 +185,18 @@ class TestPytree:
     """A LogDensity goes through jit, grad and vmap as an argument whose leaves are the data."""
 
     def density(self, y=Y):
-        return lc.log_density(lambda y: lc.sample("y", dist.Normal(lc.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=y), y)
+        return lc.log_density(
+            lambda y: lc.sample("y", dist.Normal(lc.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=y), y
+        )
 
     def expected(self, m, y):
         return stats.norm.logpdf(m) + stats.norm.logpdf(y, m).sum()
 
     def test_new_data_trace_nothing(self):
         traces, compiles = [], []
-        jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiles.append(event) if "backend_compile" in event else None)
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, *_, **__: compiles.append(event) if "backend_compile" in event else None
+        )
 
         @jax.jit
         def f(density, m):
@@ -191,16 +209,20 @@ class TestPytree:
         before = len(compiles)
         assert before > 0
         f(self.density(3.0 * Y), 0.5)
-        assert [e for e in compiles[before:]] == [], "new data of the same shape compiled something"
+        assert compiles[before:] == [], "new data of the same shape compiled something"
         f(self.density(np.zeros(9)), 0.3)
-        assert len(traces) == 2 and len(compiles) > before
+        assert len(traces) == 2
+        assert len(compiles) > before
 
     def test_data_are_arguments_of_the_program(self):
         y = np.arange(100.0) * 1.2345
         text = jax.jit(lambda d, m: d({"m": m})).lower(self.density(y), 0.0).as_text()
-        assert "100xf64" in text and "1.2345" not in text and "1.234500e" not in text.lower()
+        assert "100xf64" in text
+        assert "1.2345" not in text
+        assert "1.234500e" not in text.lower()
         baked = jax.jit(lambda m: self.density(y)({"m": m})).lower(0.0).as_text()
-        assert "dense<" in baked and len(baked) > len(text)  # the twin: closed over, they are constants
+        assert "dense<" in baked
+        assert len(baked) > len(text)
 
     def test_transformations(self):
         density = self.density()
@@ -224,7 +246,8 @@ class TestPytree:
         late = str(jax.make_jaxpr(density.evaluate)(prepared, position))
         whole = str(jax.make_jaxpr(density)(position))
         for word in ("log1p", "lgamma", "sqrt"):  # standardising the covariate, and log y!
-            assert word in whole and word not in late
+            assert word in whole
+            assert word not in late
 
 
 def test_starts():
@@ -232,12 +255,14 @@ def test_starts():
     uniform = jax.jit(lambda d, k: d.init(k, lc.init_to_uniform(0.5)))(density, jax.random.key(0))
     assert {n: v.shape for n, v in uniform.items()} == {n: s.shape for n, s in density.positions.items()}
     assert max(float(jnp.abs(v).max()) for v in uniform.values()) <= 0.5
-    median = density.constrain(density.init(jax.random.key(0), lc.init_to_median(501)))
+    small = lc.log_density(lambda: lc.sample("tau", dist.Exponential(2.0)))
+    median = small.constrain(small.init(jax.random.key(0), lc.init_to_median(501)))
     assert float(median["tau"]) == pytest.approx(np.log(2) / 2, abs=0.1)  # of 501 draws: five standard deviations
-    given = density.constrain(density.init(jax.random.key(0), lc.init_to_value({"tau": 2.5, "p": [0.2, 0.3, 0.5]})))
-    assert float(given["tau"]) == pytest.approx(2.5) and given["p"].tolist() == pytest.approx([0.2, 0.3, 0.5])
-    legacy = density.init(jax.random.PRNGKey(0))
-    assert set(legacy) == set(density.positions)
+    strategy = lc.init_to_value({"tau": 2.5, "p": [0.2, 0.3, 0.5]})
+    given = jax.jit(lambda d, k: d.constrain(d.init(k, strategy)))(density, jax.random.key(0))
+    assert float(given["tau"]) == pytest.approx(2.5)
+    assert given["p"].tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert set(small.init(jax.random.PRNGKey(0))) == {"tau"}
 
 
 def test_report_names_the_site_at_fault():
@@ -246,9 +271,12 @@ def test_report_names_the_site_at_fault():
         lc.sample("fine", dist.Normal(0.0, 1.0))
 
     density = lc.log_density(model)
-    first, *rest = jax.jit(density)({"top": 0.0, "fine": 0.0}), density.report({"top": 0.0, "fine": 0.5}).splitlines()
-    assert float(first) == -np.inf
-    assert "'y': log density -inf, observed" in rest[0] and len(rest) == 3 and all("gradient finite" in r for r in rest[1:])
+    z = {"top": jnp.asarray(0.0), "fine": jnp.asarray(0.5)}
+    assert float(density(z)) == -np.inf
+    worst, *rest = density.report(z).splitlines()
+    assert "'y': log density -inf, observed" in worst
+    assert len(rest) == 2
+    assert all("gradient finite" in row for row in rest)
 
 
 def test_single_precision():
@@ -259,7 +287,9 @@ def test_single_precision():
     with jax.enable_x64(False):
         density = lc.log_density(model, np.array(Y))
         assert {s.dtype for s in density.positions.values()} == {np.dtype("float32")}
-        value, gradient = jax.value_and_grad(density)({n: jnp.zeros(s.shape, s.dtype) for n, s in density.positions.items()})
+        value, gradient = jax.value_and_grad(density)(
+            {n: jnp.zeros(s.shape, s.dtype) for n, s in density.positions.items()}
+        )
     assert {value.dtype, *(g.dtype for g in gradient.values())} == {np.dtype("float32")}
     z = {n: jnp.zeros(s.shape) for n, s in density.positions.items()}
     assert float(value) == pytest.approx(float(lc.log_density(model, np.array(Y))(z)), rel=1e-5)

@@ -1,15 +1,16 @@
-"""Predictive distributions and pointwise log likelihood: shapes, batches, keys, and what is drawn, kept or computed again."""
+"""Predictive distributions and log likelihood: shapes, batches, keys, and what is drawn, kept or computed again."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
-from luciole import ppl as lc
-from luciole.ppl import predictive
 from numpyro import distributions as dist
 from numpyro import handlers
 from scipy import stats
+
+from luciole import ppl as lc
+from luciole.ppl import predictive
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -27,7 +28,12 @@ def regression(x=X, y=Y):
 
 def samples(*lead):
     rng = np.random.default_rng(0)
-    return {"a": rng.standard_normal(lead), "b": rng.standard_normal((*lead, 2)), "line": np.full((*lead, 6), 99.0), "other": np.zeros(lead)}
+    return {
+        "a": rng.standard_normal(lead),
+        "b": rng.standard_normal((*lead, 2)),
+        "line": np.full((*lead, 6), 99.0),
+        "other": np.zeros(lead),
+    }
 
 
 def test_prior():
@@ -48,7 +54,8 @@ def test_posterior(lead):
     line = given["a"][..., None] + given["b"][..., :1] * X + given["b"][..., 1:] * X**2
     np.testing.assert_allclose(drawn["line"], line, rtol=1e-4, atol=1e-5)  # computed again, not taken from the samples
     noise = (drawn["y"] - line) / 0.5
-    assert 0 < np.abs(noise).min() and np.abs(noise).max() < 6  # a normal number beyond 6: 2e-9 each
+    assert 0 < np.abs(noise).min()
+    assert np.abs(noise).max() < 6
 
 
 def test_posterior_on_new_data():
@@ -58,7 +65,8 @@ def test_posterior_on_new_data():
 
 def test_latent_sites_that_are_left_open_are_drawn():
     drawn = lc.posterior_predictive(regression, jax.random.key(0), {"a": np.zeros(5)})
-    assert set(drawn) == {"b", "line", "y"} and len(np.unique(drawn["b"])) == 10
+    assert set(drawn) == {"b", "line", "y"}
+    assert len(np.unique(drawn["b"])) == 10
 
 
 @pytest.mark.parametrize("lead", [(5,), (2, 3)])
@@ -96,7 +104,7 @@ def test_batches_change_nothing(monkeypatch, bytes_per_batch):
 
 
 def test_memory_is_bounded_by_the_batch(monkeypatch):
-    """No call of the compiled function returns more than the bound, however many draws there are, and all calls have one shape."""
+    """No call of the compiled function returns more than the bound, and all calls have one shape."""
     sizes = []
     inner = predictive._batch
 
@@ -109,7 +117,9 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
     monkeypatch.setattr(predictive, "_BATCH_BYTES", 8000)
     draws = lc.prior_predictive(regression, jax.random.key(0), 1000)
     assert sum(v.nbytes for v in draws.values()) > 10 * 8000
-    assert max(sizes) <= 8000 and len(set(sizes)) == 1 and len(sizes) > 10
+    assert max(sizes) <= 8000
+    assert len(set(sizes)) == 1
+    assert len(sizes) > 10
 
 
 def test_new_data_compile_nothing(monkeypatch):
@@ -145,7 +155,7 @@ def test_no_draws():
 
 
 def test_observation_of_another_shape_than_its_distribution():
-    """Broader or narrower than the distribution, as NumPyro allows outside plates: draws have the shape of the larger."""
+    """Broader or narrower than the distribution, outside plates: draws have the shape of the larger."""
 
     def model():
         m = lc.sample("m", dist.Normal(0.0, 1.0))
@@ -163,7 +173,7 @@ def test_improper_prior_cannot_be_drawn():
         x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
         lc.sample("y", dist.Normal(x, 1.0))
 
-    with pytest.raises(ValueError, match="site 'x': ImproperUniform cannot be sampled.*Give the site a proper prior"):
+    with pytest.raises(ValueError, match=r"site 'x': ImproperUniform cannot be sampled.*Give the site a proper prior"):
         lc.prior_predictive(model, jax.random.key(0), 2)
     assert lc.posterior_predictive(model, jax.random.key(0), {"x": np.zeros(3)})["y"].shape == (3,)
 

@@ -1,4 +1,4 @@
-"""A program in two parts computes what the whole computes, on random programs; and the first part holds what it should."""
+"""A program in two parts computes what the whole computes, on random programs; the first part holds what it should."""
 
 import itertools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from luciole.transforms.partial import split
 
 # Every step takes values of shape (4,) to one of shape (4,); half of them only copy, so that chains of copies come up.
@@ -65,7 +66,8 @@ def test_what_reads_only_the_first_is_hoisted():
 
     parts = split(jax.make_jaxpr(f)(jnp.ones(3), 1.0), 1)
     prepared = parts.prepare([jnp.ones(3)])
-    assert parts.num_hoisted == 2 and [p.shape for p in prepared] == [()]
+    assert parts.num_hoisted == 2
+    assert [p.shape for p in prepared] == [()]
     assert count(parts.rest, prepared, [1.0]).count("exp") == 1
 
 
@@ -119,5 +121,9 @@ def test_constants_belong_to_the_first_part():
 
 
 def test_steps_are_all_used():
-    used = set(itertools.chain.from_iterable(count(random_program(s), (jnp.ones(4),) * 2, (jnp.ones(4),) * 2) for s in range(30)))
+    used = set(
+        itertools.chain.from_iterable(
+            count(random_program(s), (jnp.ones(4),) * 2, (jnp.ones(4),) * 2) for s in range(30)
+        )
+    )
     assert {"sin", "rev", "scan", "concatenate", "transpose", "reshape", "broadcast_in_dim"} <= used

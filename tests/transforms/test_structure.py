@@ -1,9 +1,10 @@
-"""The key of a program: equal for the same program traced again, different for every change that changes what it computes."""
+"""The key of a program: equal for the same program traced again, different for every change of what it computes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from luciole.transforms import structure
 from luciole.transforms.jax_compat import open_jaxpr
 
@@ -33,7 +34,9 @@ PROGRAMS = {
     "arithmetic": lambda: lambda x: (2.0 * x + 1.0).sum(),
     "scan": lambda: lambda x: jax.lax.scan(lambda c, y: (c * 0.5 + y, c), 0.0, x)[0],
     "cond": lambda: lambda x: jax.lax.cond(x[0] > 0, lambda y: y.sum(), lambda y: y.prod(), x),
-    "while": lambda: lambda x: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2.0), (0, x))[1].sum(),
+    "while": lambda: (
+        lambda x: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2.0), (0, x))[1].sum()
+    ),
     "remat": lambda: lambda x: jax.checkpoint(lambda y: jnp.sin(y).sum())(x),
     "cholesky": lambda: lambda x: jnp.log(jnp.linalg.cholesky(jnp.eye(4) + jnp.outer(x, x))[-1, -1]),
     "jit": lambda: lambda x: jax.jit(lambda y: jnp.cos(y).sum())(x),
@@ -48,19 +51,21 @@ RULES = {"special", "custom_jvp", "custom_vjp"}  # with custom derivatives, whos
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_fresh_trace_has_the_same_key(name):
     a, b = (structure(jax.make_jaxpr(PROGRAMS[name]())(X), differentiated=False) for _ in range(2))
-    assert a == b and hash(a) == hash(b)
+    assert a == b
+    assert hash(a) == hash(b)
 
 
 @pytest.mark.parametrize("name", [n for n in PROGRAMS if n != "while"])  # which reverse mode does not go through
 def test_gradients_too(name):
     a, b = (structure(jax.make_jaxpr(jax.value_and_grad(PROGRAMS[name]()))(X), differentiated=False) for _ in range(2))
-    assert a == b and hash(a) == hash(b)
+    assert a == b
+    assert hash(a) == hash(b)
     assert a != structure(jax.make_jaxpr(PROGRAMS[name]())(X), differentiated=False)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_differentiated(name):
-    """A program that may still be differentiated is told apart by its rules; one without custom rules has the same key again."""
+    """What may still be differentiated is told apart by its custom rules; without any it has the same key again."""
     f = PROGRAMS[name]
     a, b = (structure(jax.make_jaxpr(f())(X)) for _ in range(2))
     jaxpr = jax.make_jaxpr(f())(X)
