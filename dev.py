@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 11), (3, 13)
 QUICK = "not slow and not notebook and not gpu"
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 LINKS = ("ppl", "inference", "transforms", "sharding")
 
 
@@ -107,7 +108,7 @@ def main(arguments):
         run(python, "-m", "luciole", *rest)
     elif command == "test":
         select = [] if "--all" in rest else ["-m", QUICK]
-        run(python, "-m", "pytest", *select, *(word for word in rest if word != "--all"), cwd=ROOT)
+        run(python, "-m", "pytest", *PARALLEL, *select, *(word for word in rest if word != "--all"), cwd=ROOT)
     elif command == "notebooks":
         run(python, "-m", "pytest", "-m", "notebook", *rest, cwd=ROOT)
     elif command == "lint":

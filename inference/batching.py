@@ -61,7 +61,7 @@ class Sampler(NamedTuple):
 
     Attributes:
         init: (run key words uint32 (2,), data, plan, start (chain, dim), given bool (),
-            fixed values by site) -> (states, ok bool (chain,)).
+            fixed values by site) -> (states, ok bool (chain,), tries int32 (chain,)).
         advance: (states, data, plan, ticks int32 ()) -> (states, chunk): at most `ticks` transitions of every chain, fewer when
             the chunk is full.
     """
@@ -90,10 +90,10 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
         def one(chain, start, fixed):
             stream = stream_for(run_key, chain)
-            position, result, ok = search(
+            position, result, ok, tries = search(
                 value_and_grad, lambda words: target.initial(data, words, fixed), stream, start, given
             )
-            return start_chain(result, position, stream, plan.tuning), ok
+            return start_chain(result, position, stream, plan.tuning), ok, tries
 
         return jax.vmap(one)(jnp.arange(num_chains, dtype=jnp.uint32), start, fixed)
 

@@ -76,7 +76,7 @@ def compiled_sampler(
     # Starting costs a few gradients: on a CPU it is not worth the compiler's effort.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = _compiled(("init", target.init_key, num_chains, settings), sampler.init, init_args, quick)
-    state, _ = init.out
+    state, *_ = init.out
     key = ("advance", target.advance_key, transition, num_chains, capacity, settings)
     advance = _compiled(key, sampler.advance, (state, *advance_tail))
     return Compiled(init.program, advance.program, advance.out[1])

@@ -4,7 +4,6 @@ Source: Neal (2011), "MCMC using Hamiltonian dynamics", figure 2; jittered traje
 """
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from ..transforms.lanes import any_lane
 from ..transforms.streams import uniform
@@ -123,7 +123,7 @@ class HMC:
     dense_mass: bool = False
     step_size: float | None = None
     inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: Hashable = None
+    init_strategy: InitStrategy = InitStrategy()
 
     def __post_init__(self):
         check_tuning("HMC", self.target_accept_prob, self.step_size, self.dense_mass)

@@ -1,10 +1,10 @@
 """What the batching and the host loop ask of a kernel, and the checks that all kernels share."""
 
-from collections.abc import Hashable
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream
 from .adaptation import start_adaptation
@@ -27,7 +27,7 @@ class Kernel(Protocol):
     """What a user configures: a model and how to sample it."""
 
     model: Any
-    init_strategy: Hashable
+    init_strategy: InitStrategy
 
     def transition(self) -> Transition:
         """The static part: what needs another program when it changes."""

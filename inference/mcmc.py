@@ -1,23 +1,29 @@
 """Markov chain Monte Carlo: what a user runs, and what is left of a run."""
 
+import math
 import warnings
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from ..ppl import log_density
+from ..ppl import ModelProgram, log_density
 from ..transforms.errors import SamplerError
 from ..transforms.streams import key_words
 from .adaptation import warmup_schedule
 from .batching import capacity_of
 from .compilation import compiled_sampler
+from .diagnosis import Diagnosis, diagnose
+from .export import Run, array_arguments, to_arviz
 from .host import Outcome, drive
 from .kernel import Kernel
 from .notices import DivergenceWarning, InterruptWarning
 from .progress import Progress
 from .records import ChainState, Plan
 from .starts import init_error, start_positions
+from .summary import summary_table
 from .target import Target, trace_target
 
 __all__ = ["MCMC"]
@@ -42,8 +48,10 @@ class MCMC:
         step_size: (chain,). Adapted.
         inverse_mass_matrix: (chain, dim) or (chain, dim, dim). Adapted.
         state: the chains after their last transition.
-        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed),
-            `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio).
+        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed, the
+            search for starts included), `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio),
+            `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
+            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart).
 
     Raises:
         SamplerError: a setting makes no sense; names the argument.
@@ -75,6 +83,8 @@ class MCMC:
         self.keep_warmup = keep_warmup
         self._outcome: Outcome | None = None
         self._target: Target | None = None
+        self._program: ModelProgram | None = None
+        self._arguments: dict[str, Any] = {}
         self._cost: dict[str, float] = {}
 
     def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
@@ -104,7 +114,7 @@ class MCMC:
                 init_args, (target.data, plan, np.int32(0)),
             )  # fmt: skip
             starting = perf_counter()
-            state, ok = compiled.init(*init_args)
+            state, ok, tries = compiled.init(*init_args)
             ok = np.asarray(ok)
             if not ok.all():
                 raise init_error(density, target.layout, np.asarray(state.position), ok, bool(given))
@@ -113,6 +123,8 @@ class MCMC:
             driving = perf_counter()
             outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
         self._outcome, self._target = outcome, target
+        self._program, self._tries = density.program, np.asarray(tries)
+        self._arguments = array_arguments(self.kernel.model, args, kwargs)
         self._cost = {
             "compile_seconds": starting - tracing,
             "sampling_seconds": driving - starting + outcome.seconds,
@@ -162,13 +174,93 @@ class MCMC:
 
     @property
     def cost(self) -> dict[str, float]:
-        counts = self._done.counts
+        counts, rows = self._done.counts, _observed_rows(self._program)
+        setup = int(self._tries.sum())
+        evaluations = counts.gradient_evaluations + setup
+        slots = counts.gradient_slots + int(self._tries.max()) * self.num_chains
         return {
             **self._cost,
-            "gradient_evaluations": counts.gradient_evaluations,
-            "gradient_slots": counts.gradient_slots,
-            "utilisation": counts.gradient_evaluations / max(counts.gradient_slots, 1),
+            "gradient_evaluations": evaluations,
+            "gradient_slots": slots,
+            "utilisation": evaluations / slots,
+            "likelihood_queries": rows * evaluations,
+            "likelihood_queries_setup": rows * setup,
+            "likelihood_queries_warmup": rows * counts.warmup_evaluations,
         }
+
+    def to_arviz(
+        self,
+        *,
+        log_likelihood: bool = True,
+        prior: Mapping[str, Any] | None = None,
+        posterior_predictive: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The run for ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x.
+
+        Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by element, without
+        event axes), `observed_data`, `constant_data` (the model's array arguments that are not observed values, by parameter name),
+        and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`. Dimensions and coordinates come from the plates. A "/" in a
+        name becomes "." (netCDF has no other use for it than groups).
+
+        Args:
+            log_likelihood: whether to compute that group, which is as large as draws times observations.
+            prior: draws from `lc.prior_predictive`; they fill the groups `prior` and `prior_predictive`.
+            posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain.
+
+        Raises:
+            SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
+        """
+        return to_arviz(self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive)
+
+    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = False) -> None:
+        """Prints a table: mean, standard deviation, interval, effective sample sizes and R-hat of every element of every site.
+
+        Args:
+            prob: mass of the interval, the shortest that has it.
+            exclude_deterministic: leave deterministic sites out.
+
+        Raises:
+            SamplerError: there are too few draws.
+        """
+        run = self._run
+        print(summary_table(run, prob=prob, exclude_deterministic=exclude_deterministic))
+        print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
+
+    def diagnose(self) -> Diagnosis:
+        """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, values that never moved or are not finite.
+
+        Returns:
+            A record of the values; `print` shows the verdict, `.ok` says whether every check was passed.
+
+        Raises:
+            SamplerError: there are no draws.
+        """
+        return diagnose(self._run)
+
+    @property
+    def _run(self) -> Run:
+        """What leaves the house."""
+        kernel = self.kernel
+        options = {f.name: getattr(kernel, f.name) for f in fields(kernel)} if is_dataclass(kernel) else {}
+        return Run(
+            samples=self.get_samples(group_by_chain=True),
+            sample_stats=self.sample_stats,
+            warmup_samples=self.warmup_samples,
+            warmup_stats=self.warmup_stats,
+            program=self._program,
+            arguments=self._arguments,
+            max_tree_depth=getattr(kernel, "max_tree_depth", None),
+            settings={
+                "kernel": type(kernel).__name__,
+                **{n: v for n, v in options.items() if isinstance(v, (bool, int, float, str))},
+                "num_warmup": self.num_warmup,
+                "num_samples": self.num_samples,
+                "num_chains": self.num_chains,
+                "thinning": self.thinning,
+                "sampling_time": self._cost["sampling_seconds"],
+                "compile_time": self._cost["compile_seconds"],
+            },
+        )
 
     def _plan(self, target: Target) -> Plan:
         tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype))
@@ -217,6 +309,12 @@ class MCMC:
                 DivergenceWarning,
                 stacklevel=3,
             )
+
+
+def _observed_rows(program: ModelProgram) -> int:
+    """How many rows have a likelihood: elements of the observed sites. What enters by `factor` has no rows to count."""
+    observed = [s for s in program.sites.values() if s.role == "observed"]
+    return sum(math.prod(s.shape[: len(s.shape) - s.spec.event_dim]) for s in observed)
 
 
 def _density_of(model, args, kwargs):

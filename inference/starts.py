@@ -32,7 +32,7 @@ def search(value_and_grad: ValueAndGrad, initial, stream: Stream, start: jax.Arr
         given: bool, (). Whether to take it, if finite, instead of drawing.
 
     Returns:
-        Position (dim,), (log density (), gradient (dim,)) and whether they are finite, bool ().
+        Position (dim,), (log density (), gradient (dim,)), whether they are finite, bool (), and the number of points tried.
     """
 
     def attempt(carry):
@@ -53,8 +53,8 @@ def search(value_and_grad: ValueAndGrad, initial, stream: Stream, start: jax.Arr
 
     zero = jnp.zeros((), start.dtype)
     carry = (jnp.int32(0), start, zero, jnp.zeros_like(start), jnp.bool_(False))
-    _, position, log_density, gradient, ok = lax.while_loop(lambda carry: any_lane(pending(carry)), attempt, carry)
-    return position, (log_density, gradient), ok
+    tries, position, log_density, gradient, ok = lax.while_loop(lambda carry: any_lane(pending(carry)), attempt, carry)
+    return position, (log_density, gradient), ok, tries
 
 
 def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..ppl import InitStrategy
 from ..transforms.structure import structure
 from .gradients import value_and_grad
 from .integrator import ValueAndGrad
@@ -83,7 +84,7 @@ class Target(NamedTuple):
         return jax.core.eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
 
 
-def trace_target(density, strategy: Hashable | None, num_chains: int) -> Target:
+def trace_target(density, strategy: InitStrategy, num_chains: int) -> Target:
     """Traces a log density and its companions on raveled positions.
 
     Args:
@@ -96,7 +97,7 @@ def trace_target(density, strategy: Hashable | None, num_chains: int) -> Target:
     layout = Layout.of(density.positions)
     dtype = np.dtype(layout.dtype)
     names: list[str] = []
-    fixed = {} if strategy is None else dict(sorted(strategy.fixed(density.program, num_chains).items()))
+    fixed = dict(sorted(strategy.fixed(density.program, num_chains).items()))
 
     def rebuild(leaves):
         return jax.tree.unflatten(treedef, leaves)

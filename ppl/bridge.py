@@ -29,7 +29,8 @@ __all__ = ["Bridge", "current_bridge"]
 _REFUSED = {
     "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
     "mutable": "`numpyro.mutable` carries state from run to run, and a model is a pure function; pass the state as an argument",
-    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name",
+    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name (a site that "
+    "`handlers.block` hides is drawn by `handlers.seed` around it)",
 }
 
 
@@ -45,7 +46,8 @@ class Bridge(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]
         if kind in _REFUSED:
-            raise ModelError(f"site {msg.get('name')!r}: {_REFUSED[kind]}.")
+            what = f"site {msg['name']!r}" if msg.get("name") else f"numpyro.{kind}"
+            raise ModelError(f"{what}: {_REFUSED[kind]}.")
         if kind == "sample":
             msg["value"] = self._sample(msg)
         elif kind == "deterministic":
@@ -68,6 +70,8 @@ class Bridge(Messenger):
         if observed:
             value = check_value(value, name, "obs")
             shape, dtype = check_shape(name, dist, value, plates), value.dtype
+            if shape != value.shape:
+                value = (jnp if isinstance(value, jax.Array) else np).broadcast_to(value, shape)
             check_observation(name, dist, value)
         else:
             shape, dtype = dist.shape(), _dtype(dist)
@@ -98,7 +102,7 @@ class Bridge(Messenger):
     def _given(self, msg: dict[str, Any], dist: Distribution) -> Any:
         """The value that the statement or a handler gives to the site, if any; one step of it inside a contrib scan."""
         value = msg["value"]
-        if value is not None and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
+        if value is not None and not msg.get("stated") and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
             return jnp.asarray(value)[self.step]
         return value
 
@@ -125,12 +129,20 @@ class Bridge(Messenger):
         def step(carry: Any, x: Any) -> Any:
             outer, self.step = self.step, x[0]
             try:
-                return body(carry, x[1])
+                with _Stated():
+                    return body(carry, x[1])
             finally:
                 self.step = outer
 
         carry, ys = lax.scan(step, init, (jnp.arange(length), xs), length=length, reverse=reverse)
         return (length, None, carry), (PytreeTrace({}), ys)
+
+
+class _Stated(Messenger):
+    """Notes, around the body of a loop, which values came from inside it: one step's, where a handler around the loop gives a series."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        msg.setdefault("stated", msg["value"] is not None)
 
 
 def current_bridge() -> "Bridge | None":

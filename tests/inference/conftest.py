@@ -38,7 +38,7 @@ class FakeDensity:
     def unconstrain(self, values):
         return dict(values)
 
-    program = None
+    program = SimpleNamespace(sites={}, latents={})
 
     def prepare(self):
         return jax.tree.leaves(self.data)

@@ -36,7 +36,7 @@ def test_run_returns_itself_and_counts(density):
     assert (steps >= 2 ** (depth - 1)).all() and (steps < 2**depth).all()
     everything = small(NUTS(density), keep_warmup=True).run(KEY)
     total = everything.sample_stats["n_steps"].sum() + everything.warmup_stats["n_steps"].sum()
-    assert cost["gradient_evaluations"] == total
+    assert cost["gradient_evaluations"] - total == mcmc.num_chains  # one start each, found at the first try
 
 
 def test_no_warmup(density):
@@ -52,11 +52,11 @@ def test_legacy_key_is_the_same_key(density):
 def test_interrupt_keeps_what_was_drawn(density, monkeypatch):
     calls = []
 
-    def interrupting(counts, chunk):
+    def interrupting(*args):
         calls.append(1)
         if len(calls) == 60:
             raise KeyboardInterrupt
-        return original(counts, chunk)
+        return original(*args)
 
     whole = small(NUTS(density)).run(KEY).get_samples(True)["x"]
     original = host._add
