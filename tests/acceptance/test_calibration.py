@@ -57,7 +57,7 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
     simulate, infer = jax.random.split(jax.random.key(seed))
     truth = lc.prior_predictive(simulator or model, simulate, num_simulations)
     densities = [broken(lc.log_density(model, y)) for y in truth["y"]]
-    target = trace_target(densities[0], None, 1)
+    target = trace_target(densities[0], lc.init_to_uniform(), 1)
     leaves = zip(*(jax.tree.leaves(density) for density in densities), strict=True)
     data = target.data._replace(leaves=tuple(jnp.stack([jnp.asarray(v) for v in values]) for values in leaves))
     over = target.data._replace(leaves=0, constants=None)
