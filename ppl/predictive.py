@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..transforms import ModelError
@@ -92,7 +93,7 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
 
 def _typed(key: Any) -> jax.Array:
     """A legacy or new-style key as a threefry key; a `SamplerError` if it is no key."""
-    return jax.random.wrap_key_data(key_words(key), impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(key_words(key)), impl="threefry2x32")
 
 
 def _given(program: ModelProgram, samples: Samples) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
