@@ -124,7 +124,7 @@ OBSERVED = {
 }
 
 
-# What compiles for longest, and families whose bijection another one has; the quick set keeps one of each kind and wrapper.
+# What compiles for longest, and families that share a bijection; the quick set keeps one of each kind and wrapper.
 SLOW = {"asymmetric laplace", "beta", "beta binomial", "beta proportion", "car", "cauchy", "chi2", "circulant normal"}
 SLOW |= {"dirichlet multinomial", "gompertz", "gumbel", "inverse gamma", "kumaraswamy", "left truncated", "lkj"}
 SLOW |= {"lkj cholesky", "log uniform", "logistic", "low rank normal", "matrix normal", "mixture of families"}
