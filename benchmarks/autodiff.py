@@ -2,9 +2,12 @@
 
     PYTHONPATH=src python benchmarks/autodiff.py [repeats]
 
-Each repeat times both compiled gradients, in alternating order; the ratio is the median over repeats of ours / jax's in the same repeat. Warm-up: compilation
-and three calls, not timed. Trace + lower is timed five times from a fresh function. `temp` is what XLA says the compiled gradient
-needs beside arguments and results. `flops` is XLA's own count for the gradient (it counts a scan's body once and sees nothing inside
+Each repeat times both compiled gradients, in alternating order; the ratio is the median over repeats of ours / jax's
+in the same repeat. Warm-up: compilation
+and three calls, not timed. Trace + lower is timed five times from a fresh function. `temp` is what XLA says the
+compiled gradient
+needs beside arguments and results. `flops` is XLA's own count for the gradient (it counts a scan's body once and sees
+nothing inside
 LAPACK); `linear` is counted on jaxprs by `flops_of`: the linear program against the primal.
 """
 
@@ -22,6 +25,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 import numpy as np
 from jax import lax
+
 from luciole.transforms import autodiff as ad
 
 RNG = np.random.default_rng(0)
@@ -45,7 +49,10 @@ def hierarchical_scan() -> tuple[Callable[..., Any], tuple[Any, ...]]:
         def turn(state, row):
             level, total = state
             level = jnp.tanh(params["phi"] * level + params["drift"])
-            return (level, total - 0.5 * jnp.sum((row - level) ** 2) * jnp.exp(-params["log_scale"]) - params["log_scale"]), None
+            return (
+                level,
+                total - 0.5 * jnp.sum((row - level) ** 2) * jnp.exp(-params["log_scale"]) - params["log_scale"],
+            ), None
 
         (_, total), _ = lax.scan(turn, (params["start"], 0.0), y)
         return total
@@ -56,7 +63,9 @@ def hierarchical_scan() -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 def perceptron() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     sizes = (64, 256, 256, 10)
-    params = [(jnp.asarray(RNG.normal(size=s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in itertools.pairwise(sizes)]
+    params = [
+        (jnp.asarray(RNG.normal(size=s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in itertools.pairwise(sizes)
+    ]
     x, label = jnp.asarray(RNG.normal(size=(1024, 64)), jnp.float32), jnp.asarray(RNG.integers(0, 10, size=1024))
 
     def f(params, x, label):
@@ -75,7 +84,9 @@ def gaussian_process() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     def f(p, t, y):
         k = jnp.exp(p[0] - 0.5 * (t[:, None] - t) ** 2 * jnp.exp(p[1])) + jnp.exp(p[2]) * jnp.eye(400)
         factor = jnp.linalg.cholesky(k)
-        return -0.5 * jnp.sum(jsp.linalg.solve_triangular(factor, y, lower=True) ** 2) - jnp.sum(jnp.log(jnp.diag(factor)))
+        return -0.5 * jnp.sum(jsp.linalg.solve_triangular(factor, y, lower=True) ** 2) - jnp.sum(
+            jnp.log(jnp.diag(factor))
+        )
 
     return f, (jnp.array([0.0, 2.0, -2.0]), t, y)
 
@@ -102,10 +113,37 @@ PROBLEMS = {
 
 
 def flops_of(jaxpr: Any) -> float:
-    """Floating point operations of a jaxpr: 2 m n k for products, n^3/3 for Cholesky, n^2 m for triangular solves, one per entry otherwise."""
+    """Floating point operations of a jaxpr.
+
+    2 m n k for products, n^3/3 for Cholesky, n^2 m for triangular solves, one per entry otherwise.
+    """
     inner = getattr(jaxpr, "jaxpr", jaxpr)
-    free = {"broadcast_in_dim", "reshape", "transpose", "squeeze", "convert_element_type", "slice", "copy", "iota", "select_n", "gather", "rev",
-            "pad", "concatenate", "stop_gradient", "dynamic_slice", "eq", "ge", "gt", "lt", "le", "ne", "and", "stack", "expand_dims"}  # fmt: skip
+    free = {
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "squeeze",
+        "convert_element_type",
+        "slice",
+        "copy",
+        "iota",
+        "select_n",
+        "gather",
+        "rev",
+        "pad",
+        "concatenate",
+        "stop_gradient",
+        "dynamic_slice",
+        "eq",
+        "ge",
+        "gt",
+        "lt",
+        "le",
+        "ne",
+        "and",
+        "stack",
+        "expand_dims",
+    }
     total = 0.0
     for eqn in inner.eqns:
         name, size = eqn.primitive.name, sum(float(np.prod(v.aval.shape)) for v in eqn.outvars)
@@ -200,13 +238,18 @@ def hessian_flops() -> tuple[float, float]:
     g = ad.grad(lambda p: f(p, x, label))
     _, hessian = jax.jit(lambda p: ad.linearize(g, p))(params)
     once = cost(jax.jit(lambda h, t: h(t)).lower(hessian, params).compile())[0]
-    fused = cost(jax.jit(lambda p, t: jax.jvp(jax.grad(lambda q: f(q, x, label)), (p,), (t,))[1]).lower(params, params).compile())[0]
+    fused = cost(
+        jax.jit(lambda p, t: jax.jvp(jax.grad(lambda q: f(q, x, label)), (p,), (t,))[1]).lower(params, params).compile()
+    )[0]
     return once, fused
 
 
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    print(f"jax {jax.__version__}, python {platform.python_version()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, float32")
+    print(
+        f"jax {jax.__version__}, python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"{jax.devices()[0].device_kind}, float32"
+    )
     print(f"{repeats} interleaved repeats; every number is ours / jax.grad, the last column linear program / primal\n")
     columns = ("run", "temp", "trace", "flops", "linear/primal")
     print(f"{'':22s}" + "".join(f"{c:>15s}" for c in columns))
@@ -215,7 +258,9 @@ def main() -> None:
         print(f"{name:22s}" + "".join(f"{row[c]:15.3f}" for c in columns), flush=True)
     print("\ntemporary bytes of the gradient of an additive loop, by its static number of turns")
     for name, transform in (("ours", ad.grad), ("jax.grad", jax.grad)):
-        print(f"{name:22s}" + "".join(f"{n:>8d}: {additive_memory(transform, n):>10d}" for n in (10, 100, 1000, 10_000)))
+        print(
+            f"{name:22s}" + "".join(f"{n:>8d}: {additive_memory(transform, n):>10d}" for n in (10, 100, 1000, 10_000))
+        )
     once, fused = hessian_flops()
     print(f"\nflops of a Hessian-vector product, linearized once / jvp of grad: {once / fused:.3f}")
 

@@ -3,9 +3,10 @@
 if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
 
+from .diagnosis import Diagnosis
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
 from .nuts import NUTS
 
-__all__ = ["HMC", "MCMC", "NUTS", "DivergenceWarning", "InterruptWarning"]
+__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "InterruptWarning"]

@@ -60,7 +60,8 @@ class Sampler(NamedTuple):
     """A batch of chains. Both functions are pure and may be compiled.
 
     Attributes:
-        init: (run key words uint32 (2,), data, plan, start (chain, dim), given bool ()) -> (states, ok bool (chain,)).
+        init: (run key words uint32 (2,), data, plan, start (chain, dim), given bool (),
+            fixed values by site) -> (states, ok bool (chain,), tries int32 (chain,)).
         advance: (states, data, plan, ticks int32 ()) -> (states, chunk): at most `ticks` transitions of every chain, fewer when
             the chunk is full.
     """
@@ -84,19 +85,21 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         num_chains: number of chains.
         capacity: draws that a chunk holds per chain.
     """
-    def init(run_key, data: Data, plan: Plan, start, given):
-        def one(chain, start):
-            stream = stream_for(run_key, chain)
-            position, result, ok = search(
-                target.value_and_grad(data), lambda words: target.initial(data, words), stream, start, given
-            )
-            return start_chain(result, position, stream, plan.tuning), ok
+    def init(run_key, data: Data, plan: Plan, start, given, fixed):
+        value_and_grad = target.value_and_grad(data)
 
-        return jax.vmap(one)(jnp.arange(num_chains, dtype=jnp.uint32), start)
+        def one(chain, start, fixed):
+            stream = stream_for(run_key, chain)
+            position, result, ok, tries = search(
+                value_and_grad, lambda words: target.initial(data, words, fixed), stream, start, given
+            )
+            return start_chain(result, position, stream, plan.tuning), ok, tries
+
+        return jax.vmap(one)(jnp.arange(num_chains, dtype=jnp.uint32), start, fixed)
 
     def advance(state: ChainState, data: Data, plan: Plan, ticks):
         value_and_grad = target.value_and_grad(data)
-        step = jax.vmap(lambda state: transition(value_and_grad, state, plan))
+        step = jax.jit(jax.vmap(lambda state: transition(value_and_grad, state, plan)), inline=True)  # traced once
         _, shapes = jax.eval_shape(step, state)
         rows = jnp.arange(num_chains)
 

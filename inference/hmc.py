@@ -4,16 +4,17 @@ Source: Neal (2011), "MCMC using Hamiltonian dynamics", figure 2; jittered traje
 """
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from ..transforms.lanes import any_lane
 from ..transforms.streams import uniform
@@ -55,10 +56,15 @@ class HMCTransition:
         n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
 
         def step(carry):
-            # A member that is done takes steps of length zero, which change nothing.
-            count, phase, _ = carry
-            size = jnp.where(count < n_steps, state.step_size, 0)
-            return count + 1, *leapfrog(value_and_grad, metric, size, phase)
+            # A member that is done stays where it is, and asks for the density where that is finite.
+            count, *old = carry
+            moving = count < n_steps
+
+            def guarded(position):
+                return value_and_grad(jnp.where(moving, position, state.position))
+
+            new = leapfrog(guarded, metric, state.step_size, old[0])
+            return count + 1, *jax.tree.map(lambda a, b: jnp.where(moving, a, b), new, tuple(old))
 
         start = Phase(state.position, p, state.gradient)
         _, end, log_density = lax.while_loop(
@@ -117,7 +123,7 @@ class HMC:
     dense_mass: bool = False
     step_size: float | None = None
     inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: Hashable = None
+    init_strategy: InitStrategy = InitStrategy()
 
     def __post_init__(self):
         check_tuning("HMC", self.target_accept_prob, self.step_size, self.dense_mass)

@@ -8,8 +8,8 @@ import numpy as np
 
 from .batching import Chunk
 from .compilation import Compiled
-from .records import ChainState, Plan
 from .progress import Progress
+from .records import ChainState, Plan
 from .target import Data
 
 __all__ = ["Counts", "Outcome", "drive"]
@@ -23,11 +23,13 @@ class Counts(NamedTuple):
 
     Attributes:
         gradient_evaluations: gradients that chains needed.
+        warmup_evaluations: those of them in warm-up.
         gradient_slots: gradients computed, idle chains included.
         divergences: (chain,). After warm-up.
     """
 
     gradient_evaluations: int
+    warmup_evaluations: int
     gradient_slots: int
     divergences: np.ndarray
 
@@ -71,7 +73,7 @@ def drive(
     num_warmup = int(plan.schedule.num_warmup)
     store = _empty_store(compiled.chunk, num_chains, num_kept)
     filled = np.zeros(num_chains, np.int64)
-    counts = Counts(0, 0, np.zeros(num_chains, np.int64))
+    counts = Counts(0, 0, 0, np.zeros(num_chains, np.int64))
     done, ticks, interrupted = 0, 1, False
     begin = perf_counter()
     try:
@@ -83,7 +85,7 @@ def drive(
             advanced, chunk = compiled.advance(state, data, plan, np.int32(min(ticks, until - done)))
             transitions = int(np.asarray(chunk.tally.transitions).min())
             seconds = max(perf_counter() - call, 1e-6)
-            stored, counted = _append(store, filled, chunk), _add(counts, chunk)
+            stored, counted = _append(store, filled, chunk), _add(counts, chunk, done < num_warmup)
             state, filled, counts, done = advanced, stored, counted, done + transitions
             # Grow gently: the first calls may belong to a slower part of warm-up.
             ticks = max(1, min(int(_CALL_SECONDS / seconds * transitions), 4 * ticks))
@@ -119,10 +121,12 @@ def _append(store, filled, chunk: Chunk):
     return filled + count
 
 
-def _add(counts: Counts, chunk: Chunk) -> Counts:
+def _add(counts: Counts, chunk: Chunk, warming: bool) -> Counts:
     tally = chunk.tally
+    evaluations = int(np.asarray(tally.n_steps, np.int64).sum())
     return Counts(
-        counts.gradient_evaluations + int(np.asarray(tally.n_steps, np.int64).sum()),
+        counts.gradient_evaluations + evaluations,
+        counts.warmup_evaluations + (evaluations if warming else 0),
         counts.gradient_slots + int(np.asarray(tally.slots)),
         counts.divergences + np.asarray(tally.diverging),
     )

@@ -1,10 +1,10 @@
 """What the batching and the host loop ask of a kernel, and the checks that all kernels share."""
 
-from collections.abc import Hashable
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream
 from .adaptation import start_adaptation
@@ -26,8 +26,11 @@ class Transition(Protocol):
 class Kernel(Protocol):
     """What a user configures: a model and how to sample it."""
 
-    model: Any
-    init_strategy: Hashable
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def init_strategy(self) -> InitStrategy: ...
 
     def transition(self) -> Transition:
         """The static part: what needs another program when it changes."""

@@ -1,23 +1,29 @@
 """Markov chain Monte Carlo: what a user runs, and what is left of a run."""
 
+import math
 import warnings
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ppl import log_density
+from ..ppl import ModelProgram, log_density
 from ..transforms.errors import SamplerError
 from ..transforms.streams import key_words
 from .adaptation import warmup_schedule
 from .batching import capacity_of
 from .compilation import compiled_sampler
+from .diagnosis import Diagnosis, diagnose
+from .export import Run, array_arguments, to_arviz
 from .host import Outcome, drive
 from .kernel import Kernel
 from .notices import DivergenceWarning, InterruptWarning
 from .progress import Progress
 from .records import ChainState, Plan
 from .starts import init_error, start_positions
+from .summary import summary_table
 from .target import Target, trace_target
 
 __all__ = ["MCMC"]
@@ -42,8 +48,10 @@ class MCMC:
         step_size: (chain,). Adapted.
         inverse_mass_matrix: (chain, dim) or (chain, dim, dim). Adapted.
         state: the chains after their last transition.
-        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed),
-            `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio).
+        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed, the
+            search for starts included), `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio),
+            `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
+            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart).
 
     Raises:
         SamplerError: a setting makes no sense; names the argument.
@@ -73,9 +81,7 @@ class MCMC:
             )
         self.progress_bar = progress_bar
         self.keep_warmup = keep_warmup
-        self._outcome: Outcome | None = None
-        self._target: Target | None = None
-        self._cost: dict[str, float] = {}
+        self._finished: _Finished | None = None
 
     def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
         """Runs the chains from scratch and keeps their draws; returns itself.
@@ -94,17 +100,17 @@ class MCMC:
         with Progress(self.num_warmup + self.num_samples, self.num_chains, self.progress_bar) as progress:
             tracing = perf_counter()
             density = _density_of(self.kernel.model, args, kwargs)
-            target = trace_target(density, self.kernel.init_strategy)
+            target = trace_target(density, self.kernel.init_strategy, self.num_chains)
             plan = self._plan(target)
             start = start_positions(init_params, target.layout, self.num_chains)
             given = np.asarray(init_params is not None)
-            init_args = (words, target.data, plan, start, given)
+            init_args = (words, target.data, plan, start, given, target.fixed)
             compiled = compiled_sampler(
                 target, self.kernel.transition(), self.num_chains, capacity_of(target, self.num_chains),
                 init_args, (target.data, plan, np.int32(0)),
             )  # fmt: skip
             starting = perf_counter()
-            state, ok = compiled.init(*init_args)
+            state, ok, tries = compiled.init(*init_args)
             ok = np.asarray(ok)
             if not ok.all():
                 raise init_error(density, target.layout, np.asarray(state.position), ok, bool(given))
@@ -112,11 +118,15 @@ class MCMC:
             total = self.num_warmup + self.num_samples
             driving = perf_counter()
             outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
-        self._outcome, self._target = outcome, target
-        self._cost = {
-            "compile_seconds": starting - tracing,
-            "sampling_seconds": driving - starting + outcome.seconds,
-        }
+        self._finished = _Finished(
+            outcome=outcome,
+            names=target.names,
+            program=density.program,
+            arguments=array_arguments(self.kernel.model, args, kwargs),
+            tries=np.asarray(tries),
+            compile_seconds=starting - tracing,
+            sampling_seconds=driving - starting + outcome.seconds,
+        )
         self._warn()
         return self
 
@@ -136,7 +146,7 @@ class MCMC:
 
     @property
     def sample_stats(self) -> dict[str, np.ndarray]:
-        return {name: stat[:, self._sampling] for name, stat in self._done.stats.items()}
+        return {name: stat[:, self._sampling] for name, stat in self._done.outcome.stats.items()}
 
     @property
     def warmup_samples(self) -> dict[str, np.ndarray] | None:
@@ -146,29 +156,112 @@ class MCMC:
     def warmup_stats(self) -> dict[str, np.ndarray] | None:
         if not self.keep_warmup:
             return None
-        return {name: stat[:, self._warming] for name, stat in self._done.stats.items()}
+        return {name: stat[:, self._warming] for name, stat in self._done.outcome.stats.items()}
 
     @property
     def state(self) -> ChainState:
-        return self._done.state
+        return self._done.outcome.state
 
     @property
     def step_size(self) -> np.ndarray:
-        return np.asarray(self._done.state.step_size)
+        return np.asarray(self._done.outcome.state.step_size)
 
     @property
     def inverse_mass_matrix(self) -> np.ndarray:
-        return np.asarray(self._done.state.metric.inverse_mass)
+        return np.asarray(self._done.outcome.state.metric.inverse_mass)
 
     @property
     def cost(self) -> dict[str, float]:
-        counts = self._done.counts
+        run = self._done
+        counts, setup, rows = run.outcome.counts, int(run.tries.sum()), _observed_rows(run.program)
+        evaluations = counts.gradient_evaluations + setup
+        slots = counts.gradient_slots + int(run.tries.max()) * self.num_chains
         return {
-            **self._cost,
-            "gradient_evaluations": counts.gradient_evaluations,
-            "gradient_slots": counts.gradient_slots,
-            "utilisation": counts.gradient_evaluations / max(counts.gradient_slots, 1),
+            "compile_seconds": run.compile_seconds,
+            "sampling_seconds": run.sampling_seconds,
+            "gradient_evaluations": evaluations,
+            "gradient_slots": slots,
+            "utilisation": evaluations / slots,
+            "likelihood_queries": rows * evaluations,
+            "likelihood_queries_setup": rows * setup,
+            "likelihood_queries_warmup": rows * counts.warmup_evaluations,
         }
+
+    def to_arviz(
+        self,
+        *,
+        log_likelihood: bool = True,
+        prior: Mapping[str, Any] | None = None,
+        posterior_predictive: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The run for ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x.
+
+        Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by
+        element, without event axes), `observed_data`, `constant_data` (the model's array arguments that are not
+        observed values, by parameter name), and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`.
+        Dimensions and coordinates come from the plates. A "/" in a name becomes "." (netCDF keeps it for groups).
+
+        Args:
+            log_likelihood: whether to compute that group, which is as large as draws times observations.
+            prior: draws from `lc.prior_predictive`; they fill the groups `prior` and `prior_predictive`.
+            posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain.
+
+        Raises:
+            SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
+        """
+        return to_arviz(
+            self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive
+        )
+
+    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = False) -> None:
+        """Prints a table: mean, sd, interval, effective sample sizes and R-hat of every element of every site.
+
+        Args:
+            prob: mass of the interval, the shortest that has it.
+            exclude_deterministic: leave deterministic sites out.
+
+        Raises:
+            SamplerError: there are too few draws.
+        """
+        run = self._run
+        print(summary_table(run, prob=prob, exclude_deterministic=exclude_deterministic))
+        print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
+
+    def diagnose(self) -> Diagnosis:
+        """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, stuck and non-finite values.
+
+        Returns:
+            A record of the values; `print` shows the verdict, `.ok` says whether every check was passed.
+
+        Raises:
+            SamplerError: there are no draws.
+        """
+        return diagnose(self._run)
+
+    @property
+    def _run(self) -> Run:
+        """What leaves the house."""
+        kernel, run = self.kernel, self._done
+        options = {f.name: getattr(kernel, f.name) for f in fields(kernel)} if is_dataclass(kernel) else {}
+        return Run(
+            samples=self.get_samples(group_by_chain=True),
+            sample_stats=self.sample_stats,
+            warmup_samples=self.warmup_samples,
+            warmup_stats=self.warmup_stats,
+            program=run.program if run.program.sites else None,
+            arguments=run.arguments,
+            max_tree_depth=getattr(kernel, "max_tree_depth", None),
+            settings={
+                "kernel": type(kernel).__name__,
+                **{n: v for n, v in options.items() if isinstance(v, (bool, int, float, str))},
+                "num_warmup": self.num_warmup,
+                "num_samples": self.num_samples,
+                "num_chains": self.num_chains,
+                "thinning": self.thinning,
+                "sampling_time": run.sampling_seconds,
+                "compile_time": run.compile_seconds,
+            },
+        )
 
     def _plan(self, target: Target) -> Plan:
         tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype))
@@ -181,26 +274,26 @@ class MCMC:
         return self.num_warmup // self.thinning if self.keep_warmup else 0
 
     @property
-    def _done(self) -> Outcome:
-        if self._outcome is None:
+    def _done(self) -> "_Finished":
+        if self._finished is None:
             raise SamplerError("MCMC: there are no draws yet; call mcmc.run(jax.random.key(0), ...) first.")
-        return self._outcome
+        return self._finished
 
     @property
     def _warming(self) -> slice:
-        return slice(0, min(self._num_warmup_kept, int(self._done.filled.min())))
+        return slice(0, min(self._num_warmup_kept, int(self._done.outcome.filled.min())))
 
     @property
     def _sampling(self) -> slice:
         # After an interrupt every chain is cut to the shortest.
-        return slice(self._num_warmup_kept, max(self._num_warmup_kept, int(self._done.filled.min())))
+        return slice(self._num_warmup_kept, max(self._num_warmup_kept, int(self._done.outcome.filled.min())))
 
     def _values(self, draws: slice) -> dict[str, np.ndarray]:
-        values = self._done.values
-        return {name: value[:, draws] for name, value in zip(self._target.names, values, strict=True)}
+        run = self._done
+        return {name: value[:, draws] for name, value in zip(run.names, run.outcome.values, strict=True)}
 
     def _warn(self) -> None:
-        outcome = self._done
+        outcome = self._done.outcome
         kept = self._sampling.stop - self._sampling.start
         if outcome.interrupted:
             warnings.warn(
@@ -217,6 +310,33 @@ class MCMC:
                 DivergenceWarning,
                 stacklevel=3,
             )
+
+
+class _Finished(NamedTuple):
+    """What a run leaves.
+
+    Attributes:
+        outcome: draws, statistics and chains.
+        names: of the values in the outcome, in program order.
+        program: the model.
+        arguments: the model's array arguments by name.
+        tries: (chain,). Starting points that were evaluated.
+        compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
+    """
+
+    outcome: Outcome
+    names: tuple[str, ...]
+    program: ModelProgram
+    arguments: dict[str, Any]
+    tries: np.ndarray
+    compile_seconds: float
+    sampling_seconds: float
+
+
+def _observed_rows(program: ModelProgram) -> int:
+    """How many rows have a likelihood: elements of the observed sites. What enters by `factor` has no rows to count."""
+    observed = [s for s in program.sites.values() if s.role == "observed"]
+    return sum(math.prod(s.shape[: len(s.shape) - s.spec.event_dim]) for s in observed)
 
 
 def _density_of(model, args, kwargs):

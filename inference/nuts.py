@@ -3,13 +3,13 @@
 Source: Hoffman & Gelman (2014), "The No-U-Turn Sampler", JMLR 15; `tree` says which variant.
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
+from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from .adaptation import adapt
 from .integrator import Phase, ValueAndGrad
@@ -91,7 +91,7 @@ class NUTS:
     dense_mass: bool = False
     step_size: float | None = None
     inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: Hashable = None
+    init_strategy: InitStrategy = InitStrategy()
 
     def __post_init__(self):
         check_tuning("NUTS", self.target_accept_prob, self.step_size, self.dense_mass)

@@ -1,5 +1,7 @@
 """One progress bar for any number of chains: what phase the run is in, how far, and how it fares."""
 
+from typing import Self
+
 from tqdm.auto import tqdm
 
 __all__ = ["Progress"]
@@ -18,7 +20,7 @@ class Progress:
         self._total, self._num_chains, self._shown = total, num_chains, shown
         self._bar = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if self._shown:
             self._bar = tqdm(total=self._total, desc="compiling", dynamic_ncols=True)
         return self
@@ -30,6 +32,8 @@ class Progress:
     def phase(self, name: str) -> None:
         """Names what happens now: compiling, warm-up or sampling."""
         if self._bar is not None:
+            if self._bar.n == 0:
+                self._bar.unpause()  # compiling is no part of the speed that is shown
             self._bar.set_description(name)
 
     def update(self, transitions: int, divergences: int, mean_depth: float | None, mean_steps: float) -> None:

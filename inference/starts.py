@@ -1,4 +1,4 @@
-"""Where chains start: the search for a point with finite log density and gradient, and the user's own points."""
+"""Where chains start: the search for a point that a sampler can leave, and the user's own points."""
 
 import jax
 import jax.numpy as jnp
@@ -18,35 +18,43 @@ _PURPOSE = 200  # of the random numbers; kernels use small ones
 
 
 def search(value_and_grad: ValueAndGrad, initial, stream: Stream, start: jax.Array, given: jax.Array):
-    """The first of at most 100 drawn points whose log density and gradient are finite, for one chain.
+    """The first of at most 100 drawn points with finite gradient and *resolved* log density, for one chain.
+
+    A log density is resolved where its own rounding error is below a nat, |log p| * eps < 1. Beyond that the acceptance test is
+    noise and the step size adapts to noise: an ARMA(1, 1) that starts where its residuals explode, at -1e98 nats, stays there.
+    Without a resolved point the best of the finite ones is taken.
 
     Args:
         value_and_grad: the log density and its gradient.
         initial: key words, uint32 (2,) -> position (dim,).
         stream: the chain's randomness.
         start: (dim,). The user's point.
-        given: bool, (). Whether to take it instead of drawing.
+        given: bool, (). Whether to take it, if finite, instead of drawing.
 
     Returns:
-        Position (dim,), (log density (), gradient (dim,)) and whether they are finite, bool ().
+        Position (dim,), (log density (), gradient (dim,)), whether they are finite, bool (), and the number of points tried.
     """
 
     def attempt(carry):
-        tries, _, _, _, ok = carry
+        tries, _, best, _, ok = carry
         words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
         position = jnp.where(given, start, initial(words))
         log_density, gradient = value_and_grad(position)
         finite = jnp.isfinite(log_density) & jnp.isfinite(gradient).all()
-        new = (tries + 1, position, log_density, gradient, finite)
-        return tuple(jnp.where(pending(carry), a, b) for a, b in zip(new, carry, strict=True))
+        better = pending(carry) & (~ok | (finite & (log_density > best)))
+        new = (position, log_density, gradient, finite)
+        kept = (jnp.where(better, a, b) for a, b in zip(new, carry[1:], strict=True))
+        return jnp.where(pending(carry), tries + 1, tries), *kept
 
     def pending(carry):
-        return ~carry[-1] & (carry[0] < jnp.where(given, 1, MAX_TRIES))
+        tries, _, log_density, _, ok = carry
+        resolved = ok & (jnp.abs(log_density) * jnp.finfo(log_density.dtype).eps < 1)
+        return ~resolved & (tries < jnp.where(given, 1, MAX_TRIES))
 
     zero = jnp.zeros((), start.dtype)
     carry = (jnp.int32(0), start, zero, jnp.zeros_like(start), jnp.bool_(False))
-    _, position, log_density, gradient, ok = lax.while_loop(lambda carry: any_lane(pending(carry)), attempt, carry)
-    return position, (log_density, gradient), ok
+    tries, position, log_density, gradient, ok = lax.while_loop(lambda carry: any_lane(pending(carry)), attempt, carry)
+    return position, (log_density, gradient), ok, tries
 
 
 def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -> np.ndarray:

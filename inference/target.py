@@ -1,4 +1,4 @@
-"""The density as the sampler sees it: three traced programs on one vector, and the data they are given.
+"""The density as the sampler sees it: a few traced programs on one vector, and the data they are given.
 
 The log density is traced once. Its jaxpr is both what is compiled and, by its structure, the name under which the compiled program
 is found again; so a fresh model object on new data of the same shapes finds it too. Constants that tracing lifted out of the
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 
+from ..ppl import InitStrategy
 from ..transforms.structure import structure
 from .gradients import value_and_grad
 from .integrator import ValueAndGrad
@@ -39,75 +41,90 @@ class Target(NamedTuple):
         layout: of the position vector.
         names: names of the constrained and deterministic values, in program order.
         shapes: their shapes and dtypes, in the same order.
-        programs: closed jaxprs of log density with gradient, of constraining, and of drawing a starting point.
+        programs: closed jaxprs: what reads only the data; log density with gradient, given that; constraining; drawing
+            a starting point.
         data: what they are given.
+        fixed: constrained starting values that the strategy brings, by site, each (chain, ...).
     """
 
     layout: Layout
     names: tuple[str, ...]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
-    programs: tuple[Any, Any, Any]
+    programs: tuple[Any, Any, Any, Any]
     data: Data
+    fixed: dict[str, np.ndarray]
 
     @property
-    def key(self) -> Hashable:
-        """Equal for two targets that need the same compiled program."""
-        types = tuple((leaf.shape, str(leaf.dtype), _weak(leaf)) for leaf in jax.tree.leaves(self.data))
-        return self.layout, self.names, tuple(structure(program) for program in self.programs), types
+    def init_key(self) -> Hashable:
+        """Equal for two targets whose chains start by the same program."""
+        return self._key(0, 1, 3)
+
+    @property
+    def advance_key(self) -> Hashable:
+        """Equal for two targets whose chains move, and are constrained, by the same program."""
+        return self.names, self._key(0, 1, 2)
+
+    def _key(self, *which):
+        return self.layout, tuple((i, structure(self.programs[i], differentiated=False)) for i in which)
 
     def value_and_grad(self, data: Data) -> ValueAndGrad:
-        """Position (dim,) -> (log density (), gradient (dim,))."""
-        return lambda position: tuple(self._run(0, data, position))
+        """Position (dim,) -> (log density (), gradient (dim,)). What reads only the data is computed here, once."""
+        prepared = self._run(0, data, *data.leaves)
+        return lambda position: tuple(self._run(1, data, position, *prepared))
 
     def constrain(self, data: Data, position: jax.Array) -> tuple[jax.Array, ...]:
         """Position (dim,) -> constrained values and deterministic values, in the order of `names`."""
-        return tuple(self._run(1, data, position))
+        return tuple(self._run(2, data, position, *data.leaves))
 
-    def initial(self, data: Data, words: jax.Array) -> jax.Array:
-        """Key words, uint32 (2,) -> a starting position (dim,)."""
-        (position,) = self._run(2, data, words)
+    def initial(self, data: Data, words: jax.Array, fixed: dict[str, jax.Array]) -> jax.Array:
+        """Key words, uint32 (2,), and the fixed values of one chain -> a starting position (dim,)."""
+        (position,) = self._run(3, data, words, *jax.tree.leaves(fixed), *data.leaves)
         return position
 
-    def _run(self, which, data, argument):
-        program = self.programs[which]
-        return jax.core.eval_jaxpr(program.jaxpr, data.constants[which], argument, *data.leaves)
+    def _run(self, which, data, *arguments):
+        return eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
 
 
-def trace_target(density, strategy: Hashable) -> Target:
+def trace_target(density, strategy: InitStrategy, num_chains: int) -> Target:
     """Traces a log density and its companions on raveled positions.
 
     Args:
         density: a `LogDensity`; its leaves become the data.
-        strategy: where chains start; handed to `density.initial` unseen.
+        strategy: where chains start; handed to `density.init` unseen.
+        num_chains: chains that the strategy's own values must fit.
     """
     leaves, treedef = jax.tree.flatten(density)
-    leaves = jax.device_put(leaves)
+    leaves = tuple(jax.device_put(leaves))
     layout = Layout.of(density.positions)
     dtype = np.dtype(layout.dtype)
     names: list[str] = []
+    fixed = dict(sorted(strategy.fixed(density.program, num_chains).items()))
 
-    def value(position, *leaves):
-        density = jax.tree.unflatten(treedef, leaves)
-        return jnp.asarray(density(layout.unravel(position))).astype(dtype)
+    def rebuild(leaves):
+        return jax.tree.unflatten(treedef, leaves)
+
+    def prepare(*leaves):
+        return tuple(rebuild(leaves).prepare())
+
+    def value(position, *prepared):
+        return jnp.asarray(density.evaluate(prepared, layout.unravel(position))).astype(dtype)
 
     def constrain(position, *leaves):
-        values = jax.tree.unflatten(treedef, leaves).constrain(layout.unravel(position))
+        values = rebuild(leaves).constrain(layout.unravel(position))
         names[:] = values  # a dict would come back sorted, the program's order is wanted
         return tuple(values.values())
 
-    def initial(words, *leaves):
+    def initial(words, fixed, *leaves):
         key = jax.random.wrap_key_data(words, impl="threefry2x32")
-        return layout.ravel(jax.tree.unflatten(treedef, leaves).init(key, strategy))
+        return layout.ravel(rebuild(leaves).init(key, strategy, fixed))
 
     position = jax.ShapeDtypeStruct((layout.dim,), dtype)
     words = jax.ShapeDtypeStruct((2,), np.uint32)
-    gradient_program = jax.make_jaxpr(value_and_grad(value))(position, *leaves)
+    of_one_chain = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in fixed.items()}
+    prepare_program, prepared = jax.make_jaxpr(prepare, return_shape=True)(*leaves)
+    gradient_program = jax.make_jaxpr(value_and_grad(value))(position, *prepared)
     constrain_program, shapes = jax.make_jaxpr(constrain, return_shape=True)(position, *leaves)
-    initial_program = jax.make_jaxpr(initial)(words, *leaves)
-    programs = (gradient_program, constrain_program, initial_program)
+    initial_program = jax.make_jaxpr(initial)(words, of_one_chain, *leaves)
+    programs = (prepare_program, gradient_program, constrain_program, initial_program)
     constants = tuple(tuple(jax.device_put(program.consts)) for program in programs)
-    return Target(layout, tuple(names), tuple(shapes), programs, Data(tuple(leaves), constants))
-
-
-def _weak(leaf) -> bool:
-    return bool(getattr(leaf, "weak_type", False))
+    return Target(layout, tuple(names), tuple(shapes), programs, Data(leaves, constants), fixed)

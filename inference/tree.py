@@ -13,7 +13,7 @@ that starts at leaf m is open as long as its index among the one-bits of m is. T
 
 Leaf by leaf, the loop's body calls the gradient at one site. It never waits for a sub-tree's end: what happens when a doubling starts
 or ends is computed every time and kept when it applies. A finished member of a batch keeps running (see `lanes`), so only what is
-read afterwards is guarded by `live`.
+read afterwards is guarded by `live`, and the position that the density is asked for.
 
 Sources: Hoffman & Gelman (2014), "The No-U-Turn Sampler"; Betancourt (2017), "A Conceptual Introduction to Hamiltonian Monte
 Carlo", appendix A.3.1 and A.3.2 (the choice), A.4.2 (the criterion); Phan, Pradhan & Jankowiak (2019), "Composable effects for
@@ -128,8 +128,11 @@ def grow(
         swap = forward != tree.forward
         front, back = _where(swap, tree.back, tree.front), _where(swap, tree.front, tree.back)
 
-        # One leaf.
-        front, leaf_log_density = leapfrog(value_and_grad, metric, jnp.where(forward, step_size, -step_size), front)
+        # One leaf. A member that is done asks for the density where it is finite, never where a divergence has led.
+        def guarded(position):
+            return value_and_grad(jnp.where(tree.live, position, tree.result.choice.position))
+
+        front, leaf_log_density = leapfrog(guarded, metric, jnp.where(forward, step_size, -step_size), front)
         leaf_energy = energy(metric, leaf_log_density, front.momentum)
         error = energy_error(leaf_energy, start_energy)
         diverging = error > MAX_ENERGY_ERROR

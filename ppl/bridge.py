@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from numpyro import handlers
 from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.contrib.control_flow.scan import scan_wrapper
@@ -29,7 +30,8 @@ __all__ = ["Bridge", "current_bridge"]
 _REFUSED = {
     "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
     "mutable": "`numpyro.mutable` carries state from run to run, and a model is a pure function; pass the state as an argument",
-    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name",
+    "prng_key": "a model draws only with `sample`; give the random number a distribution and a name (a site that "
+    "`handlers.block` hides is drawn by `handlers.seed` around it)",
 }
 
 
@@ -45,7 +47,8 @@ class Bridge(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]
         if kind in _REFUSED:
-            raise ModelError(f"site {msg.get('name')!r}: {_REFUSED[kind]}.")
+            what = f"site {msg['name']!r}" if msg.get("name") else f"numpyro.{kind}"
+            raise ModelError(f"{what}: {_REFUSED[kind]}.")
         if kind == "sample":
             msg["value"] = self._sample(msg)
         elif kind == "deterministic":
@@ -68,6 +71,8 @@ class Bridge(Messenger):
         if observed:
             value = check_value(value, name, "obs")
             shape, dtype = check_shape(name, dist, value, plates), value.dtype
+            if shape != value.shape:
+                value = (jnp if isinstance(value, jax.Array) else np).broadcast_to(value, shape)
             check_observation(name, dist, value)
         else:
             shape, dtype = dist.shape(), _dtype(dist)
@@ -98,7 +103,7 @@ class Bridge(Messenger):
     def _given(self, msg: dict[str, Any], dist: Distribution) -> Any:
         """The value that the statement or a handler gives to the site, if any; one step of it inside a contrib scan."""
         value = msg["value"]
-        if value is not None and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
+        if value is not None and not msg.get("stated") and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
             return jnp.asarray(value)[self.step]
         return value
 
@@ -108,12 +113,14 @@ class Bridge(Messenger):
         A handler around the loop acts on each step here, and on the stacked steps in NumPyro; where the two could differ, refuse.
         """
         for handler in _PYRO_STACK:
-            array = getattr(handler, "mask", None) if isinstance(handler, handlers.mask) else getattr(handler, "scale", None)
-            if isinstance(handler, (handlers.mask, handlers.scale)) and np.ndim(array) > 0:
-                raise ModelError(
-                    f"handlers.{type(handler).__name__} with an array of shape {np.shape(array)} stands around a "
-                    "numpyro.contrib.control_flow statement. Put it inside the body, and scan over the array."
-                )
+            if isinstance(handler, (handlers.mask, handlers.scale)):
+                array = handler.mask if isinstance(handler, handlers.mask) else handler.scale
+                shape = jnp.shape(1.0 if array is None else array)
+                if shape:
+                    raise ModelError(
+                        f"handlers.{type(handler).__name__} with an array of shape {shape} stands around a "
+                        "numpyro.contrib.control_flow statement. Put it inside the body, and scan over the array."
+                    )
         if msg["fn"] is cond_wrapper:
             pred, true_fun, false_fun, operand = msg["args"]
             return lax.cond(pred, true_fun, false_fun, operand), PytreeTrace({})
@@ -125,12 +132,20 @@ class Bridge(Messenger):
         def step(carry: Any, x: Any) -> Any:
             outer, self.step = self.step, x[0]
             try:
-                return body(carry, x[1])
+                with _Stated():
+                    return body(carry, x[1])
             finally:
                 self.step = outer
 
         carry, ys = lax.scan(step, init, (jnp.arange(length), xs), length=length, reverse=reverse)
         return (length, None, carry), (PytreeTrace({}), ys)
+
+
+class _Stated(Messenger):
+    """Notes, around the body of a loop, which values came from inside it: one step's, where a handler around the loop gives a series."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        msg.setdefault("stated", msg["value"] is not None)
 
 
 def current_bridge() -> "Bridge | None":
@@ -189,4 +204,4 @@ def _unconstrained(dist: Distribution, shape: Sequence[int]) -> tuple[tuple[int,
 
 def _printable(support: Any) -> Any:
     """The support without the values of latent parameters, which must not leave the trace."""
-    return jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, jax.core.Tracer) else x, support)
+    return jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, Tracer) else x, support)

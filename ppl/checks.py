@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from numpyro.distributions import Distribution, MaskedDistribution
+from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
-from .spec import Plate, distribution_name
+from .spec import Plate, distribution_name, peel
 
 __all__ = ["check_observation", "check_shape", "check_value"]
 
@@ -35,10 +34,11 @@ def check_value(value: Any, name: str, what: str) -> Any:
 
 
 def check_shape(name: str, dist: Distribution, value: Any, plates: Sequence[Plate]) -> tuple[int, ...]:
-    """The shape of an observed site, or a `ModelError` if distribution, plates and observation do not fit together."""
+    """The shape of an observed site, the broader of the two, or a `ModelError` if distribution, plates and observation do not fit."""
     shape, expected = np.shape(value), tuple(dist.shape())
     event_shape = tuple(dist.event_shape)
     fits = len(shape) >= len(event_shape) and (not event_shape or shape[len(shape) - len(event_shape) :] == event_shape)
+    broadcast = shape
     if fits:
         try:
             broadcast = np.broadcast_shapes(shape, expected)
@@ -52,7 +52,7 @@ def check_shape(name: str, dist: Distribution, value: Any, plates: Sequence[Plat
             f"(batch {tuple(dist.batch_shape)}, event {event_shape}){_plate_words(plates)}. Give an observation of the distribution's "
             "shape, or change the plate's size or the distribution's arguments to fit the data."
         )
-    return shape
+    return broadcast
 
 
 def check_observation(name: str, dist: Distribution, value: Any) -> None:
@@ -60,18 +60,18 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
     if isinstance(value, Tracer) or value.size == 0:
         return
     value = np.asarray(value)
-    event_dim = dist.event_dim
-    used = _mask(dist, value.shape[: value.ndim - event_dim])
+    base, masks = peel(dist)  # element by element: what is NaN, or outside, inside a larger event can be masked on its own
+    used = _used(masks, base.event_dim, value.shape[: value.ndim - base.event_dim])
     if used is None:
         return
     if np.issubdtype(value.dtype, np.inexact):
-        nan = np.isnan(value).any(axis=tuple(range(value.ndim - event_dim, value.ndim)))
+        nan = np.isnan(value).any(axis=tuple(range(used.ndim, value.ndim)))
         if (nan & used).any():
             raise ModelError(
                 f"site {name!r}: the observed value is NaN at index {_first(nan & used)} ({int((nan & used).sum())} of {nan.size} in "
                 "all). Drop these rows, or mask them: `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
             )
-    support = dist.support
+    support = base.support
     if support is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(support)):
         return
     with jax.ensure_compile_time_eval():
@@ -87,14 +87,14 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
         )
 
 
-def _mask(dist: Distribution, batch_shape: tuple[int, ...]) -> np.ndarray | None:
-    """Which observations count, or None when that is only known at run time."""
-    used = np.ones(batch_shape, bool)
-    while isinstance(dist, MaskedDistribution):
-        if isinstance(dist._mask, Tracer):
+def _used(masks: Sequence[tuple[Any, int]], event_dim: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which elements of the base distribution count, or None when that is only known at run time."""
+    used = np.ones(shape, bool)
+    for mask, level in masks:
+        if isinstance(mask, Tracer):
             return None
-        used &= np.broadcast_to(np.asarray(dist._mask), batch_shape)
-        dist = dist.base_dist
+        mask = np.asarray(mask)
+        used &= np.broadcast_to(mask.reshape(mask.shape + (1,) * (level - event_dim)), shape)
     return used
 
 

@@ -140,14 +140,14 @@ class LogDensity:
                     "`density.unconstrain` turns constrained values into a position)."
                 )
 
-
     def report(self, position: Mapping[str, Any]) -> str:
         """What a person needs to see when a starting point is not valid: a line for every site, worst first.
 
         For each site: its log density (of observed sites too) and, if it is latent, its value and whether its gradient is finite.
         """
         values = self.constrain(position)
-        scores = {n: float(jnp.sum(s)) for n, s in interpreters.score_sites(self.program, self.data, position).items()}
+        score_sites = jax.jit(interpreters.score_sites, static_argnums=0)  # NumPyro warns of what is outside a support unless traced
+        scores = {n: float(jnp.sum(s)) for n, s in score_sites(self.program, self.data, dict(position)).items()}
         gradient = jax.grad(self.__call__)({n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()})
         rows = []
         for name, score in scores.items():

@@ -21,7 +21,7 @@ from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
 from .program import ModelProgram, Site
-from .spec import Spec, distribution_name
+from .spec import Spec, distribution_name, peel
 from .walker import Rule, walk
 
 __all__ = ["constrain", "generate", "pointwise", "score_sites", "start", "unconstrain"]
@@ -94,7 +94,7 @@ def score_sites(program: ModelProgram, data: Data, position: Values) -> dict[str
         log p(x(u), y) + sum_s log |det d x_s / d u_s|,    x_s = bijection_s(u_s).
 
     A `scale` handler multiplies log p of its site and leaves the Jacobian alone: the Jacobian belongs to the coordinates, not
-    to the model. (NumPyro scales both, so that its density depends on the parametrisation.)
+    to the model. (NumPyro scales both, so that its density depends on the parametrisation.) Where a site is masked both are left out.
     """
 
     def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
@@ -170,9 +170,17 @@ def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
         bijection = spec.bijection(dist)
         value = bijection(u)
         log_det = bijection.log_abs_det_jacobian(u, value)
-        return value, jnp.sum(_scaled(dist.log_prob(value), scale)) + jnp.sum(log_det)
+        return value, jnp.sum(_scaled(dist.log_prob(value), scale)) + jnp.sum(_masked(log_det, dist))
 
     return score
+
+
+def _masked(log_det: Any, dist: Distribution) -> Any:
+    """Zero where the site is masked: a masked element has no density at all, and stays flat in its unconstrained coordinates."""
+    for mask, event_dim in peel(dist)[1]:
+        if event_dim == dist.event_dim:
+            log_det = jnp.where(mask, log_det, 0.0)
+    return log_det
 
 
 def _draw(spec: Spec) -> Callable[..., Any]:

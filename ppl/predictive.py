@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..transforms import ModelError
@@ -17,7 +18,7 @@ from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
 
-__all__ = ["log_likelihood", "posterior_predictive", "prior_predictive"]
+__all__ = ["log_likelihood", "log_likelihood_of", "posterior_predictive", "prior_predictive"]
 
 _BATCH_BYTES = 32 * 2**20
 _MAX_BATCH = 1000
@@ -78,7 +79,11 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, *args: Any, **kw
     Returns:
         By observed site, (*leading axes, *site shape without its event axes). A `scale` handler plays no part.
     """
-    program = trace(model, *args, **kwargs)
+    return log_likelihood_of(trace(model, *args, **kwargs), samples)
+
+
+def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.ndarray]:
+    """`log_likelihood` of a model that is traced already."""
     given, lead = _given(program, samples)
     missing = [n for n in program.latents if n not in given]
     if missing:
@@ -88,7 +93,7 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, *args: Any, **kw
 
 def _typed(key: Any) -> jax.Array:
     """A legacy or new-style key as a threefry key; a `SamplerError` if it is no key."""
-    return jax.random.wrap_key_data(key_words(key), impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(key_words(key)), impl="threefry2x32")
 
 
 def _given(program: ModelProgram, samples: Samples) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
@@ -132,7 +137,7 @@ def _in_batches(
     lead: tuple[int, ...] | None = None,
 ) -> dict[str, np.ndarray]:
     lead = (total,) if lead is None else lead
-    first = {n: v[0] for n, v in values.items()}
+    first = {n: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for n, v in values.items()}
     shapes = jax.eval_shape(lambda data, key, v: one(program, data, key, v), program.data, key, first)
     bytes_per_draw = sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes)) or 1
     size = max(1, min(total, _MAX_BATCH, _BATCH_BYTES // bytes_per_draw))

@@ -11,7 +11,15 @@ from typing import Any, NoReturn
 from jax.core import ShapedArray
 
 from ..transforms import ModelError
-from ..transforms.jax_compat import Effect, JaxprEqn, Primitive, declare_effect, define_batching, define_jvp, define_result
+from ..transforms.jax_compat import (
+    Effect,
+    JaxprEqn,
+    Primitive,
+    declare_effect,
+    define_batching,
+    define_jvp,
+    define_result,
+)
 from .spec import Spec
 
 __all__ = ["bind_site", "is_site"]

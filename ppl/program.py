@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import numpyro
@@ -116,7 +117,8 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
 
     Args:
         model: a function with `sample` statements, Luciole's or NumPyro's.
-        args, kwargs: the model's arguments. Arrays are data; everything else is part of the program.
+        args, kwargs: the model's arguments. Arrays are data; everything else, Python's and NumPy's numbers included, is part of
+            the program.
 
     Returns:
         The program; `print` shows the table of sites.
@@ -127,6 +129,7 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
     """
     if not callable(model):
         raise ModelError(f"found a {type(model).__name__} where the model belongs; expected a function with `lc.sample` statements.")
+    args, kwargs = jax.tree.map(_as_data, (args, kwargs))
     bridge = Bridge()
 
     def run() -> tuple[()]:
@@ -151,17 +154,15 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
         if name is None:
             raise
         raise ModelError(f"site {name!r}: {_words(e)}{_at(e)}.") from e
-    sites: dict[str, Site] = {}
-    for site in _sites(jaxpr, ()):
-        if site.name in sites:
-            raise ModelError(
-                f"the site name {site.name!r} is used twice, {sites[site.name].line} and {site.line}. Every site needs its own "
-                "name; inside a helper that is called twice use `numpyro.handlers.scope(prefix=...)`."
-            )
-        sites[site.name] = site
+    sites = _by_name(_sites(jaxpr, ()))
     if not sites:
         raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
     return ModelProgram(jaxpr, sites, dict(bridge.coords))
+
+
+def _as_data(leaf: Any) -> Any:
+    """A NumPy array without axes as a JAX array: JAX would write the number of the former into the program."""
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim == 0 and leaf.dtype.kind == "f" else leaf
 
 
 def has_sites(eqn: JaxprEqn) -> bool:
@@ -198,20 +199,43 @@ def _sites(jaxpr: Any, loops: tuple[int, ...]) -> Iterator[Site]:
                 yield from _sites(sub, loops)
 
 
+def _by_name(found: Iterator[Site]) -> dict[str, Site]:
+    sites: dict[str, Site] = {}
+    for site in found:
+        if site.name in sites:
+            raise ModelError(
+                f"the site name {site.name!r} is used twice, {sites[site.name].line} and {site.line}. Every site needs its own "
+                "name; inside a helper that is called twice use `numpyro.handlers.scope(prefix=...)`."
+            )
+        sites[site.name] = site
+    return sites
+
+
 def _branch_sites(eqn: JaxprEqn, loops: tuple[int, ...]) -> Iterator[Site]:
-    branches = [{s.name: s for s in _sites(b, loops)} for b in eqn.params["branches"]]
-    latent = [{n: (s.shape, s.spec.unconstrained_shape) for n, s in b.items() if s.latent} for b in branches]
-    if any(other != latent[0] for other in latent[1:]):
-        names = sorted(set().union(*latent) - set.intersection(*map(set, latent))) or sorted(latent[0])
-        first = next(b[names[0]] for b in branches if names[0] in b)
-        raise ModelError(
-            f"site {names[0]!r} ({first.line}) is latent in one branch of a `cond` and absent, or of another shape, in another. Every "
-            "branch needs the same latent sites: sample before the `cond`, or sample it in each branch."
-        )
+    """The sites of all branches: the same latent ones in each, and what has the same name has the same shape."""
+    branches = [_by_name(_sites(b, loops)) for b in eqn.params["branches"]]
     merged: dict[str, Site] = {}
     for branch in branches:
-        merged.update({n: s for n, s in branch.items() if n not in merged})
+        for name, site in branch.items():
+            first = merged.setdefault(name, site)
+            if _form(first) != _form(site):
+                raise ModelError(
+                    f"site {name!r} is {_form(first)} in one branch of a `cond` ({first.line}) and {_form(site)} in another ({site.line}). "
+                    "Make them alike, or give them two names."
+                )
+    for name, site in merged.items():
+        if site.latent and not all(name in branch for branch in branches):
+            raise ModelError(
+                f"site {name!r} ({site.line}) is latent in one branch of a `cond` and absent in another. Every branch needs the same latent "
+                "sites: sample before the `cond`, or sample it in each branch."
+            )
     yield from merged.values()
+
+
+def _form(site: Site) -> str:
+    """What must be alike in all branches, in words."""
+    coordinates = f" with {site.spec.unconstrained_shape} unconstrained coordinates" if site.latent else ""
+    return f"{'latent' if site.latent else site.role} of shape {site.shape} and dtype {site.dtype}{coordinates}"
 
 
 def _site(eqn: JaxprEqn, loops: tuple[int, ...]) -> Site:
@@ -240,7 +264,9 @@ def _dims(spec: Spec, loops: tuple[int, ...]) -> tuple[str, ...]:
     lead = numbered("time", len(loops)) + numbered("batch", len(spec.vmaps))
     rest = len(spec.shape) - len(spec.vmaps)
     batch = rest - spec.event_dim
-    plates = {batch + p.dim: p.name for p in spec.plates}
+    own = spec.shape[len(spec.vmaps) :]
+    # a deterministic value need not have the plate's axis: one of another size is its own
+    plates = {batch + p.dim: p.name for p in spec.plates if batch + p.dim >= 0 and own[batch + p.dim] == p.size}
     return (*lead, *(plates.get(i, f"{spec.name}_dim_{i}") for i in range(rest)))
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import default_registry, tree_flatten, tree_unflatten
 from numpyro.distributions import Distribution, ExpandedDistribution, Independent, MaskedDistribution, biject_to
 from numpyro.distributions.transforms import Transform
 
 from ..transforms import ModelError
 
-__all__ = ["Plate", "Spec", "distribution_name", "is_array", "join_distribution", "split_distribution", "unvalidated"]
+__all__ = ["Plate", "Spec", "distribution_name", "is_array", "join_distribution", "peel", "split_distribution"]
 
 
 @dataclass(frozen=True)
@@ -136,26 +137,36 @@ def split_distribution(dist: Distribution, name: str) -> tuple[list[Any], Any, t
                 f"site {name!r}: parameter {'.'.join(map(str, paths[i]))} of {distribution_name(dist)} is a {type(leaves[i]).__name__}; "
                 "expected a number or an array. Convert it, for example with `jnp.asarray`, before it enters the model."
             )
+    for attribute, value in vars(dist).items():
+        if any(isinstance(x, Tracer) for cell in getattr(value, "__closure__", None) or () for x in _cell_leaves(cell)):
+            raise ModelError(
+                f"site {name!r}: {attribute} of {distribution_name(dist)} is a function that reads a value of the model from around it, and "
+                "such a distribution cannot be taken out of the trace. Write the process as a `jax.lax.scan` with a `sample` in its body."
+            )
     static = tuple(leaves[i] for i in statics)
     _check_round_trip(dist, treedef, leaves, name)
     return [leaves[i] for i in arrays], treedef, static, (*arrays, *statics)
 
 
 def join_distribution(spec: Spec, arrays: Sequence[Any]) -> Distribution:
-    """The distribution of a site from the array leaves among its operands, with NumPyro's argument checks off."""
+    """The distribution of a site from the array leaves among its operands, as the model made it."""
     leaves: list[Any] = [None] * len(spec.order)
     for place, leaf in zip(spec.order, [*arrays, *spec.static], strict=True):
         leaves[place] = leaf
-    return unvalidated(tree_unflatten(spec.treedef, leaves))
+    return _validating(tree_unflatten(spec.treedef, leaves))
 
 
-def unvalidated(dist: Distribution) -> Distribution:
-    """Switch off NumPyro's checks of arguments and values, which inside a program only leave dead equations."""
-    dist._validate_args = False
+def _validating(dist: Distribution) -> Distribution:
+    """Validation as it was. A pytree's round trip switches it off where it was left at NumPyro's default, which is on.
+
+    It must stay: validation makes the density of a value outside a latent support zero, as in y ~ Uniform(0, theta).
+    """
+    if dist._validate_args is None:
+        del dist._validate_args
     for value in vars(dist).values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, Distribution):
-                unvalidated(item)
+                _validating(item)
     return dist
 
 
@@ -183,12 +194,30 @@ def _check_round_trip(dist: Distribution, treedef: Any, leaves: list[Any], name:
         )
 
 
+def _cell_leaves(cell: Any) -> list[Any]:
+    try:
+        return jax.tree.leaves(cell.cell_contents)
+    except ValueError:  # an empty cell
+        return []
+
+
 def _is_lazy(dist: Distribution, attribute: str) -> bool:
     return type(getattr(type(dist), attribute, None)).__name__ == "lazy_property"
 
 
+def peel(dist: Distribution) -> tuple[Distribution, list[tuple[Any, int]]]:
+    """What is left of a distribution without its wrappers, and its masks, outermost first: (mask, number of event dimensions there).
+
+    A mask has the batch shape of its own level, or one that broadcasts to it.
+    """
+    masks = []
+    while isinstance(dist, (MaskedDistribution, ExpandedDistribution, Independent)):
+        if isinstance(dist, MaskedDistribution):
+            masks.append((dist._mask, dist.event_dim))
+        dist = dist.base_dist
+    return dist, masks
+
+
 def distribution_name(dist: Distribution) -> str:
     """The name of a distribution's class, without what was wrapped around it."""
-    while isinstance(dist, (MaskedDistribution, ExpandedDistribution, Independent)):
-        dist = dist.base_dist
-    return type(dist).__name__
+    return type(peel(dist)[0]).__name__

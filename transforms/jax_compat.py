@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from jax._src import config as _config  # 0.10-0.12: the cache's settings have no public context managers
 from jax._src import effects as _effects  # 0.10-0.12: no public way to declare an effect harmless
 from jax._src import source_info_util as _source_info  # 0.10-0.12: no public way to read an equation's frames
+from jax.experimental.compilation_cache import compilation_cache as _compilation_cache
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
@@ -33,6 +35,7 @@ __all__ = [
     "equation_context",
     "instantiate_tangents",
     "open_jaxpr",
+    "persistent_cache",
     "scan_layout",
     "subjaxprs",
     "user_frames",
@@ -41,7 +44,10 @@ __all__ = [
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation on `operands`; always returns a list. Serves 0.10-0.12 (`get_bind_params` is not public)."""
+    """Evaluate one equation on `operands`; always returns a list.
+
+    Serves 0.10-0.12 (`get_bind_params` is not public).
+    """
     outs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
@@ -104,7 +110,10 @@ def define_batching(primitive: Primitive, rule: Callable[..., tuple[Any, int | N
 
 
 def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> None:
-    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent). Serves 0.10-0.12."""
+    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent).
+
+    Serves 0.10-0.12.
+    """
     _ad.primitive_jvps[primitive] = rule
 
 
@@ -125,9 +134,11 @@ def equation_context(eqn: JaxprEqn) -> Iterator[None]:
 
 
 def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -> None:
-    """Let JAX transpose `primitive`: rule(cotangents, is_linear, operands, **params) -> a cotangent or None for each operand.
+    """Let JAX transpose `primitive`: rule(cotangents, is_linear, operands, **params) -> a cotangent or None for each
+    operand.
 
-    Zero cotangents arrive as arrays of zeros; a linear operand is None. Serves 0.10-0.12 (the table is a plain dict in all).
+    Zero cotangents arrive as arrays of zeros; a linear operand is None. Serves 0.10-0.12 (the table is a plain dict in
+    all).
     """
 
     def transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> Sequence[Any]:
@@ -139,7 +150,10 @@ def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -
 
 
 def define_lowering(primitive: Primitive, function: Callable[..., Sequence[Any]]) -> None:
-    """Let `primitive` run and compile as `function(*operands, **params)`, a JAX program of many results. Serves 0.10-0.12."""
+    """Let `primitive` run and compile as `function(*operands, **params)`, a JAX program of many results.
+
+    Serves 0.10-0.12.
+    """
     primitive.def_impl(function)
     _mlir.register_lowering(primitive, _mlir.lower_fun(function, multiple_results=True))
 
@@ -153,16 +167,39 @@ def instantiate_tangents(primals: Sequence[Any], tangents: Sequence[Any]) -> lis
     return made
 
 
-# 0.12 differentiates `cholesky` as a function of the lower triangle alone, 0.10 as one of the whole matrix; on symmetric tangents both agree.
+# 0.12 differentiates `cholesky` as a function of the lower triangle alone, 0.10 as one of the whole matrix; on
+# symmetric tangents both agree.
 CHOLESKY_READS_LOWER_TRIANGLE = jax.__version_info__ >= (0, 12)
 
 
 def varying_axes(aval: Any) -> frozenset[str]:
-    """The mesh axes over which a value inside `shard_map` differs; empty outside. Serves 0.10-0.12 (`vma` was renamed in 0.10)."""
+    """The mesh axes over which a value inside `shard_map` differs; empty outside.
+
+    Serves 0.10-0.12 (`vma` was renamed in 0.10).
+    """
     manual = getattr(aval, "manual_axis_type", None)
     return frozenset(manual.varying) if manual is not None else frozenset(getattr(aval, "vma", None) or ())
 
 
-def default_float() -> Any:
-    """The float dtype of the run: `jnp.result_type(float)` at this moment."""
-    return jax.numpy.result_type(float)
+@contextlib.contextmanager
+def persistent_cache(folder: str) -> Iterator[None]:
+    """Compilations inside use the persistent cache in `folder`; the process's own settings stay as they are.
+
+    If the process has a cache of its own, that one is used and `folder` is not. JAX keeps one cache object per
+    process, so it is
+    reset before (it may have been found switched off) and after. Serves 0.10-0.12 (the settings' context managers are
+    not public).
+    """
+    if _config.compilation_cache_dir.value is not None:
+        yield
+        return
+    with (
+        _config.compilation_cache_dir(folder),
+        _config.persistent_cache_min_compile_time_secs(0.0),
+        _config.persistent_cache_min_entry_size_bytes(-1),
+    ):
+        _compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            _compilation_cache.reset_cache()

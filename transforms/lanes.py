@@ -6,7 +6,8 @@ guards *every* value the loop carries with a select at every turn, large buffers
 under `vmap` it is one scalar for the whole batch, so the loop stays a plain loop.
 
 The price: a finished member keeps running through the body. Whatever its result is must be masked by `live` in the body; what
-nobody reads afterwards may become anything.
+nobody reads afterwards may become anything. Code of the user's that runs in the body should see sensible values all the same: a
+solver that waits for convergence must not be fed what a diverged member has become.
 """
 
 import jax

@@ -43,10 +43,10 @@ def split(jaxpr: Any, num_first: int) -> Split:
             known.update(eqn.outvars)
         else:
             late.append(eqn)
-    early, late = _return_copies(early, late, inner.outvars)
-    made = {v for e in late for v in e.outvars}
+    late = [*_copies_read(early, late, inner.outvars), *late]
+    elsewhere = {v for e in late for v in e.outvars} | set(second)
     reads = [x for e in late for x in e.invars] + list(inner.outvars)
-    boundary = list(dict.fromkeys(x for x in reads if not isinstance(x, Literal) and x not in made and x not in set(second)))
+    boundary = list(dict.fromkeys(x for x in reads if not isinstance(x, Literal) and x not in elsewhere))
     early = _needed(early, boundary)
 
     def prepare(values: Sequence[Any]) -> list[Any]:
@@ -66,23 +66,19 @@ def run(equations: Sequence[JaxprEqn], env: dict[Any, Any], outs: Sequence[Any])
     return [x.val if isinstance(x, Literal) else env[x] for x in outs]
 
 
-def _return_copies(early: list[JaxprEqn], late: list[JaxprEqn], outs: Sequence[Any]) -> tuple[list[JaxprEqn], list[JaxprEqn]]:
-    """Move back what only copies and is read late: the rest then reads the smaller original."""
-    returned: list[JaxprEqn] = []
+def _copies_read(early: list[JaxprEqn], late: list[JaxprEqn], outs: Sequence[Any]) -> list[JaxprEqn]:
+    """The early equations that only copy and are read late: the rest runs them itself and reads the smaller original.
+
+    An early equation may read the same copy, so `early` keeps them until what it does not need is dropped.
+    """
+    copies: list[JaxprEqn] = []
     read: set[Var] = {x for e in late for x in e.invars if not isinstance(x, Literal)}
     read.update(x for x in outs if not isinstance(x, Literal))
     for eqn in reversed(early):
         if eqn.primitive.name in _COPIES and any(v in read for v in eqn.outvars):
-            returned.append(eqn)
+            copies.append(eqn)
             read.update(x for x in eqn.invars if not isinstance(x, Literal))
-    moved = {id(e) for e in returned}
-    return [e for e in early if id(e) not in moved or _also_early(e, early, moved)], [*returned[::-1], *late]
-
-
-def _also_early(eqn: JaxprEqn, early: list[JaxprEqn], moved: set[int]) -> bool:
-    """Whether a copy that was moved back is read by an equation that stayed early."""
-    made = set(eqn.outvars)
-    return any(id(e) not in moved and any(x in made for x in e.invars if not isinstance(x, Literal)) for e in early)
+    return copies[::-1]
 
 
 def _needed(equations: list[JaxprEqn], outs: Sequence[Any]) -> list[JaxprEqn]:

@@ -38,7 +38,15 @@ class FakeDensity:
     def unconstrain(self, values):
         return dict(values)
 
-    def initial(self, key, strategy):
+    program = SimpleNamespace(sites={}, latents={})
+
+    def prepare(self):
+        return jax.tree.leaves(self.data)
+
+    def evaluate(self, prepared, position):
+        return self.log_density(position, jax.tree.unflatten(jax.tree.structure(self.data), prepared))
+
+    def init(self, key, strategy=None, values=None):
         if self.initial_ is not None:
             return self.initial_(key)
         keys = jax.random.split(key, len(self.shapes))

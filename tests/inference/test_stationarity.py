@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import HMC, NUTS
-from luciole.inference import hmc, tree
+from luciole.inference import HMC, NUTS, hmc, tree
 from luciole.inference.adaptation import warmup_schedule
 from luciole.inference.kernel import start_chain
 from luciole.inference.records import Plan

@@ -1,6 +1,7 @@
 """Which results of a program can depend on which inputs, for derivatives: a walk that looks into nested programs.
 
-Conservative: a result that is said to be inactive certainly has no tangent; one that is said to be active may have a zero one.
+Conservative: a result that is said to be inactive certainly has no tangent; one that is said to be active may have a
+    zero one.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,16 @@ from .core import is_differentiable
 __all__ = ["active_outputs", "needed_inputs"]
 
 NO_TANGENT = {"stop_gradient", "sign", "floor", "ceil", "round"}
-CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr",
-         "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # fmt: skip
+CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
 
 
 def active_outputs(jaxpr: Any, active: Sequence[bool]) -> tuple[bool, ...]:
@@ -23,7 +32,9 @@ def active_outputs(jaxpr: Any, active: Sequence[bool]) -> tuple[bool, ...]:
     for eqn in inner.eqns:
         reads = [not isinstance(x, Literal) and x in alive for x in eqn.invars]
         if any(reads):
-            alive.update(v for v, a in zip(eqn.outvars, _equation(eqn, reads), strict=True) if a and is_differentiable(v.aval))
+            alive.update(
+                v for v, a in zip(eqn.outvars, _equation(eqn, reads), strict=True) if a and is_differentiable(v.aval)
+            )
     return tuple(not isinstance(v, Literal) and v in alive for v in inner.outvars)
 
 

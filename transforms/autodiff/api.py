@@ -4,7 +4,8 @@
     vjp       = L transposed             grad = L transposed, applied to 1
     hvp(x, t) = d/ds grad f(x + s t)     a forward derivative of a gradient
 
-Functions are traced to a jaxpr first: Python sees abstract values, as under `jax.jit`. Only the differentiated arguments are traced; the others
+Functions are traced to a jaxpr first: Python sees abstract values, as under `jax.jit`. Only the differentiated
+    arguments are traced; the others
 may be any Python object.
 """
 
@@ -31,14 +32,17 @@ class _Traced:
         for leaf, name in zip(leaves, leaf_names(self.in_tree), strict=True):
             if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
                 raise DerivativeError(
-                    f"{_name(f)}: the differentiated argument {name} is a {type(leaf).__name__}, expected an array or a number."
+                    f"{_name(f)}: the differentiated argument {name} is a {type(leaf).__name__}, expected an array "
+                    f"or a number."
                 )
         self.leaves = leaves
 
         def flat(*values: Any) -> list[Any]:
             out = f(*jax.tree.unflatten(self.in_tree, values))
             if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                raise DerivativeError(f"{_name(f)}: with has_aux=True the function returns (value, aux); found a {type(out).__name__}.")
+                raise DerivativeError(
+                    f"{_name(f)}: with has_aux=True the function returns (value, aux); found a {type(out).__name__}."
+                )
             out, aux = out if has_aux else (out, ())
             results, self.out_tree = jax.tree.flatten(out)
             extra, self.aux_tree = jax.tree.flatten(aux)
@@ -50,7 +54,9 @@ class _Traced:
         self.out_avals = tuple(v.aval for v in self.jaxpr.outvars[: self.num_out])
 
     def split(self, outs: Sequence[Any]) -> tuple[Any, Any]:
-        return jax.tree.unflatten(self.out_tree, outs[: self.num_out]), jax.tree.unflatten(self.aux_tree, outs[self.num_out :])
+        return jax.tree.unflatten(self.out_tree, outs[: self.num_out]), jax.tree.unflatten(
+            self.aux_tree, outs[self.num_out :]
+        )
 
     def linearize(self) -> tuple[list[Any], LinearProgram]:
         active = tuple(is_differentiable(a) for a in self.avals)
@@ -71,7 +77,8 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], 
     Args:
         f: a function of arrays (pytrees of them).
         primals: its arguments, a tuple.
-        tangents: one per argument and of its structure, shapes and dtypes; None stands for zero at any place, and for integers.
+        tangents: one per argument and of its structure, shapes and dtypes; None stands for zero at any place, and for
+            integers.
         has_aux: whether f returns (value, aux); aux is not differentiated.
 
     Returns:
@@ -109,7 +116,8 @@ def transpose(linear: LinearProgram) -> Callable[[Any], Any]:
     """The transposed map: cotangents of the result -> a tuple with one cotangent per argument.
 
     Raises:
-        DerivativeError: `linear` is no LinearProgram; on the call, a cotangent has another structure, shape or dtype than the result.
+        DerivativeError: `linear` is no LinearProgram; on the call, a cotangent has another structure, shape or dtype
+            than the result.
     """
     if not isinstance(linear, LinearProgram):
         raise DerivativeError(f"transpose takes the LinearProgram that `linearize` returns; found {linear!r}.")
@@ -126,7 +134,9 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     return (value, transpose(program), *aux)
 
 
-def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
     """A function that returns the value of f and its gradient.
 
     Args:
@@ -135,11 +145,13 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_
         has_aux: as above.
 
     Returns:
-        A function of f's arguments: ((value, aux) or value, gradient); the gradient is shaped like the argument, or is a
+        A function of f's arguments: ((value, aux) or value, gradient); the gradient is shaped like the argument, or is
+        a
         tuple of such if `argnums` is a sequence.
 
     Raises:
-        DerivativeError: on the call, if a differentiated argument has integer or complex leaves or the value is no real scalar.
+        DerivativeError: on the call, if a differentiated argument has integer or complex leaves or the value is no
+            real scalar.
     """
     chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -147,7 +159,8 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_
         places = [n + len(args) if n < 0 else n for n in chosen]
         if any(not 0 <= n < len(args) for n in places):
             raise DerivativeError(
-                f"{_name(f)} was called with {len(args)} positional arguments; argnums={argnums} names one that is not there."
+                f"{_name(f)} was called with {len(args)} positional arguments; argnums={argnums} names one that is "
+                f"not there."
             )
 
         def of_chosen(*values: Any) -> Any:
@@ -162,7 +175,9 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_
         _check_scalar(traced, _name(f))
         outs, program = traced.linearize()
         value, aux = traced.split(outs)
-        gradient = program.apply_transposed(jax.tree.unflatten(traced.out_tree, [np.ones((), traced.out_avals[0].dtype)]))
+        gradient = program.apply_transposed(
+            jax.tree.unflatten(traced.out_tree, [np.ones((), traced.out_avals[0].dtype)])
+        )
         return ((value, aux) if has_aux else value), (gradient[0] if isinstance(argnums, int) else gradient)
 
     return with_gradient
@@ -201,14 +216,20 @@ def _check_inputs(traced: _Traced, name: str, places: Sequence[int]) -> None:
         if not jax.dtypes.issubdtype(aval.dtype, np.floating):
             entry, _, rest = leaf[1:].partition("]")
             raise DerivativeError(
-                f"{name}: argument {places[int(entry)]}{rest} has type {aval.str_short()}; a gradient exists for real floating point numbers only. "
+                f"{name}: argument {places[int(entry)]}{rest} has type {aval.str_short()}; a gradient exists for "
+                f"real floating point numbers only. "
                 "Convert it with `.astype(float)`, or leave it out of `argnums`."
             )
 
 
 def _check_scalar(traced: _Traced, name: str) -> None:
-    if traced.num_out != 1 or traced.out_avals[0].shape != () or not jax.dtypes.issubdtype(traced.out_avals[0].dtype, np.floating):
+    if (
+        traced.num_out != 1
+        or traced.out_avals[0].shape != ()
+        or not jax.dtypes.issubdtype(traced.out_avals[0].dtype, np.floating)
+    ):
         found = ", ".join(a.str_short() for a in traced.out_avals) or "nothing"
         raise DerivativeError(
-            f"{name}: a gradient needs a function that returns one real scalar; found {found}. For other results use `vjp` or `linearize`."
+            f"{name}: a gradient needs a function that returns one real scalar; found {found}. For other results use "
+            f"`vjp` or `linearize`."
         )

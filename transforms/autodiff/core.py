@@ -1,16 +1,21 @@
 """Linearization: one walk over a program that carries tangents beside values.
 
-`push` visits the equations in order. Where an operand has a tangent it asks `apply_rule` for the results and their tangents; elsewhere it
+`push` visits the equations in order. Where an operand has a tangent it asks `apply_rule` for the results and their
+tangents; elsewhere it
 evaluates the equation. The two forward transformations differ in `apply_rule` alone:
 
 * a forward derivative (`push_forward`) applies the linear map of each rule at once;
-* linearization (`linearize_jaxpr`) writes the linear map on a tape. At the end the tape is replayed once under `jax.make_jaxpr`; the
-  equations so traced are the linear program, and the values from outside that they refer to come out as its constants: the residuals.
+* linearization (`linearize_jaxpr`) writes the linear map on a tape. At the end the tape is replayed once under
+  `jax.make_jaxpr`; the
+  equations so traced are the linear program, and the values from outside that they refer to come out as its constants:
+      the residuals.
 
 A tangent that is known to be zero is None and costs nothing.
 
-Source: the split of reverse mode into linearization and transposition is that of Radul, Paszke, Frostig, Johnson & Maclaurin (2023),
-"You Only Linearize Once", POPL, section 3. We deviate in that the linear part is recorded as closures and traced afterwards, so that no
+Source: the split of reverse mode into linearization and transposition is that of Radul, Paszke, Frostig, Johnson &
+    Maclaurin (2023),
+"You Only Linearize Once", POPL, section 3. We deviate in that the linear part is recorded as closures and traced
+afterwards, so that no
 rule has to build equations.
 """
 
@@ -51,7 +56,10 @@ class Unknown(NamedTuple):
 
 @dataclass(frozen=True)
 class Fallback:
-    """What serves primitives without a rule: linearize(eqn, active, *primals) and transpose(eqn, cotangents, *operands)."""
+    """What serves primitives without a rule.
+
+    Linearize(eqn, active, *primals) and transpose(eqn, cotangents, *operands).
+    """
 
     linearize: Callable[..., Any]
     transpose: Callable[..., Any]
@@ -140,11 +148,16 @@ def push(
         value.update(zip(eqn.outvars, outs, strict=True))
         if overrides:
             value.update((v, overrides[v]) for v in eqn.outvars if v in overrides)
-    return [read(value, x) for x in jaxpr.outvars], [None if isinstance(x, Literal) else tangent.get(x) for x in jaxpr.outvars]
+    return [read(value, x) for x in jaxpr.outvars], [
+        None if isinstance(x, Literal) else tangent.get(x) for x in jaxpr.outvars
+    ]
 
 
 def linearize_equation(eqn: JaxprEqn, active: tuple[bool, ...], primals: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Apply the rule of one equation: its own, else the fallback's, else an error that names the primitive and the line."""
+    """Apply the rule of one equation.
+
+    Its own, else the fallback's, else an error that names the primitive and the line.
+    """
     rule = LINEARIZE.get(eqn.primitive.name)
     outs, linear, out_active = rule(eqn, active, *primals) if rule is not None else (None, None, None)
     if linear is not None:
@@ -164,7 +177,9 @@ def forward_equation(eqn: JaxprEqn, primals: list[Any], tangents: list[Any]) -> 
     return outs, linear(tangents)
 
 
-def push_forward(jaxpr: Any, consts: Sequence[Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def push_forward(
+    jaxpr: Any, consts: Sequence[Any], primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
     """The forward derivative of a jaxpr: results and their tangents (None for zero)."""
     return push(jaxpr, consts, primals, tangents, forward_equation)
 
@@ -227,7 +242,8 @@ class Tape:
 class Linearized(NamedTuple):
     """A linear program: tangents of the active inputs -> tangents of the active outputs.
 
-    jaxpr: open; its constants are the residuals. residuals: their values. out_active: which outputs of the original have tangents.
+    jaxpr: open; its constants are the residuals. residuals: their values. out_active: which outputs of the original
+        have tangents.
     """
 
     jaxpr: Any
@@ -249,7 +265,8 @@ def linearize_jaxpr(
         jaxpr, consts: the program; its constants have no tangents.
         primals: one value per input.
         active: which inputs have tangents.
-        want: which outputs must be outputs of the linear program, zero if they do not depend on an active input; by default those that do.
+        want: which outputs must be outputs of the linear program, zero if they do not depend on an active input; by
+            default those that do.
         overrides: as for `push`.
 
     Returns:
@@ -259,7 +276,10 @@ def linearize_jaxpr(
     slots = [Slot(tangent_aval(v.aval)) if a else None for v, a in zip(jaxpr.invars, active, strict=True)]
     outs, out_slots = push(jaxpr, consts, primals, slots, tape.apply_rule, overrides)
     if want is not None:
-        out_slots = [(s or Slot(tangent_aval(v.aval))) if w else None for s, v, w in zip(out_slots, jaxpr.outvars, want, strict=True)]
+        out_slots = [
+            (s or Slot(tangent_aval(v.aval))) if w else None
+            for s, v, w in zip(out_slots, jaxpr.outvars, want, strict=True)
+        ]
     inputs, outputs = [s for s in slots if s is not None], [s for s in out_slots if s is not None]
     closed = jax.make_jaxpr(tape.replay(inputs, outputs))(*[s.aval for s in inputs])
     linear, residuals = open_jaxpr(closed)

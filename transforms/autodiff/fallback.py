@@ -1,7 +1,10 @@
-"""The long tail: a primitive without a rule of ours is differentiated by JAX's public transformations, on its one equation.
+"""The long tail: a primitive without a rule of ours is differentiated by JAX's public transformations, on its one
+equation.
 
-Importing this file installs the fallback; delete it and its import in `__init__` and such primitives raise `DerivativeError` instead.
-`fallback_counts` counts what was served, as ("linearize" or "transpose", primitive); `without_fallback()` switches it off for a while.
+Importing this file installs the fallback; delete it and its import in `__init__` and such primitives raise
+`DerivativeError` instead.
+`fallback_counts` counts what was served, as ("linearize" or "transpose", primitive); `without_fallback()` switches it
+off for a while.
 """
 
 import contextlib
@@ -32,7 +35,11 @@ def _linearize(eqn: Any, active: Any, *primals: Any) -> Any:
         lambda *xs: bind(eqn, _merge(primals, active, xs)), *(x for x, a in zip(primals, active, strict=True) if a)
     )
     moving = tuple(is_differentiable(v.aval) for v in eqn.outvars)
-    return outs, lambda ts: [t if m else None for t, m in zip(linear(*(t for t in ts if t is not None)), moving, strict=True)], moving
+    return (
+        outs,
+        lambda ts: [t if m else None for t, m in zip(linear(*(t for t in ts if t is not None)), moving, strict=True)],
+        moving,
+    )
 
 
 def _transpose(eqn: Any, cotangents: Any, *operands: Any) -> Any:
@@ -42,7 +49,9 @@ def _transpose(eqn: Any, cotangents: Any, *operands: Any) -> Any:
         lambda *xs: bind(eqn, _merge(operands, unknown, xs)), *(x.aval for x in operands if isinstance(x, Unknown))
     )
     return _merge(
-        [None] * len(operands), unknown, transposed([instantiate(ct, v.aval) for ct, v in zip(cotangents, eqn.outvars, strict=True)])
+        [None] * len(operands),
+        unknown,
+        transposed([instantiate(ct, v.aval) for ct, v in zip(cotangents, eqn.outvars, strict=True)]),
     )
 
 

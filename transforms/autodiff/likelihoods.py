@@ -1,4 +1,5 @@
-"""Log likelihoods and log determinants with rules of their own: what the derivative needs is far less than what the value is made of.
+"""Log likelihoods and log determinants with rules of their own: what the derivative needs is far less than what the
+value is made of.
 
 Each is an ordinary function (the body) given a linearization; `check_linearization` compares the two.
 
@@ -19,7 +20,12 @@ from ..errors import DerivativeError
 from .api import vjp
 from .ruled import defines_linearization
 
-__all__ = ["exponential_family_log_likelihood", "gaussian_log_density", "gaussian_regression_log_likelihood", "log_determinant"]
+__all__ = [
+    "exponential_family_log_likelihood",
+    "gaussian_log_density",
+    "gaussian_regression_log_likelihood",
+    "log_determinant",
+]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -29,7 +35,8 @@ def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[
 
         -n log(sigma) - n/2 log(2 pi) - (y'y - 2 w'b + w'G w) / (2 sigma^2),    G = X'X, b = X'y
 
-    The difference of squares loses digits where the fit is very good (residuals small beside y): use it in float64, or centre y and the columns of X.
+    The difference of squares loses digits where the fit is very good (residuals small beside y): use it in float64, or
+    centre y and the columns of X.
 
     Args:
         x: (row, dim). y: (row,).
@@ -41,7 +48,10 @@ def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[
         DerivativeError: the shapes do not fit.
     """
     if x.ndim != 2 or y.shape != x.shape[:1]:
-        raise DerivativeError(f"gaussian_regression_log_likelihood: x has shape {x.shape} and y {y.shape}; expected (row, dim) and (row,).")
+        raise DerivativeError(
+            f"gaussian_regression_log_likelihood: x has shape {x.shape} and y {y.shape}; expected (row, dim) and "
+            f"(row,)."
+        )
     n, gram, moment, square = x.shape[0], x.T @ x, x.T @ y, jnp.vdot(y, y)
 
     def body(w: Any, sigma: Any) -> Any:
@@ -59,7 +69,9 @@ def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[
     return log_likelihood
 
 
-def exponential_family_log_likelihood(statistics: jax.Array, log_partition: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
+def exponential_family_log_likelihood(
+    statistics: jax.Array, log_partition: Callable[[Any], Any]
+) -> Callable[[Any], jax.Array]:
     """sum_i (eta . T_i - A(eta)) as a function of the natural parameters that all rows share; base measures left out.
 
     Args:

@@ -1,4 +1,7 @@
-"""What the rules of all loops share: a body split into its known and its linear part, and the test for loops that need no storage."""
+"""What the rules of all loops share.
+
+A body split into its known and its linear part, and the test for loops that need no storage.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +14,16 @@ from .activity import needed_inputs
 from .core import Linearized, Unknown, evaluate, linearize_jaxpr, read
 from .transpose import backward, instantiate
 
-__all__ = ["RecomputingBody", "SplitBody", "chosen", "needed_equations", "order_free", "run_equations", "split_body", "spread"]
+__all__ = [
+    "RecomputingBody",
+    "SplitBody",
+    "chosen",
+    "needed_equations",
+    "order_free",
+    "run_equations",
+    "split_body",
+    "spread",
+]
 
 
 @dataclass(frozen=True)
@@ -47,16 +59,25 @@ def split_body(jaxpr: Any, consts: Sequence[Any], active: Sequence[bool], want: 
 
 
 def order_free(
-    jaxpr: Any, unknown: Sequence[bool], carries: Sequence[bool], watched: Sequence[bool], const_watched: bool | Sequence[bool]
+    jaxpr: Any,
+    unknown: Sequence[bool],
+    carries: Sequence[bool],
+    watched: Sequence[bool],
+    const_watched: bool | Sequence[bool],
 ) -> bool:
-    """Whether the transpose of a loop may visit its turns in any order, so that it can run forwards beside the known carries.
+    """Whether the transpose of a loop may visit its turns in any order, so that it can run forwards beside the known
+    carries.
 
-    True if every carried cotangent comes out of the transposed body as the same variable that went in (the loop adds up terms that
-    do not depend on the sum), or if the transposed body reads no known value that changes (every turn applies the same linear map).
+    True if every carried cotangent comes out of the transposed body as the same variable that went in (the loop adds
+    up terms that
+    do not depend on the sum), or if the transposed body reads no known value that changes (every turn applies the same
+    linear map).
 
     Args:
-        jaxpr: the body, open. unknown: per input, whether it is linear; carries: per output, whether it is a linear carry.
-        watched: per input, whether it is known and changes from turn to turn; const_watched: the same per constant of the jaxpr.
+        jaxpr: the body, open. unknown: per input, whether it is linear; carries: per output, whether it is a linear
+            carry.
+        watched: per input, whether it is known and changes from turn to turn; const_watched: the same per constant of
+            the jaxpr.
     """
     num_carry, num_consts = sum(carries), len(jaxpr.constvars)
     const_watched = [const_watched] * num_consts if isinstance(const_watched, bool) else list(const_watched)
@@ -112,12 +133,17 @@ class RecomputingBody:
     needed: which carries the linear part or `extra` is computed from, directly or through other carries.
     """
 
-    def __init__(self, body: SplitBody, num_consts: int, num_carry: int, active: Sequence[bool], extra: Sequence[bool] = ()):
+    def __init__(
+        self, body: SplitBody, num_consts: int, num_carry: int, active: Sequence[bool], extra: Sequence[bool] = ()
+    ):
         self.body, self.num_consts, self.num_carry, self.active = body, num_consts, num_carry, active
         carry = slice(num_consts, num_consts + num_carry)
         num_out = body.num_out
         residual = [False] * num_out + [True] * (len(body.known.outvars) - num_out)
-        needed = [a or b for a, b in zip(needed_inputs(body.known, residual)[carry], extra or [False] * num_carry, strict=True)]
+        needed = [
+            a or b
+            for a, b in zip(needed_inputs(body.known, residual)[carry], extra or [False] * num_carry, strict=True)
+        ]
         while True:
             flags = [*needed, *[False] * (num_out - num_carry), *residual[num_out:]]
             grown = [a or b for a, b in zip(needed, needed_inputs(body.known, flags)[carry], strict=True)]
@@ -130,7 +156,9 @@ class RecomputingBody:
         self.carry_vars = chosen(body.known.invars[carry], needed)
         self.on_carry = active[carry]
 
-    def turn(self, consts: Sequence[Any], known: Sequence[Any], const_ts: Sequence[Any], carry_ts: Sequence[Any]) -> Any:
+    def turn(
+        self, consts: Sequence[Any], known: Sequence[Any], const_ts: Sequence[Any], carry_ts: Sequence[Any]
+    ) -> Any:
         """(known carries, tangents) -> the same one turn later."""
         env = dict(zip(self.body.known.constvars, self.body.consts, strict=True))
         env.update(zip(self.body.known.invars[: self.num_consts], consts, strict=True))
@@ -145,7 +173,9 @@ class RecomputingBody:
         """Whether the transpose can run forwards; see `loop_bodies.order_free`."""
         jaxpr = self.body.linear.jaxpr
         varies = _varying_residuals(self.body, self.num_consts, self.num_carry)
-        return order_free(jaxpr, [True] * len(jaxpr.invars), [True] * len(jaxpr.outvars), [False] * len(jaxpr.invars), varies)
+        return order_free(
+            jaxpr, [True] * len(jaxpr.invars), [True] * len(jaxpr.outvars), [False] * len(jaxpr.invars), varies
+        )
 
 
 def _varying_residuals(body: SplitBody, num_consts: int, num_carry: int) -> list[bool]:

@@ -1,12 +1,16 @@
-"""Loops whose number of turns is known only at run time, and whose order matters: a stated capacity makes them reversible.
+"""Loops whose number of turns is known only at run time, and whose order matters: a stated capacity makes them
+reversible.
 
     c_{i+1} = step(i, c_i, theta),  i = 0 .. n-1,  n <= max_trips
 
-The forward pass keeps the carries c_i on a tape of `max_trips` entries, or every K-th of them, K = ceil(sqrt(max_trips)); the backward pass visits the
-turns from the last to the first, n of them and not `max_trips`, and linearizes each one anew. With checkpoints it computes K carries
+The forward pass keeps the carries c_i on a tape of `max_trips` entries, or every K-th of them, K =
+ceil(sqrt(max_trips)); the backward pass visits the
+turns from the last to the first, n of them and not `max_trips`, and linearizes each one anew. With checkpoints it
+computes K carries
 again from each one it kept: memory for 2 K carries, and one more evaluation of every step.
 
-Source: Griewank (1992), "Achieving logarithmic growth of temporal and spatial complexity in reverse automatic differentiation", for the trade;
+Source: Griewank (1992), "Achieving logarithmic growth of temporal and spatial complexity in reverse automatic
+    differentiation", for the trade;
 we use its two-level form, because the number of turns is not known when the program is made.
 """
 
@@ -50,13 +54,16 @@ def dynamic_loop(
         theta: what the derivative is taken in beside `init`: a pytree. What `step` closes over has no derivative.
         init: the carry at the start: a pytree.
         max_trips: capacity.
-        checkpoint: "tape" keeps every carry, "sqrt" 2 sqrt(max_trips) of them at the price of one more evaluation of each step.
+        checkpoint: "tape" keeps every carry, "sqrt" 2 sqrt(max_trips) of them at the price of one more evaluation of
+            each step.
 
     Returns:
-        The carry. If n > max_trips its floating point leaves are NaN, and so is every derivative; the overrun is logged as an error at run time.
+        The carry. If n > max_trips its floating point leaves are NaN, and so is every derivative; the overrun is
+        logged as an error at run time.
 
     Raises:
-        DerivativeError: `max_trips` is not positive; a concrete n exceeds it; `step` changes the carry's type; in second order, reverse over reverse is
+        DerivativeError: `max_trips` is not positive; a concrete n exceeds it; `step` changes the carry's type; in
+            second order, reverse over reverse is
             refused (forward over reverse works).
     """
     if max_trips < 1:
@@ -80,7 +87,9 @@ def dynamic_loop(
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat)(index, carry, params))
     for before, after in zip(carry, jaxpr.outvars, strict=True):
         if before.shape != after.aval.shape or before.dtype != after.aval.dtype:
-            raise DerivativeError(f"dynamic_loop: step turns a carry of {jax.typeof(before).str_short()} into {after.aval.str_short()}.")
+            raise DerivativeError(
+                f"dynamic_loop: step turns a carry of {jax.typeof(before).str_short()} into {after.aval.str_short()}."
+            )
     turns = _Turns(jaxpr, len(consts), len(carry), max_trips, checkpoint)
     report = jnp.greater(index, max_trips)
     if isinstance(report, jax.core.Tracer):
@@ -99,7 +108,9 @@ def dynamic_loop(
             moving = [t for t in (*carry_ts, *params_ts) if t is not None]
             on = [is_differentiable(a) for a in avals]
             made = linear_op(_Forward(turns), _Backward(turns), residuals, moving, chosen(avals, on))
-            return [jnp.zeros(a.shape, a.dtype) if t is None else t for t, a in zip(spread(made, on), avals, strict=True)]
+            return [
+                jnp.zeros(a.shape, a.dtype) if t is None else t for t, a in zip(spread(made, on), avals, strict=True)
+            ]
 
         return outs, linear
 
@@ -108,7 +119,9 @@ def dynamic_loop(
 
 def _report(overrun: Any, n: Any, max_trips: int) -> None:
     if bool(overrun):
-        _log.error("dynamic_loop: %d turns exceed the stated capacity max_trips=%d; the result is NaN.", int(n), max_trips)
+        _log.error(
+            "dynamic_loop: %d turns exceed the stated capacity max_trips=%d; the result is NaN.", int(n), max_trips
+        )
 
 
 @dataclass(frozen=True)
@@ -130,16 +143,23 @@ class _Turns:
 
     def poison(self, n: Any, values: Sequence[Any]) -> list[Any]:
         """NaN instead of a result that the capacity made wrong."""
-        return [jnp.where(n > self.capacity, jnp.full_like(v, jnp.nan), v) if is_differentiable(jax.typeof(v)) else v for v in values]
+        return [
+            jnp.where(n > self.capacity, jnp.full_like(v, jnp.nan), v) if is_differentiable(jax.typeof(v)) else v
+            for v in values
+        ]
 
     def run(self, n: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
         last = jnp.minimum(n, self.capacity)
         outs = lax.while_loop(
-            lambda s: s[0] < last, lambda s: (s[0] + 1, self.one(s[0], consts, s[1], params)), (jnp.zeros_like(n), list(carry))
+            lambda s: s[0] < last,
+            lambda s: (s[0] + 1, self.one(s[0], consts, s[1], params)),
+            (jnp.zeros_like(n), list(carry)),
         )[1]
         return self.poison(n, outs)
 
-    def record(self, n: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def record(
+        self, n: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
         """The result, and the carry before every `spacing`-th turn."""
         last, k = jnp.minimum(n, self.capacity), self.spacing
         room = -(-self.capacity // k)
@@ -188,11 +208,17 @@ class _Forward:
 
         def turn(state: Any) -> Any:
             i, values, moving = state
-            outs, made = push_forward(t.jaxpr, consts, [i, *values, *params], [None, *spread(moving, t.on_carry), *params_ts])
+            outs, made = push_forward(
+                t.jaxpr, consts, [i, *values, *params], [None, *spread(moving, t.on_carry), *params_ts]
+            )
             return (
                 i + 1,
                 outs,
-                [instantiate(m, tangent_aval(v.aval)) for m, v, on in zip(made, t.jaxpr.outvars, t.on_carry, strict=True) if on],
+                [
+                    instantiate(m, tangent_aval(v.aval))
+                    for m, v, on in zip(made, t.jaxpr.outvars, t.on_carry, strict=True)
+                    if on
+                ],
             )
 
         last = jnp.minimum(n, t.capacity)
@@ -215,7 +241,9 @@ class _Backward:
         def back(i: Any, values: Sequence[Any], state: Any) -> Any:
             carry_cts, params_cts = state
             _, program = linearize_jaxpr(t.jaxpr, consts, [i, *values, *params], t.active, t.on_carry)
-            made = backward(program.jaxpr, program.residuals, [Unknown(v.aval) for v in program.jaxpr.invars], carry_cts)
+            made = backward(
+                program.jaxpr, program.residuals, [Unknown(v.aval) for v in program.jaxpr.invars], carry_cts
+            )
             dense = [instantiate(ct, v.aval) for ct, v in zip(made, program.jaxpr.invars, strict=True)]
             return dense[: len(carry_cts)], [a + b for a, b in zip(params_cts, dense[len(carry_cts) :], strict=True)]
 
@@ -229,7 +257,10 @@ class _Backward:
 
             def again(s: Any) -> Any:
                 i, values, inner = s
-                inner = [lax.dynamic_update_index_in_dim(buffer, v, i - start, 0) for buffer, v in zip(inner, values, strict=True)]
+                inner = [
+                    lax.dynamic_update_index_in_dim(buffer, v, i - start, 0)
+                    for buffer, v in zip(inner, values, strict=True)
+                ]
                 return i + 1, t.one(i, consts, values, params), inner
 
             empty = [jnp.zeros((k, *v.shape), v.dtype) for v in values]

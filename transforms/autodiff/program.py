@@ -21,7 +21,8 @@ __all__ = ["LinearProgram", "Signature"]
 class Signature:
     """One side of a linear program: a pytree of values, of which those of floating point type take part.
 
-    tree: the structure. avals: shape and dtype of every leaf. active: which leaves are inputs or outputs of the jaxpr; the other leaves are
+    tree: the structure. avals: shape and dtype of every leaf. active: which leaves are inputs or outputs of the jaxpr;
+        the other leaves are
     always zero. unpack: whether the tree is a tuple of arguments, to be called with one argument for each.
     """
 
@@ -55,12 +56,15 @@ class Signature:
 class LinearProgram:
     """A linear map, written as a program. Made by `linearize`; a pytree whose leaves are the residuals.
 
-    Call it with one tangent per argument of the linearized function (each shaped like that argument, None for zero); the result is shaped
-    like the function's. `program.T` is the transposed program; it takes one cotangent, shaped like the result, and returns a tuple
+    Call it with one tangent per argument of the linearized function (each shaped like that argument, None for zero);
+    the result is shaped
+    like the function's. `program.T` is the transposed program; it takes one cotangent, shaped like the result, and
+    returns a tuple
     with one entry per argument. `print(program)` shows the equations.
 
     Attributes:
-        jaxpr: the equations, an open jaxpr; its constants are the residuals, its inputs the tangents of floating point leaves.
+        jaxpr: the equations, an open jaxpr; its constants are the residuals, its inputs the tangents of floating point
+            leaves.
         residuals: the values that the program keeps from the point of linearization.
         source, target: the signature of each side.
     """
@@ -84,7 +88,9 @@ class LinearProgram:
             DerivativeError: a tangent has another structure, shape or dtype than the value it belongs to.
         """
         if not self.source.unpack and len(tangents) != 1:
-            raise DerivativeError(f"this linear program takes one argument, of structure {self.source.tree}; found {len(tangents)}.")
+            raise DerivativeError(
+                f"this linear program takes one argument, of structure {self.source.tree}; found {len(tangents)}."
+            )
         moved = self.source.flatten(tangents if self.source.unpack else tangents[0], "tangent")
         moved = [instantiate(t, a) for t, a in zip(moved, self.source.chosen, strict=True)]
         outs = jax.core.eval_jaxpr(self.jaxpr, self.residuals, *moved)

@@ -2,15 +2,21 @@
 
 Three tables, keyed by the name of a primitive:
 
-* `LINEARIZE`: rule(eqn, active, *primals) -> (outs, linear, out_active). `active` says which operands have a tangent. The rule evaluates
-  the equation and everything non-linear that its derivative needs; `linear` maps tangents (a list, None where inactive) to
-  the tangents of the results (a list, None for zero) by linear operations only. The values that `linear` closes over are the residuals.
-* `FORWARD`: rule(eqn, primals, tangents) -> (outs, out_tangents), only for primitives that contain programs, whose linearization
+* `LINEARIZE`: rule(eqn, active, *primals) -> (outs, linear, out_active). `active` says which operands have a tangent.
+  The rule evaluates
+  the equation and everything non-linear that its derivative needs; `linear` maps tangents (a list, None where
+  inactive) to
+  the tangents of the results (a list, None for zero) by linear operations only. The values that `linear` closes over
+  are the residuals.
+* `FORWARD`: rule(eqn, primals, tangents) -> (outs, out_tangents), only for primitives that contain programs, whose
+  linearization
   would store what a forward derivative can use at once. All others use their `LINEARIZE` rule.
-* `TRANSPOSE`: rule(eqn, cotangents, *operands) -> a cotangent or None for each operand. Linear operands arrive as `Unknown`. Only
+* `TRANSPOSE`: rule(eqn, cotangents, *operands) -> a cotangent or None for each operand. Linear operands arrive as
+  `Unknown`. Only
   linear primitives have one: reverse mode is linearize, then transpose, and nothing else.
 
-A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no rule.
+A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no
+rule.
 """
 
 import os
@@ -20,7 +26,17 @@ from typing import Any
 from ..errors import DerivativeError
 from ..jax_compat import JaxprEqn, user_frames
 
-__all__ = ["DECLINED", "FORWARD", "LINEARIZE", "TRANSPOSE", "forwards", "linearizes", "source_line", "transposes", "unknown_primitive"]
+__all__ = [
+    "DECLINED",
+    "FORWARD",
+    "LINEARIZE",
+    "TRANSPOSE",
+    "forwards",
+    "linearizes",
+    "source_line",
+    "transposes",
+    "unknown_primitive",
+]
 
 Linear = Callable[[Sequence[Any]], list[Any]]
 LINEARIZE: dict[str, Callable[..., Any]] = {}
@@ -29,7 +45,9 @@ TRANSPOSE: dict[str, Callable[..., Any]] = {}
 DECLINED = (None, None, None)
 
 
-def _entry(table: dict[str, Callable[..., Any]], names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _entry(
+    table: dict[str, Callable[..., Any]], names: Sequence[str]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def enter(rule: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             if name in table:
@@ -68,6 +86,7 @@ def source_line(eqn: JaxprEqn) -> str:
 def unknown_primitive(eqn: JaxprEqn, what: str) -> DerivativeError:
     """The error for a primitive without a rule; `what` is 'linearization' or 'transposition'."""
     return DerivativeError(
-        f"the primitive {eqn.primitive.name!r} has no {what} rule ({source_line(eqn)}). Write the derivative of the function around it with "
+        f"the primitive {eqn.primitive.name!r} has no {what} rule ({source_line(eqn)}). Write the derivative of the "
+        f"function around it with "
         "`defines_linearization`, or keep it out of the differentiated path with `jax.lax.stop_gradient`."
     )

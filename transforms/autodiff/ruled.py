@@ -5,11 +5,14 @@
         g = b - G @ w
         return value(w), lambda t: g @ t            # t -> linear; transposed by us
 
-The decorated name is then a function with the value of the original and the derivative of the rule, under our transformations and JAX's, in any
-nesting. It is one equation, `ruled_call`, that holds both programs: the original, which runs where nothing is differentiated, and
+The decorated name is then a function with the value of the original and the derivative of the rule, under our
+transformations and JAX's, in any
+nesting. It is one equation, `ruled_call`, that holds both programs: the original, which runs where nothing is
+differentiated, and
 the rule, cut into (values, residuals) and a linear program, which takes over where something is.
 
-Sharp edges: arguments are pytrees of arrays; what the function or the rule closes over has no derivative, and to differentiate it is an error.
+Sharp edges: arguments are pytrees of arrays; what the function or the rule closes over has no derivative, and to
+    differentiate it is an error.
 """
 
 import functools
@@ -52,11 +55,14 @@ def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]
         f: a function of arrays (pytrees of them), positional arguments only.
 
     Returns:
-        A decorator for a rule: the same arguments -> (value, linear map). The map takes one tangent per argument (shaped like it; of integers, None) and
-        returns a tangent shaped like the value. The decorated name becomes the function to call; `.body` is `f`, `.rule` the rule.
+        A decorator for a rule: the same arguments -> (value, linear map). The map takes one tangent per argument
+            (shaped like it; of integers, None) and
+        returns a tangent shaped like the value. The decorated name becomes the function to call; `.body` is `f`,
+        `.rule` the rule.
 
     Raises:
-        DerivativeError: on a call, if the rule returns anything else, if its value has another structure, shape or dtype than f's, or if its map
+        DerivativeError: on a call, if the rule returns anything else, if its value has another structure, shape or
+            dtype than f's, or if its map
             is not linear: names the primitive and the line.
     """
 
@@ -127,7 +133,8 @@ def _trace_rule(
             jnp.shape(o) != a.shape or jnp.result_type(o) != a.dtype for o, a in zip(outs, out_avals, strict=False)
         ):
             raise DerivativeError(
-                f"the rule of {name} has a value of structure {found} and types {[jax.typeof(o).str_short() for o in outs]}; expected "
+                f"the rule of {name} has a value of structure {found} and types "
+                f"{[jax.typeof(o).str_short() for o in outs]}; expected "
                 f"{out_tree} and {[a.str_short() for a in out_avals]}, as the function itself."
             )
 
@@ -138,11 +145,14 @@ def _trace_rule(
                 jnp.shape(t) != a.shape for t, a in zip(ts_wanted, _only(out_avals, wanted), strict=True)
             ):
                 raise DerivativeError(
-                    f"the linear map of {name} returns structure {found}; expected a tangent shaped like the value, {out_tree}."
+                    f"the linear map of {name} returns structure {found}; expected a tangent shaped like the value, "
+                    f"{out_tree}."
                 )
             return [jnp.asarray(t, a.dtype) for t, a in zip(ts_wanted, _only(out_avals, wanted), strict=True)]
 
-        residuals, program = _as_linear_program(flat_map, [tangent_aval(jax.typeof(v)) for v in _only(values, moving)], name)
+        residuals, program = _as_linear_program(
+            flat_map, [tangent_aval(jax.typeof(v)) for v in _only(values, moving)], name
+        )
         box.append(program)
         return [*outs, *residuals]
 
@@ -158,7 +168,10 @@ def _only(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
 
 
 def _as_linear_program(flat_map: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[list[Any], Any]:
-    """Linearize the map once, so that whatever it computes beside the tangents is a residual; residuals must not depend on tangents."""
+    """Linearize the map once, so that whatever it computes beside the tangents is a residual.
+
+    Residuals must not depend on tangents.
+    """
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat_map)(*avals))
     box: list[Any] = []
 
@@ -184,7 +197,8 @@ def _not_linear(jaxpr: Any, name: str) -> DerivativeError:
         depends.update(eqn.outvars)
         if _is_bent(eqn, flags):
             return DerivativeError(
-                f"the linear map of {name} is not linear: the primitive {eqn.primitive.name!r} ({source_line(eqn)}) depends on the tangents in a "
+                f"the linear map of {name} is not linear: the primitive {eqn.primitive.name!r} ({source_line(eqn)}) "
+                f"depends on the tangents in a "
                 "way that is not linear. Compute what does not depend on the tangents before the map is returned."
             )
     return DerivativeError(f"the linear map of {name} is not linear in the tangents.")
@@ -214,7 +228,9 @@ def _run(*operands: Any, body: Any, num_consts: tuple[int, int], **_: Any) -> li
     return jax.core.eval_jaxpr(body, (), *consts, *leaves)
 
 
-def _linearized(operands: Sequence[Any], params: dict[str, Any]) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+def _linearized(
+    operands: Sequence[Any], params: dict[str, Any]
+) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
     """Values by the rule, and the map from the tangents of differentiable leaves to those of differentiable results."""
     _, consts, leaves = _parts(operands, params["num_consts"])
     made = jax.core.eval_jaxpr(params["known"], (), *consts, *leaves)
@@ -225,7 +241,8 @@ def _linearized(operands: Sequence[Any], params: dict[str, Any]) -> tuple[list[A
 def _refuse_constants(active: Sequence[bool], params: dict[str, Any]) -> None:
     if any(active[: sum(params["num_consts"])]):
         raise DerivativeError(
-            f"{params['name']} closes over a value that is being differentiated, and its rule does not say how. Pass the value as an argument."
+            f"{params['name']} closes over a value that is being differentiated, and its rule does not say how. Pass "
+            f"the value as an argument."
         )
 
 
@@ -242,13 +259,18 @@ def linearize_ruled_call(eqn: Any, active: Sequence[bool], *operands: Any) -> An
 
 
 def _jax_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    symbolic = [type(t).__name__ in ("Zero", "SymbolicZero") or getattr(t, "dtype", None) == jax.dtypes.float0 for t in tangents]
+    symbolic = [
+        type(t).__name__ in ("Zero", "SymbolicZero") or getattr(t, "dtype", None) == jax.dtypes.float0 for t in tangents
+    ]
     _refuse_constants([not s for s in symbolic], params)
     skip = sum(params["num_consts"])
     outs, apply = _linearized(primals, params)
     moving = [t for t in instantiate_tangents(primals, tangents)[skip:] if t is not None]
     made = iter(apply(moving))
-    return outs, [next(made) if is_differentiable(v.aval) else np.zeros(v.aval.shape, jax.dtypes.float0) for v in params["body"].outvars]
+    return outs, [
+        next(made) if is_differentiable(v.aval) else np.zeros(v.aval.shape, jax.dtypes.float0)
+        for v in params["body"].outvars
+    ]
 
 
 def _depends(jaxpr: Any, flags: Sequence[bool]) -> list[bool]:
@@ -298,10 +320,12 @@ def check_linearization(
 
     Args:
         ruled: what `defines_linearization` made. args: where to check.
-        tolerance: relative; by default 1e-4 in float32 and 1e-8 in float64. num_directions: random tangents tried. seed: of their generator.
+        tolerance: relative; by default 1e-4 in float32 and 1e-8 in float64. num_directions: random tangents tried.
+            seed: of their generator.
 
     Raises:
-        DerivativeError: the value, the forward or the reverse derivative differ: says which, and by how much; or the map is not linear.
+        DerivativeError: the value, the forward or the reverse derivative differ: says which, and by how much; or the
+            map is not linear.
     """
     if not hasattr(ruled, "rule"):
         raise DerivativeError("check_linearization takes a function made by `defines_linearization`.")
@@ -313,7 +337,9 @@ def check_linearization(
 
     def both(f: Callable[..., Any], ts: Sequence[Any]) -> Any:
         active = [t is not None for t in ts]
-        outs, linear, out_active = linearize_function(lambda *xs: jax.tree.leaves(f(*jax.tree.unflatten(tree, xs))), leaves, active)
+        outs, linear, out_active = linearize_function(
+            lambda *xs: jax.tree.leaves(f(*jax.tree.unflatten(tree, xs))), leaves, active
+        )
         return outs, linear(ts), out_active
 
     avals = [jax.typeof(v) for v in leaves]
@@ -322,7 +348,11 @@ def check_linearization(
         (_, moved, on), (expected, expected_moved, _) = both(ruled, ts), both(ruled.body, ts)  # type: ignore[attr-defined]
         values = both(lambda *xs: ruled.rule(*xs)[0], ts)[0]  # type: ignore[attr-defined]
         _compare("the value", values, expected, tolerance)
-        dense = [instantiate(t, tangent_aval(jax.typeof(v))) for t, v, o in zip(expected_moved, expected, on, strict=True) if o]
+        dense = [
+            instantiate(t, tangent_aval(jax.typeof(v)))
+            for t, v, o in zip(expected_moved, expected, on, strict=True)
+            if o
+        ]
         _compare("the derivative", [t for t, o in zip(moved, on, strict=True) if o], dense, tolerance)
 
 
@@ -332,7 +362,9 @@ def _compare(what: str, found: Sequence[Any], expected: Sequence[Any], tolerance
         scale = 1.0 + float(jnp.max(jnp.abs(b), initial=0.0)) if jnp.size(b) else 1.0
         error = float(jnp.max(jnp.abs(jnp.asarray(a) - b), initial=0.0)) / scale
         if not error <= limit:
-            raise DerivativeError(f"{what} of the rule differs from that of the function by {error:.3g} (relative; allowed {limit:.3g}).")
+            raise DerivativeError(
+                f"{what} of the rule differs from that of the function by {error:.3g} (relative; allowed {limit:.3g})."
+            )
 
 
 define_result(ruled_call_p, lambda *avals, body, **_: ([tangent_aval(v.aval) for v in body.outvars], set()))

@@ -1,7 +1,9 @@
 """Programs called by name: `jit`, closed calls.
 
-Inside a trace the called program is walked in place: XLA inlines such calls anyway, and residuals need not cross a boundary. On concrete
-values the walk itself is compiled, once for each (program, active inputs), so that the derivative of a jitted function runs compiled as the function does.
+Inside a trace the called program is walked in place: XLA inlines such calls anyway, and residuals need not cross a
+    boundary. On concrete
+values the walk itself is compiled, once for each (program, active inputs), so that the derivative of a jitted function
+runs compiled as the function does.
 """
 
 import functools
@@ -15,7 +17,13 @@ from .core import Tape, Unknown, linearize_jaxpr, push, push_forward
 from .registry import forwards, linearizes, transposes
 from .transpose import backward
 
-PARAM = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "core_closed_call": "call_jaxpr"}
+PARAM = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+}
 CALLS = tuple(PARAM)
 
 
@@ -104,5 +112,7 @@ def transpose_call(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     jaxpr, consts = called(eqn)
     known = [None if isinstance(x, Unknown) else x for x in operands]
     if is_concrete([*known, *cotangents]):
-        return _compiled_backward(jaxpr, tuple(isinstance(x, Unknown) for x in operands), consts, known, list(cotangents))
+        return _compiled_backward(
+            jaxpr, tuple(isinstance(x, Unknown) for x in operands), consts, known, list(cotangents)
+        )
     return backward(jaxpr, consts, operands, cotangents)

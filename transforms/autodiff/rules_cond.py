@@ -1,6 +1,8 @@
-"""`cond` and `switch`: the branches are linearized one by one, and the residuals of the branch taken leave through shared slots.
+"""`cond` and `switch`: the branches are linearized one by one, and the residuals of the branch taken leave through
+shared slots.
 
-A slot is shared by residuals of the same type in different branches; a branch fills the slots it does not use with zeros. Residuals that are
+A slot is shared by residuals of the same type in different branches; a branch fills the slots it does not use with
+zeros. Residuals that are
 operands of the switch need no slot.
 """
 
@@ -35,7 +37,11 @@ def forward_cond(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
     def forward(jaxpr: Any, consts: Any) -> Any:
         def run(values: Any, moving: Any) -> Any:
             outs, out_ts = push_forward(jaxpr, consts, values, spread(moving, active))
-            return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on]
+            return outs, [
+                instantiate(t, tangent_aval(v.aval))
+                for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True)
+                if on
+            ]
 
         return run
 
@@ -67,7 +73,9 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             outs = jax.core.eval_jaxpr(body.known, body.consts, *values)
             atoms = zip(body.residual_atoms, outs[body.num_out :], strict=True)
             made = {x: v for x, v in atoms if not isinstance(x, Literal)}
-            return outs[: body.num_out], [made[by_slot[i]] if i in by_slot else zeros(slot.aval) for i, slot in enumerate(slots)]
+            return outs[: body.num_out], [
+                made[by_slot[i]] if i in by_slot else zeros(slot.aval) for i, slot in enumerate(slots)
+            ]
 
         return run
 
@@ -131,13 +139,19 @@ def transpose_cond(eqn: Any, cotangents: Sequence[Any], index: Any, *operands: A
     """A switch over the transposed branches."""
     unknown = [isinstance(x, Unknown) for x in operands]
     branches, out_active = _branches(eqn, unknown)
-    arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v, on in zip(cotangents, eqn.outvars, out_active, strict=True) if on]
+    arriving = [
+        instantiate(ct, tangent_aval(v.aval))
+        for ct, v, on in zip(cotangents, eqn.outvars, out_active, strict=True)
+        if on
+    ]
 
     def transposed(jaxpr: Any, consts: Any) -> Any:
         def run(known: Any, cts: Any) -> Any:
             values = [Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, known, strict=True)]
             made = backward(jaxpr, consts, values, spread(cts, out_active))
-            return [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
+            return [
+                instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u
+            ]
 
         return run
 

@@ -1,6 +1,7 @@
 """Functions that bring a derivative of their own: `custom_jvp`, `custom_vjp` and `custom_linear_solve`.
 
-The user's rule is run by JAX's public `jax.jvp` or `jax.vjp` on the one equation, because its parameters are private; what it computes becomes
+The user's rule is run by JAX's public `jax.jvp` or `jax.vjp` on the one equation, because its parameters are private;
+what it computes becomes
 part of our trace, so that it can be differentiated again.
 """
 
@@ -74,7 +75,8 @@ def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
                     env[place] = c
                 walk(called, inside)
                 rename.update(
-                    (v, x if isinstance(x, Literal) else inside.get(x, x)) for v, x in zip(eqn.outvars, called.outvars, strict=True)
+                    (v, x if isinstance(x, Literal) else inside.get(x, x))
+                    for v, x in zip(eqn.outvars, called.outvars, strict=True)
                 )
             else:
                 places = [_Place() for _ in eqn.outvars]
@@ -131,7 +133,8 @@ class _Pushforward:
             made = backward(jaxpr, consts, [Unknown(a) for a in avals], tangents)
         except DerivativeError as error:
             raise DerivativeError(
-                f"the primitive 'custom_vjp_call' ({self.line}) has no forward derivative: its backward rule is not linear in the cotangent. ({error})"
+                f"the primitive 'custom_vjp_call' ({self.line}) has no forward derivative: its backward rule is not "
+                f"linear in the cotangent. ({error})"
             ) from error
         return [instantiate(t, a) for t, a in zip(made, avals, strict=True)]
 
@@ -146,7 +149,11 @@ def linearize_custom_vjp(eqn: Any, active: Sequence[bool], *primals: Any) -> Any
     pullback = _Pullback(tree, avals)
     pushforward = _Pushforward(pullback, source_line(eqn))
     out_avals = [tangent_aval(a) for a in chosen(avals, out_active)]
-    return outs, lambda ts: spread(linear_op(pushforward, pullback, residuals, chosen(ts, active), out_avals), out_active), out_active
+    return (
+        outs,
+        lambda ts: spread(linear_op(pushforward, pullback, residuals, chosen(ts, active), out_avals), out_active),
+        out_active,
+    )
 
 
 class _Solve:
@@ -226,7 +233,8 @@ def transpose_solve(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     parts = _Solve(eqn, operands)
     if parts.jaxprs.transpose_solve is None:
         raise DerivativeError(
-            f"the primitive 'custom_linear_solve' cannot be transposed ({source_line(eqn)}): `transpose_solve` was not given. Give it, or "
+            f"the primitive 'custom_linear_solve' cannot be transposed ({source_line(eqn)}): `transpose_solve` was "
+            f"not given. Give it, or "
             "`symmetric=True`, to `jax.lax.custom_linear_solve`."
         )
     n = len(parts.b)

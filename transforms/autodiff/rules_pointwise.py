@@ -1,6 +1,7 @@
 """Pointwise primitives: y_i = f(x_i, ...), so dy = f'(x) * dx with f' computed once.
 
-Operands of rank 0 and axes of length 1 are broadcast silently by these primitives; tangents are broadcast to the result's shape here,
+Operands of rank 0 and axes of length 1 are broadcast silently by these primitives; tangents are broadcast to the
+result's shape here,
 and `transpose.fit` sums cotangents back.
 """
 
@@ -71,7 +72,23 @@ UNARY: dict[str, Callable[[Any, Any], Any]] = {
     "erfc": lambda x, y: lax.mul(constant(x, -2 / math.sqrt(math.pi)), lax.exp(lax.neg(lax.square(x)))),
     "erf_inv": lambda x, y: lax.mul(constant(x, math.sqrt(math.pi) / 2), lax.exp(lax.square(y))),
 }
-HOLOMORPHIC = {"exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sqrt", "rsqrt", "square", "sin", "cos", "tan", "sinh", "cosh"}
+HOLOMORPHIC = {
+    "exp",
+    "exp2",
+    "log",
+    "log1p",
+    "expm1",
+    "tanh",
+    "logistic",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+}
 
 
 @linearizes(*UNARY)
@@ -141,7 +158,10 @@ def subtraction(eqn: Any, active: Sequence[bool], x: Any, y: Any) -> Any:
 
 
 def two_factors(out: Any, factors: Sequence[Any]) -> Any:
-    """The linearization out = f(x, y) with d out = factors[0] dx + factors[1] dy; a factor is None where its operand is inactive."""
+    """The linearization out = f(x, y) with d out = factors[0] dx + factors[1] dy.
+
+    A factor is None where its operand is inactive.
+    """
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         terms = [None if t is None else times(t, f, out) for t, f in zip(ts, factors, strict=True)]

@@ -1,6 +1,8 @@
-"""`jax.checkpoint`: only the operands, and what the policy allows to be saved, are residuals; the rest is computed again.
+"""`jax.checkpoint`: only the operands, and what the policy allows to be saved, are residuals; the rest is computed
+again.
 
-The linear program holds a checkpointed program of (operands, saved values; tangents). Its transpose computes again what it needs, at the time
+The linear program holds a checkpointed program of (operands, saved values; tangents). Its transpose computes again
+what it needs, at the time
 it needs it, behind the same barrier.
 """
 
@@ -25,7 +27,10 @@ def _again(eqn: Any, function: Any) -> Any:
 
 
 def _saves(eqn: Any, policy: Any) -> bool:
-    """Whether the policy lets the results of an equation be kept. Offloading is treated as saving where the value is."""
+    """Whether the policy lets the results of an equation be kept.
+
+    Offloading is treated as saving where the value is.
+    """
     verdict = policy(eqn.primitive, *(v.aval for v in eqn.invars), **eqn.params)
     if isinstance(verdict, bool):
         return verdict
@@ -73,12 +78,18 @@ def linearize_remat(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *primals], strict=True))
         for e in jaxpr.eqns:
             with equation_context(e):
-                env.update(zip(e.outvars, bind(e, [x.val if isinstance(x, Literal) else env[x] for x in e.invars]), strict=True))
+                env.update(
+                    zip(
+                        e.outvars, bind(e, [x.val if isinstance(x, Literal) else env[x] for x in e.invars]), strict=True
+                    )
+                )
         outs = [x.val if isinstance(x, Literal) else env[x] for x in jaxpr.outvars]
         saved = [env[v] for v in places]
 
     def again(primals: Any, saved: Any, moving: Any) -> Any:
-        _, program = linearize_jaxpr(jaxpr, consts, primals, active, out_active, overrides=dict(zip(places, saved, strict=True)))
+        _, program = linearize_jaxpr(
+            jaxpr, consts, primals, active, out_active, overrides=dict(zip(places, saved, strict=True))
+        )
         return jax.core.eval_jaxpr(program.jaxpr, program.residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
@@ -96,7 +107,9 @@ def forward_remat(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> 
 
     def forward(primals: Any, moving: Any) -> Any:
         outs, out_ts = push_forward(jaxpr, consts, primals, spread(moving, active))
-        return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on]
+        return outs, [
+            instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on
+        ]
 
     outs, moved = _again(eqn, forward)(list(primals), chosen(tangents, active))
     return outs, spread(moved, out_active)
@@ -111,10 +124,13 @@ def transpose_remat(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
 
     def transposed(known: Any, cts: Any) -> Any:
         values = [
-            Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, spread(known, [not u for u in unknown]), strict=True)
+            Unknown(v.aval) if u else x
+            for v, u, x in zip(jaxpr.invars, unknown, spread(known, [not u for u in unknown]), strict=True)
         ]
         made = backward(jaxpr, consts, values, cts)
-        return [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
+        return [
+            instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u
+        ]
 
     known = [x for x, u in zip(operands, unknown, strict=True) if not u]
     return spread(_again(eqn, transposed)(known, arriving), unknown)

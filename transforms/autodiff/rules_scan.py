@@ -1,7 +1,9 @@
 """`scan`: the linear program of a scan is a scan; its transpose is a scan in the other direction.
 
-Residuals of the body are of three kinds: those computed from loop constants alone are kept once; those that are an input of the scan are not
-stored again; the rest is stacked, one entry per turn. A loop without inputs and outputs per turn (`fori_loop`) that only adds up terms stores
+Residuals of the body are of three kinds: those computed from loop constants alone are kept once; those that are an
+    input of the scan are not
+stored again; the rest is stacked, one entry per turn. A loop without inputs and outputs per turn (`fori_loop`) that
+only adds up terms stores
 nothing: its linear program computes the known carries again (see `loop_bodies.order_free`).
 """
 
@@ -14,14 +16,25 @@ from jax import lax
 from ..jax_compat import Literal, bind, open_jaxpr, scan_layout
 from .activity import fixpoint
 from .core import Unknown, add, is_differentiable, push_forward, tangent_aval
-from .loop_bodies import RecomputingBody, SplitBody, chosen, needed_equations, order_free, run_equations, split_body, spread
+from .loop_bodies import (
+    RecomputingBody,
+    SplitBody,
+    chosen,
+    needed_equations,
+    order_free,
+    run_equations,
+    split_body,
+    spread,
+)
 from .registry import forwards, linearizes, transposes
 from .transpose import backward, instantiate
 
 
 def _scan(eqn: Any, body: Any, carry: Any, xs: Any, reverse: bool | None = None) -> Any:
     p = eqn.params
-    return lax.scan(body, carry, xs, length=p["length"], reverse=p["reverse"] if reverse is None else reverse, unroll=p["unroll"])
+    return lax.scan(
+        body, carry, xs, length=p["length"], reverse=p["reverse"] if reverse is None else reverse, unroll=p["unroll"]
+    )
 
 
 class _Layout:
@@ -39,7 +52,11 @@ class _Layout:
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
         avals = [tangent_aval(v.aval) for v in self.jaxpr.invars[self.carry]]
-        return [instantiate(t, a) for t, a, on in zip(tangents[self.carry], avals, self.active[self.carry], strict=True) if on]
+        return [
+            instantiate(t, a)
+            for t, a, on in zip(tangents[self.carry], avals, self.active[self.carry], strict=True)
+            if on
+        ]
 
 
 @forwards("scan")
@@ -53,7 +70,11 @@ def forward_scan(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
         (carry, carry_ts), (xs, xs_ts) = state, inputs
         moving = [*const_ts, *spread(carry_ts, on_carry), *spread(xs_ts, on_xs)]
         outs, out_ts = push_forward(at.jaxpr, at.consts, [*consts, *carry, *xs], moving)
-        dense = [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, at.jaxpr.outvars, at.out_active, strict=True) if on]
+        dense = [
+            instantiate(t, tangent_aval(v.aval))
+            for t, v, on in zip(out_ts, at.jaxpr.outvars, at.out_active, strict=True)
+            if on
+        ]
         n = sum(on_carry)
         return (outs[: at.num_carry], dense[:n]), (outs[at.num_carry :], dense[n:])
 
@@ -124,7 +145,10 @@ def _classify(body: SplitBody, at: _Layout) -> tuple[list[Any], list[Any], list[
 
 
 def _recomputing(eqn: Any, at: _Layout, body: SplitBody, primals: Sequence[Any]) -> Any:
-    """The linearization of a loop that adds up terms: known carries are computed again beside the tangents. None if it does more."""
+    """The linearization of a loop that adds up terms: known carries are computed again beside the tangents.
+
+    None if it does more.
+    """
     program = RecomputingBody(body, at.num_consts, at.num_carry, at.active)
     if not program.order_free:
         return None
@@ -169,7 +193,11 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     else:
         known_start = []
     avals = [tangent_aval(v.aval) for v in jaxpr.invars]
-    out_cts = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents, jaxpr.outvars, strict=True) if is_differentiable(v.aval)]
+    out_cts = [
+        instantiate(ct, tangent_aval(v.aval))
+        for ct, v in zip(cotangents, jaxpr.outvars, strict=True)
+        if is_differentiable(v.aval)
+    ]
     out_on = [is_differentiable(v.aval) for v in jaxpr.outvars]
     full = spread(out_cts, out_on)
     carry_cts = chosen(full[:num_carry], linear_carry)
@@ -189,7 +217,9 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
         arriving = [*spread(ct_carry, linear_carry), *spread(ct_ys, ys_on)]
         made = backward(jaxpr, consts, values, arriving)
         dense = [instantiate(ct, a) if u else None for ct, a, u in zip(made, avals, unknown, strict=True)]
-        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[:num_consts], unknown[:num_consts]), strict=True)]
+        new_const = [
+            add(a, ct) for a, ct in zip(ct_const, chosen(made[:num_consts], unknown[:num_consts]), strict=True)
+        ]
         new_carry = chosen(dense[num_consts:first], linear_carry)
         if forward_order:
             known = _advance(jaxpr, consts, values, linear_carry, num_carry)
@@ -205,7 +235,9 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     ]
 
 
-def _advance(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], linear_carry: Sequence[bool], num_carry: int) -> list[Any]:
+def _advance(
+    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], linear_carry: Sequence[bool], num_carry: int
+) -> list[Any]:
     """The known carries one turn later."""
     outs = [v for v, on in zip(jaxpr.outvars[:num_carry], linear_carry, strict=True) if not on]
     env = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -214,7 +246,13 @@ def _advance(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], linear_ca
 
 
 def _known_carries(
-    eqn: Any, jaxpr: Any, consts: Sequence[Any], unknown: Sequence[bool], operands: Sequence[Any], num_consts: int, num_carry: int
+    eqn: Any,
+    jaxpr: Any,
+    consts: Sequence[Any],
+    unknown: Sequence[bool],
+    operands: Sequence[Any],
+    num_consts: int,
+    num_carry: int,
 ) -> list[Any]:
     """The known carries at the start of every turn, stacked, in the order of the turns."""
     first = num_consts + num_carry

@@ -1,10 +1,14 @@
 """`shard_map` and the collectives inside it.
 
-The linear program of a `shard_map` is one; residuals leave it stacked along the mesh axes over which they vary, one block per device, and
-operands that are residuals are passed again with the layout they had. Inside, a cotangent of a value that is the same on all devices is summed over
-them: by the transposes of `pvary` and `psum` where JAX checks the variation (`check_vma=True`), at the boundary where it does not.
+The linear program of a `shard_map` is one; residuals leave it stacked along the mesh axes over which they vary, one
+block per device, and
+operands that are residuals are passed again with the layout they had. Inside, a cotangent of a value that is the same
+on all devices is summed over
+them: by the transposes of `pvary` and `psum` where JAX checks the variation (`check_vma=True`), at the boundary where
+    it does not.
 
-Source: the convention for unchecked maps (cotangents of replicated results divided by the number of copies, those of replicated operands
+Source: the convention for unchecked maps (cotangents of replicated results divided by the number of copies, those of
+    replicated operands
 summed) is JAX's, so that derivatives agree.
 """
 
@@ -27,7 +31,9 @@ from .transpose import backward, instantiate
 def _map(eqn: Any, function: Any, in_specs: Any, out_specs: Any) -> Any:
     p = eqn.params
     axes = p.get("newly_manual_axes", p.get("manual_axes"))
-    return jax.shard_map(function, mesh=p["mesh"], in_specs=in_specs, out_specs=out_specs, check_vma=p["check_vma"], axis_names=set(axes))
+    return jax.shard_map(
+        function, mesh=p["mesh"], in_specs=in_specs, out_specs=out_specs, check_vma=p["check_vma"], axis_names=set(axes)
+    )
 
 
 def _axes(eqn: Any) -> tuple[str, ...]:
@@ -50,7 +56,11 @@ def forward_shard_map(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any])
 
     def forward(values: Any, moving: Any) -> Any:
         outs, out_ts = push_forward(jaxpr, consts, values, spread(moving, active))
-        return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, jaxpr.outvars, out_active, strict=True) if on]
+        return outs, [
+            instantiate(t, tangent_aval(v.aval))
+            for t, v, on in zip(out_ts, jaxpr.outvars, out_active, strict=True)
+            if on
+        ]
 
     specs = (list(in_specs), chosen(in_specs, active)), (list(out_specs), chosen(out_specs, out_active))
     outs, moved = _map(eqn, forward, *specs)(list(primals), chosen(tangents, active))
@@ -72,7 +82,9 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
 
     def known(*values: Any) -> Any:
         outs = jax.core.eval_jaxpr(body.known, body.consts, *values)
-        made = {x: v for x, v in zip(body.residual_atoms, outs[body.num_out :], strict=True) if not isinstance(x, Literal)}
+        made = {
+            x: v for x, v in zip(body.residual_atoms, outs[body.num_out :], strict=True) if not isinstance(x, Literal)
+        }
         return outs[: body.num_out], [lax.expand_dims(made[x], (0,)) for x in stored]
 
     outs, kept = _map(eqn, known, tuple(in_specs), (out_specs, stored_specs))(*primals)
@@ -80,12 +92,17 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     specs = (stored_specs, [in_specs[operands[x]] for x in given], chosen(in_specs, active))
 
     def run(kept: Any, passed: Any, moving: Any) -> Any:
-        values = {**{x: lax.squeeze(v, (0,)) for x, v in zip(stored, kept, strict=True)}, **dict(zip(given, passed, strict=True))}
+        values = {
+            **{x: lax.squeeze(v, (0,)) for x, v in zip(stored, kept, strict=True)},
+            **dict(zip(given, passed, strict=True)),
+        }
         residuals = [x.val if isinstance(x, Literal) else values[x] for x in body.residual_atoms]
         return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
-        return spread(_map(eqn, run, specs, chosen(out_specs, out_active))(kept, passed, chosen(ts, active)), out_active)
+        return spread(
+            _map(eqn, run, specs, chosen(out_specs, out_active))(kept, passed, chosen(ts, active)), out_active
+        )
 
     return outs, linear, out_active
 
@@ -105,7 +122,10 @@ def _split_inside(
 
 
 def _block_spec(eqn: Any, aval: Any) -> PartitionSpec:
-    """Layout of a residual that leaves the map with a new leading axis: one block for each device over which it may differ."""
+    """Layout of a residual that leaves the map with a new leading axis.
+
+    One block for each device over which it may differ.
+    """
     varying = varying_axes(aval) if eqn.params["check_vma"] else set(_axes(eqn))
     axes = tuple(a for a in _axes(eqn) if a in varying)
     return PartitionSpec(axes) if axes else PartitionSpec()
@@ -127,7 +147,9 @@ def transpose_shard_map(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> 
             cts = [ct if n == 1 else ct / n for ct, n in zip(cts, copies, strict=True)]
         values = [Unknown(v.aval) if u else next(rest) for v, u in zip(jaxpr.invars, unknown, strict=True)]
         made = backward(jaxpr, consts, values, cts)
-        dense = [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
+        dense = [
+            instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u
+        ]
         if not checked:
             axes = [_unmentioned(eqn, s) for s in chosen(in_specs, unknown)]
             dense = [lax.psum(ct, a) if a else ct for ct, a in zip(dense, axes, strict=True)]

@@ -12,8 +12,8 @@ from .registry import linearizes, transposes
 from .transpose import instantiate
 
 MOVES = (
-    "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p", "reduce_sum", "cumsum",
-    "split", "unstack", "dynamic_slice", "name", "sharding_constraint",
+    "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p",
+    "reduce_sum", "cumsum", "split", "unstack", "dynamic_slice", "name", "sharding_constraint",
 )  # fmt: skip
 
 
@@ -164,19 +164,26 @@ def transpose_concatenation(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any
 def transpose_stack(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any:
     """Each operand receives its layer."""
     axis = eqn.params["axis"]
-    return [lax.index_in_dim(cts[0], i, axis, keepdims=False) if isinstance(x, Unknown) else None for i, x in enumerate(operands)]
+    return [
+        lax.index_in_dim(cts[0], i, axis, keepdims=False) if isinstance(x, Unknown) else None
+        for i, x in enumerate(operands)
+    ]
 
 
 @transposes("unstack")
 def transpose_unstack(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """The layers stacked again."""
-    return [lax.stack([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], axis=eqn.params["axis"])]
+    return [
+        lax.stack([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], axis=eqn.params["axis"])
+    ]
 
 
 @transposes("split")
 def transpose_split(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """The pieces joined again."""
-    return [lax.concatenate([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], eqn.params["axis"])]
+    return [
+        lax.concatenate([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], eqn.params["axis"])
+    ]
 
 
 @transposes("cumsum")

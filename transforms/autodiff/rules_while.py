@@ -1,7 +1,10 @@
-"""`while_loop`, whose number of turns is not known: reversed exactly, without storage, where the order of the turns does not matter.
+"""`while_loop`, whose number of turns is not known: reversed exactly, without storage, where the order of the turns
+does not matter.
 
-The linear program of a while loop is a while loop that computes the known carries again beside the tangents. Its transpose runs forwards too, if
-the loop adds up terms that do not depend on the sum, or applies the same linear map at every turn (`loop_bodies.order_free`). Memory
+The linear program of a while loop is a while loop that computes the known carries again beside the tangents. Its
+transpose runs forwards too, if
+the loop adds up terms that do not depend on the sum, or applies the same linear map at every turn
+(`loop_bodies.order_free`). Memory
 does not grow with the number of turns. Any other loop is refused, with the way out: a stated capacity (`dynamic_loop`).
 """
 
@@ -43,7 +46,11 @@ class _Layout:
 
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
-        return [instantiate(t, a) for t, a, on in zip(tangents[self.first :], self.avals, self.out_active, strict=True) if on]
+        return [
+            instantiate(t, a)
+            for t, a, on in zip(tangents[self.first :], self.avals, self.out_active, strict=True)
+            if on
+        ]
 
 
 @forwards("while")
@@ -55,7 +62,9 @@ def forward_while(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> 
 
     def turn(state: Any) -> Any:
         values, moving = state
-        outs, out_ts = push_forward(at.body, at.body_consts, [*consts, *values], [*const_ts, *spread(moving, at.out_active)])
+        outs, out_ts = push_forward(
+            at.body, at.body_consts, [*consts, *values], [*const_ts, *spread(moving, at.out_active)]
+        )
         return outs, [instantiate(t, a) for t, a, on in zip(out_ts, at.avals, at.out_active, strict=True) if on]
 
     outs, moving = lax.while_loop(lambda s: at.holds(cond_consts, s[0]), turn, (carry, at.start(tangents)))
@@ -81,10 +90,16 @@ def linearize_while(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         def holds(state: Any) -> Any:
             known = iter(state[0])
             return at.holds(
-                cond_consts, [next(known) if n else _absent(v.aval) for n, v in zip(program.needed, at.cond.invars[at.skip :], strict=True)]
+                cond_consts,
+                [
+                    next(known) if n else _absent(v.aval)
+                    for n, v in zip(program.needed, at.cond.invars[at.skip :], strict=True)
+                ],
             )
 
-        _, moved = lax.while_loop(holds, lambda s: tuple(program.turn(consts, s[0], const_ts, s[1])), (start, at.start(ts)))
+        _, moved = lax.while_loop(
+            holds, lambda s: tuple(program.turn(consts, s[0], const_ts, s[1])), (start, at.start(ts))
+        )
         return spread(moved, at.out_active)
 
     return outs, linear, at.out_active
@@ -125,14 +140,19 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
         ]
         made = backward(at.body, at.body_consts, values, spread(ct_carry, on))
         new_carry = [instantiate(ct, a) for ct, a, u in zip(made[at.num_consts :], at.avals, on, strict=True) if u]
-        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], unknown[: at.num_consts]), strict=True)]
+        new_const = [
+            add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], unknown[: at.num_consts]), strict=True)
+        ]
         env = dict(zip(at.body.constvars, at.body_consts, strict=True))
         env.update((v, x) for v, x in zip(at.body.invars, values, strict=True) if not isinstance(x, Unknown))
         return run_equations(advancing, env, known_outs), new_carry, new_const
 
     def holds(state: Any) -> Any:
         known = iter(state[0])
-        return at.holds(cond_consts, [_absent(v.aval) if u else next(known) for u, v in zip(on, at.cond.invars[at.skip :], strict=True)])
+        return at.holds(
+            cond_consts,
+            [_absent(v.aval) if u else next(known) for u, v in zip(on, at.cond.invars[at.skip :], strict=True)],
+        )
 
     arriving = [instantiate(ct, a) for ct, a, u in zip(cotangents, at.avals, on, strict=True) if u]
     start = (chosen(carry, [not u for u in on]), arriving, [instantiate(None, a) for a in const_avals])
@@ -147,7 +167,9 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
 
 def _irreversible(eqn: Any, why: str) -> DerivativeError:
     return DerivativeError(
-        f"the primitive 'while' cannot be reversed ({source_line(eqn)}): {why}, and the number of turns is not known, so that there is no room to "
-        "store them. Give the loop a capacity with `dynamic_loop(n, step, theta, init, max_trips=...)`, use `jax.lax.fori_loop` with a static "
+        f"the primitive 'while' cannot be reversed ({source_line(eqn)}): {why}, and the number of turns is not "
+        f"known, so that there is no room to "
+        "store them. Give the loop a capacity with `dynamic_loop(n, step, theta, init, max_trips=...)`, use "
+        "`jax.lax.fori_loop` with a static "
         "number of turns or `jax.lax.scan`, or use a forward derivative (`jvp`)."
     )

@@ -54,12 +54,14 @@ def _check(leaf: Any, aval: Any, what: str, place: int, tree: Any) -> Any:
         if getattr(leaf, "dtype", None) == jax.dtypes.float0:
             return None
         raise DerivativeError(
-            f"the {what} at {leaf_names(tree)[place]} belongs to a value of type {aval.str_short()}, which has no derivative; write None there."
+            f"the {what} at {leaf_names(tree)[place]} belongs to a value of type {aval.str_short()}, which has no "
+            f"derivative; write None there."
         )
     array = jax.numpy.asarray(leaf, aval.dtype) if isinstance(leaf, (bool, int, float, complex)) else leaf
     shape, dtype = np.shape(array), getattr(array, "dtype", None)
     if shape != aval.shape or dtype != aval.dtype:
         raise DerivativeError(
-            f"the {what} at {leaf_names(tree)[place]} has shape {shape} and dtype {dtype}; expected those of its value: {aval.shape} and {aval.dtype}."
+            f"the {what} at {leaf_names(tree)[place]} has shape {shape} and dtype {dtype}; expected those of its "
+            f"value: {aval.shape} and {aval.dtype}."
         )
     return array

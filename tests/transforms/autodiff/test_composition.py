@@ -1,9 +1,13 @@
-"""Every transformation against JAX's, alone and nested in both orders. One compiled program per case, order and side."""
+"""Every transformation against JAX's, alone and nested in both orders.
+
+One compiled program per case, order and side.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from luciole.transforms import autodiff as ad
 
 
@@ -21,7 +25,7 @@ def close(ours, theirs, tolerance=1e-10):
     """Equal to a relative tolerance, leaf by leaf, and of the same structure and dtype."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype, path
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), path
         if a.dtype != jax.dtypes.float0:
             scale = 1 + float(np.max(np.abs(b), initial=0))
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=str(path))
@@ -49,7 +53,11 @@ def test_dot_product(case, directions):
         _, program = ad.linearize(case.f, *args)
         tangents = directions(args, "t")
         moved, pulled = program(*tangents), program.T(cotangents)
-        return dot(moved, cotangents), dot(tangents, pulled), dot(jax.tree.map(abs_, moved), jax.tree.map(abs_, cotangents))
+        return (
+            dot(moved, cotangents),
+            dot(tangents, pulled),
+            dot(jax.tree.map(abs_, moved), jax.tree.map(abs_, cotangents)),
+        )
 
     left, right, size = jax.jit(both)(*case.args)
     np.testing.assert_allclose(left, right, rtol=0, atol=1e-10 * (1 + size))
@@ -98,7 +106,10 @@ def along(g, args, directions):
 
 
 def test_second_order(case, directions):
-    """Gradients of gradients and forward over reverse, each side ours or JAX's; one linearization of a gradient; reverse over forward."""
+    """Gradients of gradients and forward over reverse, each side ours or JAX's; one linearization of a gradient.
+
+    Reverse over forward.
+    """
     if not case.second:
         pytest.skip("no reverse mode over the reverse mode of this loop, or none in JAX")
     everything, ours_reverses = places(case), case.reference is None
@@ -140,7 +151,10 @@ def test_concrete_values_run_compiled(case):
         pytest.skip("compared elsewhere")
     if case.f.__code__.co_firstlineno % 6 if hasattr(case.f, "__code__") else False:
         pytest.skip("a sixth of the cases suffices: the rules are the same as under jit")
-    close(ad.grad(jax.jit(scalar(case.f)), places(case))(*case.args), jax.grad(jax.jit(scalar(case.f)), places(case))(*case.args))
+    close(
+        ad.grad(jax.jit(scalar(case.f)), places(case))(*case.args),
+        jax.grad(jax.jit(scalar(case.f)), places(case))(*case.args),
+    )
 
 
 def test_no_fallback(case, directions):

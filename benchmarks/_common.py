@@ -1,0 +1,71 @@
+"""What the benchmarks share: the acceptance posteriors, what is printed about the machine, and interleaved timing."""
+
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "acceptance"
+os.environ.setdefault("LUCIOLE_CACHE_DIR", "")  # nothing compiled by an earlier process may help
+
+
+def posteriors():
+    """By name: (NumPyro model, its keyword arguments), of the acceptance folder; leaves with a message where there is none."""
+    if not FOLDER.is_dir():
+        sys.exit(f"This benchmark takes its models and data from {FOLDER.name}/ in shared/ beside the checkout, and it is not there.")
+    sys.path.insert(0, str(FOLDER))
+    from models_numpyro import REGISTRY
+
+    found = {}
+    for name, spec in REGISTRY.items():
+        data = json.loads((FOLDER / "posteriors" / name / "data.json").read_text())
+        found[name] = spec.model, spec.prep(data)
+    return found
+
+
+def announce(rule):
+    """Machine, versions and the warm-up rule."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    versions = ", ".join(f"{p} {importlib.import_module(p).__version__}" for p in ("luciole", "numpyro", "jax", "jaxlib", "numpy"))
+    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"machine   {cpu}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, load {load}, {platform.platform()}")
+    print(f"versions  Python {platform.python_version()}, {versions}")
+    print(f"warm-up   {rule}\n", flush=True)
+
+
+def _lines(path):
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def interleaved(functions, repeats):
+    """By name, `repeats` wall times of each function in seconds, taken in turn; the order turns around every round."""
+    times = {name: [] for name in functions}
+    for turn in range(repeats):
+        for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
+            begin = time.perf_counter()
+            functions[name]()
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def fresh_processes(commands, repeats):
+    """By name, the standard outputs of `repeats` fresh Python processes for each command, taken in turn."""
+    outputs = {name: [] for name in commands}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    for turn in range(repeats):
+        for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
+            done = subprocess.run([sys.executable, *commands[name]], capture_output=True, text=True, env=environment, check=True)
+            outputs[name].append(done.stdout)
+    return outputs
+
+
+def median(values):
+    return statistics.median(values)

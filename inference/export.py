@@ -1,0 +1,284 @@
+"""From draws to ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under 1.x, with the same groups in it.
+
+The groups are `xarray.Dataset`s built here, to ArviZ's schema, and only wrapped differently for the two generations.
+ArviZ's own `from_dict` has one table of dimensions for all groups, and a model may well have an argument or a statistic
+of the same name as a site.
+
+Names. netCDF has no "/" in names, where it separates groups; NumPyro's `scope` puts it there. On the way out "/"
+becomes "."; so the site "team/skill" is the variable "team.skill", which keeps the site's name in its attribute `site`.
+The names "chain" and "draw" are ArviZ's, and a dimension cannot be called like a variable: what is taken gets an
+underscore behind it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
+from ..ppl.interpreters import generate
+from ..ppl.predictive import log_likelihood_of
+from ..ppl.program import ModelProgram, Site
+from ..transforms.errors import SamplerError
+
+__all__ = ["Run", "array_arguments", "posterior_dataset", "saturated", "to_arviz"]
+
+Values = Mapping[str, np.ndarray]
+_SAMPLE_DIMS = ("chain", "draw")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run hands over.
+
+    Attributes:
+        samples, warmup_samples: by site, (chain, draw, *site shape), constrained; the second None unless kept.
+        sample_stats, warmup_stats: by name, (chain, draw).
+        program: the model, None for a density that is not one.
+        arguments: the model's array arguments by name.
+        max_tree_depth: of the kernel, None if it grows no trees.
+        settings: numbers and words that become attributes of the groups.
+    """
+
+    samples: Values
+    sample_stats: Values
+    warmup_samples: Values | None
+    warmup_stats: Values | None
+    program: ModelProgram | None
+    arguments: Values
+    max_tree_depth: int | None
+    settings: Mapping[str, Any]
+
+
+def to_arviz(
+    run: Run, *, log_likelihood: bool = True, prior: Values | None = None, posterior_predictive: Values | None = None
+) -> Any:
+    """The run as ArviZ wants it; `MCMC.to_arviz` has the words for users.
+
+    Raises:
+        SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
+    """
+    import arviz  # heavy, and not needed to sample: imported by who asks for it, here, in `diagnosis` and in `summary`
+
+    if next(iter(run.samples.values())).shape[1] == 0:
+        raise SamplerError("MCMC.to_arviz: there are no draws after warm-up; run again and let it come so far.")
+    names = _Names(run)
+    groups: dict[str, Any] = {"posterior": names.draws(run.samples)}
+    if posterior_predictive is not None:
+        chains = next(iter(run.samples.values())).shape[:2]
+        values = _by_chain("posterior_predictive", names, posterior_predictive, chains)
+        groups["posterior_predictive"] = names.draws(values)
+    groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)
+    if log_likelihood and run.program is not None and names.observed:
+        groups["log_likelihood"] = names.draws(log_likelihood_of(run.program, run.samples))
+    if prior is not None:
+        values = _by_chain("prior", names, prior, ())
+        groups["prior"] = names.draws({n: v for n, v in values.items() if n not in names.observed})
+        groups["prior_predictive"] = names.draws({n: v for n, v in values.items() if n in names.observed})
+    observed = _observed(run)
+    groups["observed_data"] = names.dataset(observed)
+    groups["constant_data"] = _constant_data(run, observed)
+    if run.warmup_samples is not None and run.warmup_stats is not None:
+        groups["warmup_posterior"] = names.draws(run.warmup_samples)
+        groups["warmup_sample_stats"] = _dataset(_stats(run.warmup_stats, run.max_tree_depth), run.settings)
+    groups = {name: group for name, group in groups.items() if group.data_vars and group.sizes.get("draw", 1)}
+    attributes = _attributes(run.settings)
+    if int(arviz.__version__.partition(".")[0]) == 0:
+        return arviz.InferenceData(attrs=attributes, **groups)
+    import xarray  # with ArviZ, see above
+
+    tree = xarray.DataTree.from_dict(groups)
+    tree.attrs.update(attributes)
+    return tree
+
+
+def posterior_dataset(run: Run) -> tuple[Any, dict[str, str]]:
+    """The posterior as a Dataset, and the variables' names by site."""
+    names = _Names(run)
+    return names.draws(run.samples), names.variables
+
+
+def saturated(stats: Values, max_tree_depth: int | None) -> np.ndarray | None:
+    """(chain, draw), bool: trajectories that took all the 2**max_tree_depth - 1 steps allowed; None without trees."""
+    if max_tree_depth is None or "tree_depth" not in stats:
+        return None
+    return np.asarray(stats["n_steps"]) >= 2**max_tree_depth - 1
+
+
+def array_arguments(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays among a model's arguments, by the parameter's name and the path to them: "x", "data.x", "args.0"."""
+    while not inspect.isfunction(model) and callable(getattr(model, "fn", None)):
+        model = model.fn  # a NumPyro handler around the model takes *args and **kwargs; the names are further in
+    try:
+        bound = inspect.signature(model).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        named: dict[str, Any] = {**({"args": tuple(args)} if args else {}), **kwargs}
+    else:
+        bound.apply_defaults()
+        named = {}
+        for name, value in bound.arguments.items():
+            keywords = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            named.update(value if keywords else {name: value})
+    found = {}
+    for name, value in named.items():
+        for path, leaf in jax.tree.leaves_with_path(value):
+            if isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and np.dtype(_dtype(leaf)).kind in "biufU":
+                found[".".join((name, *(_step(key) for key in path)))] = leaf
+    return found
+
+
+class _Names:
+    """Which variables and dimensions ArviZ shall see for the sites of a model."""
+
+    def __init__(self, run: Run):
+        sites = {} if run.program is None else run.program.sites
+        self.sites: dict[str, Site] = {n: s for n, s in sites.items() if s.kind != "factor"}
+        self.observed = {n for n, s in self.sites.items() if s.role == "observed"}
+        self.variables = _free_names([*self.sites, *(n for n in run.samples if n not in self.sites)], _SAMPLE_DIMS)
+        dims = dict.fromkeys(d for s in self.sites.values() for d in s.dims)
+        self.dims = _free_names(dims, (*_SAMPLE_DIMS, *self.variables.values()))
+        coords = {} if run.program is None else run.program.coords
+        self.coords = {self.dims[d]: labels for d, labels in coords.items() if d in self.dims}
+        self.settings = run.settings
+
+    def draws(self, values: Values) -> Any:
+        """A Dataset of values that have the axes (chain, draw) in front."""
+        return self.dataset(values, _SAMPLE_DIMS)
+
+    def dataset(self, values: Values, lead: tuple[str, ...] = ()) -> Any:
+        variables, dims, attributes = {}, {}, {}
+        for site, value in values.items():
+            name = self.variables[site]
+            variables[name] = value
+            # pointwise log likelihoods have no event axes: those are the last
+            own = [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
+            dims[name] = own[: np.ndim(value) - len(lead)]
+            attributes[name] = {} if name == site else {"site": site}
+        return _dataset(variables, self.settings, lead, dims, self.coords, attributes)
+
+
+def _dataset(
+    values: Values,
+    settings: Mapping[str, Any],
+    lead: tuple[str, ...] = _SAMPLE_DIMS,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    attributes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Any:
+    """A Dataset. Axes without a name are `<variable>_dim_<axis>`, dimensions without labels are numbered."""
+    import xarray  # with ArviZ, see above
+
+    sizes: dict[str, int] = {}
+    variables = {}
+    for name, value in values.items():
+        value = np.asarray(value)
+        named = [*lead, *(dims or {}).get(name, ())]
+        for i, size in enumerate(value.shape):
+            # The same name with another size is another dimension: a plate that has grown in new data, say.
+            if i >= len(named):
+                named.append(f"{name}_dim_{i - len(lead)}")
+            elif sizes.get(named[i], size) != size:
+                named[i] = f"{name}_dim_{i - len(lead)}"
+            sizes[named[i]] = size
+        variables[name] = xarray.Variable(named, value, dict((attributes or {}).get(name, {})))
+    labels = {d: (coords or {}).get(d, ()) for d in sizes}
+    index = {d: np.asarray(labels[d]) if len(labels[d]) == size else np.arange(size) for d, size in sizes.items()}
+    return xarray.Dataset(variables, index, _attributes(settings))
+
+
+def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """ArviZ's attributes, and the settings of the run; netCDF has no truth values, they become 0 and 1."""
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "creation_library": "luciole",
+        "creation_library_version": __version__,
+        "creation_library_language": "Python",
+        "inference_library": "luciole",
+        "inference_library_version": __version__,
+        **{n: int(v) if isinstance(v, (bool, np.bool_)) else v for n, v in settings.items()},
+    }
+
+
+def _stats(stats: Values, max_tree_depth: int | None) -> dict[str, np.ndarray]:
+    full = saturated(stats, max_tree_depth)
+    return {**stats, **({} if full is None else {"reached_max_treedepth": full})}
+
+
+def _observed(run: Run) -> dict[str, np.ndarray]:
+    """The observed values by site. A program knows them only once it runs: they may be computed from the data."""
+    if run.program is None:
+        return {}
+    names = [n for n, s in run.program.sites.items() if s.role == "observed"]
+    if not names:
+        return {}
+    first = {n: run.samples[n][0, 0] for n in run.program.latents}
+    values = generate(run.program, run.program.data, jax.random.key(0), first)
+    return {n: np.asarray(values[n]) for n in names}
+
+
+def _constant_data(run: Run, observed: Values) -> Any:
+    """The array arguments that are not the value of an observed site."""
+    names = _free_names(run.arguments, ())
+    values, attributes = {}, {}
+    for argument, name in names.items():
+        value = np.asarray(run.arguments[argument])
+        if not any(_same(value, other) for other in observed.values()):
+            values[name] = value
+            attributes[name] = {} if name == argument else {"site": argument}
+    return _dataset(values, run.settings, (), attributes=attributes)
+
+
+def _same(value: np.ndarray, observed: np.ndarray) -> bool:
+    """Whether an argument is the value of an observed site, which may have changed its dtype on the way."""
+    return (
+        value.dtype.kind != "U"
+        and value.shape == observed.shape
+        and np.array_equal(value.astype(observed.dtype), observed)
+    )
+
+
+def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Predictive draws as (chain, draw, ...); draws that were made from flat samples find their chains again."""
+    shaped = {}
+    for name, value in values.items():
+        if name not in names.sites:
+            raise SamplerError(
+                f"MCMC.to_arviz: {group} has {name!r}, which is no site of this model ({list(names.sites)})."
+            )
+        value = np.asarray(value)
+        lead = value.ndim - len(names.sites[name].shape)
+        if lead == 1 and value.shape[0] == np.prod(chains, dtype=int) and chains:
+            value = value.reshape(*chains, *value.shape[1:])
+        elif lead == 1:
+            value = value[None]
+        elif lead != 2:
+            raise SamplerError(
+                f"MCMC.to_arviz: {group} has shape {value.shape} for the site {name!r}; expected (draw, ...) or "
+                f"(chain, draw, ...) before the site's {len(names.sites[name].shape)} axes."
+            )
+        shaped[name] = value
+    return shaped
+
+
+def _free_names(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    used, found = set(taken), {}
+    for name in names:
+        free = name.replace("/", ".")
+        while free in used:
+            free += "_"
+        used.add(free)
+        found[name] = free
+    return found
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf.dtype, np.dtype) else np.dtype(object)  # a random key's dtype is not NumPy's
+
+
+def _step(key: Any) -> str:
+    """One step of a path through a pytree: a key, an index or an attribute's name."""
+    return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))

@@ -1,0 +1,67 @@
+from numpyro import distributions as dist
+
+from . import inference as inference
+from . import ppl as ppl
+from . import sharding as sharding
+from . import transforms as transforms
+from .inference import HMC as HMC
+from .inference import MCMC as MCMC
+from .inference import NUTS as NUTS
+from .ppl import LogDensity as LogDensity
+from .ppl import ModelProgram as ModelProgram
+from .ppl import condition as condition
+from .ppl import deterministic as deterministic
+from .ppl import factor as factor
+from .ppl import init_to_median as init_to_median
+from .ppl import init_to_uniform as init_to_uniform
+from .ppl import init_to_value as init_to_value
+from .ppl import log_density as log_density
+from .ppl import log_likelihood as log_likelihood
+from .ppl import model as model
+from .ppl import plate as plate
+from .ppl import posterior_predictive as posterior_predictive
+from .ppl import prior_predictive as prior_predictive
+from .ppl import render_model as render_model
+from .ppl import sample as sample
+from .ppl import trace as trace
+from .transforms import InitError as InitError
+from .transforms import LucioleError as LucioleError
+from .transforms import LucioleWarning as LucioleWarning
+from .transforms import ModelError as ModelError
+from .transforms import SamplerError as SamplerError
+
+__version__: str
+
+__all__ = [
+    "HMC",
+    "MCMC",
+    "NUTS",
+    "InitError",
+    "LogDensity",
+    "LucioleError",
+    "LucioleWarning",
+    "ModelError",
+    "ModelProgram",
+    "SamplerError",
+    "__version__",
+    "condition",
+    "deterministic",
+    "dist",
+    "factor",
+    "inference",
+    "init_to_median",
+    "init_to_uniform",
+    "init_to_value",
+    "log_density",
+    "log_likelihood",
+    "model",
+    "plate",
+    "posterior_predictive",
+    "ppl",
+    "prior_predictive",
+    "render_model",
+    "sample",
+    "sharding",
+    "trace",
+    "transforms",
+]

@@ -1,0 +1,177 @@
+"""Every entry of the one file that touches JAX's semi-private corners, on the JAX version at hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.core import ShapedArray
+
+from luciole.transforms import jax_compat as compat
+
+
+class Mark(compat.Effect):
+    def __str__(self):
+        return "Mark"
+
+
+MARK = Mark()
+twice_p = compat.Primitive("twice")
+compat.declare_effect(Mark)
+compat.define_result(twice_p, lambda x, **params: (ShapedArray(x.shape, x.dtype), {MARK}))
+compat.define_batching(
+    twice_p, lambda size, operands, axes, **params: (twice_p.bind(*operands, size=size, axes=tuple(axes)), axes[0])
+)
+compat.define_jvp(twice_p, lambda primals, tangents, **params: (twice_p.bind(*primals), 2.0 * tangents[0]))
+
+
+def equations(f, *args):
+    return compat.open_jaxpr(jax.make_jaxpr(f)(*args))[0].eqns
+
+
+def test_all_entries_are_here():
+    assert all(hasattr(compat, name) for name in compat.__all__)
+    for entry in (compat.ClosedJaxpr, compat.Jaxpr, compat.JaxprEqn, compat.Literal, compat.Primitive, compat.Var):
+        assert isinstance(entry, type)
+
+
+def test_classes_are_those_of_a_jaxpr():
+    closed = jax.make_jaxpr(lambda x: x * 2.0)(1.0)
+    assert isinstance(closed, compat.ClosedJaxpr)
+    inner, consts = compat.open_jaxpr(closed)
+    assert isinstance(inner, compat.Jaxpr)
+    assert consts == []
+    assert compat.open_jaxpr(inner)[0] is inner
+    (eqn,) = inner.eqns
+    assert isinstance(eqn, compat.JaxprEqn)
+    assert isinstance(eqn.invars[0], compat.Var)
+    assert isinstance(eqn.invars[1], compat.Literal)
+
+
+def test_constants():
+    table = jnp.arange(3.0)
+    _, consts = compat.open_jaxpr(jax.make_jaxpr(lambda x: x * table)(1.0))
+    assert len(consts) == 1
+    assert consts[0].tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x + 1.0,
+        lambda x: jax.jit(jnp.sin)(x),
+        lambda x: jax.lax.scan(lambda c, y: (c + y, c), 0.0, x)[1],
+        lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x),
+        lambda x: jax.lax.while_loop(lambda c: c[0] < 3.0, lambda c: c + 1.0, x),
+        lambda x: jax.checkpoint(jnp.sin)(x),
+        lambda x: jax.nn.relu(x),
+        lambda x: jnp.stack(jnp.split(x, 3)),
+    ],
+)
+def test_bind(f):
+    x = jnp.arange(1.0, 4.0)
+    inner, consts = compat.open_jaxpr(jax.make_jaxpr(f)(x))
+    env = dict(zip([*inner.constvars, *inner.invars], [*consts, x], strict=True))
+    for eqn in inner.eqns:
+        outs = compat.bind(eqn, [v.val if isinstance(v, compat.Literal) else env[v] for v in eqn.invars])
+        assert isinstance(outs, list)
+        env.update(zip(eqn.outvars, outs, strict=True))
+    assert jnp.allclose(env[inner.outvars[0]], f(x))
+
+
+def test_subjaxprs():
+    def number(f, *args):
+        return [len(compat.subjaxprs(e)) for e in equations(f, *args) if compat.subjaxprs(e)]
+
+    x = jnp.ones(3)
+    assert number(lambda x: x + 1.0, x) == []
+    assert number(lambda x: jax.jit(jnp.sin)(x), x) == [1]
+    assert number(lambda x: jax.lax.scan(lambda c, y: (c, y), 0.0, x)[1], x) == [1]
+    assert number(lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), x) == [2]
+    assert number(lambda x: jax.lax.while_loop(lambda c: c[0] < 0, lambda c: c, x), x) == [2]
+    assert number(lambda x: jax.checkpoint(jnp.sin)(x), x) == [1]
+
+
+@pytest.mark.parametrize(("num_consts", "num_carry"), [(0, 1), (1, 1), (2, 2), (1, 3)])
+def test_scan_layout(num_consts, num_carry):
+    consts = [jnp.asarray(float(i)) for i in range(num_consts)]
+
+    def f(consts, carry, xs):
+        return jax.lax.scan(lambda c, x: ([v + x + sum(consts) for v in c], x), carry, xs)
+
+    (eqn,) = [
+        e for e in equations(f, consts, [jnp.asarray(0.0)] * num_carry, jnp.ones(4)) if e.primitive.name == "scan"
+    ]
+    assert compat.scan_layout(eqn) == (num_consts, num_carry)
+    assert len(eqn.invars) == num_consts + num_carry + 1
+
+
+def test_effect_stands_inside_everything():
+    f = lambda x: twice_p.bind(x)  # noqa: E731
+    for g in (
+        f,
+        jax.jit(f),
+        jax.checkpoint(f),
+        lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, None, length=2)[0],
+        lambda x: jax.lax.cond(x > 0, f, f, x),
+        lambda x: jax.lax.while_loop(lambda c: c < 0, f, x),
+    ):
+        jaxpr = jax.make_jaxpr(g)(1.0)
+        assert MARK in jaxpr.effects
+    custom = jax.custom_jvp(f)
+    custom.defjvp(lambda p, t: (f(p[0]), t[0]))
+    assert MARK in jax.make_jaxpr(custom)(1.0).effects
+
+
+def test_effect_is_never_lowered():
+    with pytest.raises(Exception, match=r"(?i)effect|lower|implement"):
+        jax.jit(lambda x: twice_p.bind(x)).lower(1.0)
+
+
+def test_batching_is_asked_even_when_nothing_is_batched():
+    for x, axis, expected in [(jnp.ones((5, 3)), 0, (0,)), (jnp.ones((5, 3)), 1, (1,))]:
+        (eqn,) = [
+            e
+            for e in equations(jax.vmap(lambda x: twice_p.bind(x), in_axes=axis, out_axes=axis), x)
+            if e.primitive is twice_p
+        ]
+        assert eqn.params["axes"] == expected
+        assert eqn.params["size"] == x.shape[axis]
+    (eqn,) = [
+        e
+        for e in equations(jax.vmap(lambda x: (twice_p.bind(jnp.float32(1.0)), x)[1]), jnp.ones(7))
+        if e.primitive is twice_p
+    ]
+    assert eqn.params == {"size": 7, "axes": (None,)}
+
+
+def test_jvp():
+    """The rule is asked: the tangent is twice the one that came in."""
+    inner, _ = compat.open_jaxpr(jax.make_jaxpr(lambda x, t: jax.jvp(twice_p.bind, (x,), (t,))[1])(3.0, 5.0))
+    last = inner.eqns[-1]
+    assert last.primitive.name == "mul"
+    assert inner.outvars == list(last.outvars)
+    assert 2.0 in [float(v.val) for v in last.invars if isinstance(v, compat.Literal)]
+    assert inner.invars[1] in last.invars
+
+
+def test_persistent_cache(tmp_path):
+    """Compilations inside leave files in the folder; those outside do not, and the settings come back."""
+    before = jax.config.jax_compilation_cache_dir
+    assert before is None
+    with compat.persistent_cache(str(tmp_path)):
+        jax.jit(lambda x: jnp.sin(x) * 1.2345)(1.0)
+    files = list(tmp_path.iterdir())
+    assert files
+    jax.jit(lambda x: jnp.sin(x) * 5.4321)(1.0)
+    assert list(tmp_path.iterdir()) == files
+    assert jax.config.jax_compilation_cache_dir is before
+
+
+def test_user_frames():
+    def here(x):
+        return jnp.sin(x)
+
+    (eqn,) = [e for e in equations(here, 1.0) if e.primitive.name == "sin"]
+    frames = compat.user_frames(eqn)
+    assert frames[0] == (__file__, here.__code__.co_firstlineno + 1, frames[0][2])
+    assert "here" in frames[0][2]
+    assert all("/jax/_src/" not in f for f, _, _ in frames)

@@ -1,0 +1,153 @@
+"""The key of a program: equal for the same program traced again, different for every change of what it computes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from luciole.transforms import structure
+from luciole.transforms.jax_compat import open_jaxpr
+
+X = jnp.linspace(0.1, 1.0, 4)
+
+
+def softplus_by_hand():
+    @jax.custom_jvp
+    def f(x):
+        return jnp.log1p(jnp.exp(x))
+
+    f.defjvp(lambda p, t: (f(p[0]), jax.nn.sigmoid(p[0]) * t[0]))
+    return lambda x: f(x).sum()
+
+
+def square_by_hand():
+    @jax.custom_vjp
+    def f(x):
+        return x**2
+
+    f.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+    return lambda x: f(x).sum()
+
+
+# name -> a function that makes the same program anew each time it is called
+PROGRAMS = {
+    "arithmetic": lambda: lambda x: (2.0 * x + 1.0).sum(),
+    "scan": lambda: lambda x: jax.lax.scan(lambda c, y: (c * 0.5 + y, c), 0.0, x)[0],
+    "cond": lambda: lambda x: jax.lax.cond(x[0] > 0, lambda y: y.sum(), lambda y: y.prod(), x),
+    "while": lambda: (
+        lambda x: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2.0), (0, x))[1].sum()
+    ),
+    "remat": lambda: lambda x: jax.checkpoint(lambda y: jnp.sin(y).sum())(x),
+    "cholesky": lambda: lambda x: jnp.log(jnp.linalg.cholesky(jnp.eye(4) + jnp.outer(x, x))[-1, -1]),
+    "jit": lambda: lambda x: jax.jit(lambda y: jnp.cos(y).sum())(x),
+    "gather": lambda: lambda x: x[jnp.array([0, 2, 2])].sum(),
+    "special": lambda: lambda x: (jax.nn.softplus(x) + jax.scipy.special.gammaln(x)).sum(),
+    "custom_jvp": softplus_by_hand,
+    "custom_vjp": square_by_hand,
+}
+RULES = {"special", "custom_jvp", "custom_vjp"}  # with custom derivatives, whose rules are made anew by every trace
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_fresh_trace_has_the_same_key(name):
+    a, b = (structure(jax.make_jaxpr(PROGRAMS[name]())(X), differentiated=False) for _ in range(2))
+    assert a == b
+    assert hash(a) == hash(b)
+
+
+@pytest.mark.parametrize("name", [n for n in PROGRAMS if n != "while"])  # which reverse mode does not go through
+def test_gradients_too(name):
+    a, b = (structure(jax.make_jaxpr(jax.value_and_grad(PROGRAMS[name]()))(X), differentiated=False) for _ in range(2))
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a != structure(jax.make_jaxpr(PROGRAMS[name]())(X), differentiated=False)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_differentiated(name):
+    """What may still be differentiated is told apart by its custom rules; without any it has the same key again."""
+    f = PROGRAMS[name]
+    a, b = (structure(jax.make_jaxpr(f())(X)) for _ in range(2))
+    jaxpr = jax.make_jaxpr(f())(X)
+    assert structure(jaxpr) == structure(jaxpr)
+    if name not in RULES:
+        assert a == b
+
+
+def test_rules_that_differ_are_told_apart():
+    def make(slope):
+        @jax.custom_jvp
+        def f(x):
+            return x * 2.0
+
+        f.defjvp(lambda p, t: (f(p[0]), slope * t[0]))
+        return f
+
+    a, b = (jax.make_jaxpr(make(slope))(1.0) for slope in (2.0, 3.0))
+    assert structure(a) != structure(b)
+    assert structure(a, differentiated=False) == structure(b, differentiated=False)
+
+
+def test_all_keys_are_different():
+    keys = {structure(jax.make_jaxpr(make())(X), differentiated=False) for make in PROGRAMS.values()}
+    assert len(keys) == len(PROGRAMS)
+
+
+def scan_with(table):
+    return lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x * table)[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(lambda x: x * 2.0, lambda x: x * 3.0, id="literal"),
+        pytest.param(lambda x: x * 0.0, lambda x: x * -0.0, id="signed zero"),
+        pytest.param(lambda x: x**2, lambda x: x**3, id="parameter"),
+        pytest.param(lambda x: x.sum(0), lambda x: x.max(0), id="primitive"),
+        pytest.param(lambda x: x - x[::-1], lambda x: x[::-1] - x, id="order of operands"),
+        pytest.param(lambda x: (x, x + 1.0), lambda x: (x + 1.0, x), id="order of results"),
+        pytest.param(lambda x: x.astype(jnp.int32), lambda x: x.astype(jnp.int16), id="dtype"),
+        pytest.param(
+            lambda x: jax.lax.scan(lambda c, y: (c * 2.0 + y, None), 0.0, x)[0],
+            lambda x: jax.lax.scan(lambda c, y: (c * 3.0 + y, None), 0.0, x)[0],
+            id="literal in a scan",
+        ),
+        pytest.param(
+            lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x)[0],
+            lambda x: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x, reverse=True)[0],
+            id="reverse",
+        ),
+    ],
+)
+def test_a_changed_program_has_another_key(one, other):
+    assert structure(jax.make_jaxpr(one)(X)) != structure(jax.make_jaxpr(other)(X))
+
+
+def test_outermost_constants_are_data():
+    a, b = (jax.make_jaxpr(scan_with(np.arange(4.0, dtype=np.float32) + k))(X) for k in (0, 1))
+    assert structure(a) == structure(b)
+    assert [np.asarray(c).tolist() for c in a.consts] != [np.asarray(c).tolist() for c in b.consts]
+    other = jax.make_jaxpr(scan_with(np.float32(3.0) * np.ones(1, np.float32)))(X)
+    assert structure(a) != structure(other)
+
+
+def test_nested_constants_are_program():
+    """Where a closed jaxpr inside the program carries constants, they enter by value."""
+
+    def nested(value):
+        inner = jax.make_jaxpr(lambda x: x * jnp.full(4, value))(X)
+        consts = [np.full(4, value, np.float32)]
+        inner = jax.make_jaxpr(lambda x: x * consts[0])(X)
+        outer = jax.make_jaxpr(jax.jit(lambda x: x * 1.0))(X)
+        eqn = open_jaxpr(outer)[0].eqns[0]
+        eqn = eqn.replace(params={**eqn.params, "jaxpr": inner})
+        return open_jaxpr(outer)[0].replace(eqns=[eqn])
+
+    a, again, b = nested(1.0), nested(1.0), nested(2.0)
+    assert structure(a) == structure(again) != structure(b)
+
+
+def test_input_types():
+    f = lambda x: x * 2.0  # noqa: E731
+    keys = {structure(jax.make_jaxpr(f)(x)) for x in (X, X[:2], jnp.arange(4), 1.0, jnp.float32(1.0))}
+    assert len(keys) == 5
