@@ -14,9 +14,15 @@ from jax import lax
 @pytest.fixture(autouse=True)
 def float64():
     """Derivatives are compared to 1e-10."""
-    jax.config.update("jax_disable_most_optimizations", True)  # hundreds of small programs, each run once
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def quick_compile():
+    """Hundreds of small programs, each run once: XLA's optimizations would take longer than they save."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
@@ -182,9 +188,35 @@ CASES = {
 }
 
 
+# One case for each family of rules: the quick run compares these, the slow run all.
+CORE = {
+    "polynomial",
+    "matmul",
+    "where",
+    "gather",
+    "triangular",
+    "cholesky",
+    "scan",
+    "fori additive",
+    "cond",
+    "while additive",
+    "custom_vjp",
+    "custom_jvp",
+    "remat policy",
+    "slogdet",
+}
+
+
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", [pytest.param(c, id=n) for n, c in CASES.items()])
+        compiled = "order" in metafunc.function.__name__ or "concrete" in metafunc.function.__name__
+        metafunc.parametrize(
+            "case",
+            [
+                pytest.param(c, id=n, marks=[pytest.mark.slow] if compiled and n not in CORE else [])
+                for n, c in CASES.items()
+            ],
+        )
 
 
 @pytest.fixture
