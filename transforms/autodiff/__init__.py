@@ -22,7 +22,8 @@ from . import (  # noqa: F401  each file enters its rules in the tables
     rules_while,
 )
 from .api import grad, hvp, jvp, linearize, transpose, value_and_grad, vjp
-from .fallback import fallback_counts, without_fallback
+from .core import without_fallback
+from .fallback import fallback_counts
 from .likelihoods import (
     exponential_family_log_likelihood,
     gaussian_log_density,

@@ -35,7 +35,7 @@ class _Traced:
                     f"{_name(f)}: the differentiated argument {name} is a {type(leaf).__name__}, expected an array "
                     f"or a number."
                 )
-        self.leaves = leaves
+        self.leaves = leaves = [v if hasattr(v, "dtype") else jax.numpy.asarray(v) for v in leaves]
 
         def flat(*values: Any) -> list[Any]:
             out = f(*jax.tree.unflatten(self.in_tree, values))

@@ -19,7 +19,8 @@ afterwards, so that no
 rule has to build equations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ __all__ = [
     "push",
     "push_forward",
     "tangent_aval",
+    "without_fallback",
     "zeros",
 ]
 
@@ -72,6 +74,16 @@ FALLBACK_ENABLED: ContextVar[bool] = ContextVar("fallback_enabled", default=True
 def fallback_rules() -> Fallback | None:
     """The rules for primitives that have none of their own, if any are installed and not switched off."""
     return FALLBACK[0] if FALLBACK and FALLBACK_ENABLED.get() else None
+
+
+@contextlib.contextmanager
+def without_fallback() -> Iterator[None]:
+    """Inside, a primitive without a rule raises `DerivativeError`."""
+    token = FALLBACK_ENABLED.set(False)
+    try:
+        yield
+    finally:
+        FALLBACK_ENABLED.reset(token)
 
 
 def is_differentiable(aval: Any) -> bool:
@@ -103,9 +115,14 @@ def add(x: Any, y: Any) -> Any:
     return x if y is None else jax.lax.add(x, y)
 
 
+def literal(atom: Any) -> Any:
+    """The value of a literal as an array: JAX keeps some as Python numbers, which have no shape."""
+    return atom.val if hasattr(atom.val, "shape") else np.asarray(atom.val, atom.aval.dtype)
+
+
 def read(env: dict[Any, Any], atom: Any) -> Any:
     """The value of a variable or literal."""
-    return atom.val if isinstance(atom, Literal) else env[atom]
+    return literal(atom) if isinstance(atom, Literal) else env[atom]
 
 
 def evaluate(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
@@ -164,7 +181,7 @@ def linearize_equation(eqn: JaxprEqn, active: tuple[bool, ...], primals: Sequenc
         return outs, linear, out_active
     fallback = fallback_rules()
     if fallback is None:
-        raise unknown_primitive(eqn, "linearization")
+        raise unknown_primitive(eqn, "linearize")
     return fallback.linearize(eqn, active, *primals)
 
 

@@ -15,7 +15,7 @@ from jax import lax
 
 from ..jax_compat import Literal, open_jaxpr
 from .activity import active_outputs
-from .core import Unknown, push_forward, tangent_aval, zeros
+from .core import Unknown, literal, push_forward, tangent_aval, zeros
 from .loop_bodies import chosen, split_body, spread
 from .registry import forwards, linearizes, transposes
 from .transpose import backward, instantiate
@@ -89,7 +89,7 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             def run(values: Any, kept: Any, moving: Any) -> Any:
                 given = dict(zip(body.known.invars, values, strict=True))
                 given.update((atom, kept[i]) for atom, i in place.items())
-                residuals = [x.val if isinstance(x, Literal) else given[x] for x in body.residual_atoms]
+                residuals = [literal(x) if isinstance(x, Literal) else given[x] for x in body.residual_atoms]
                 return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
             return run

@@ -15,7 +15,7 @@ from jax import lax
 from ..errors import DerivativeError
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr
 from .activity import CALLS
-from .core import Unknown, evaluate, is_differentiable, read, tangent_aval
+from .core import Unknown, evaluate, is_differentiable, literal, read, tangent_aval
 from .linear_op import linear_op, linearize_function
 from .loop_bodies import chosen, spread
 from .registry import linearizes, source_line, transposes
@@ -92,7 +92,7 @@ def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
         local = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def value(x: Any) -> Any:
-            return x.val if isinstance(x, Literal) else local[x] if x in local else env[x]
+            return literal(x) if isinstance(x, Literal) else local[x] if x in local else env[x]
 
         for eqn, (operands, places) in late:
             with equation_context(eqn):

@@ -13,8 +13,8 @@ import jax
 
 from ..jax_compat import Literal, bind, equation_context, open_jaxpr
 from .activity import active_outputs
-from .core import Unknown, linearize_jaxpr, push_forward, tangent_aval
-from .loop_bodies import chosen, spread
+from .core import Unknown, linearize_jaxpr, literal, push_forward, tangent_aval
+from .loop_bodies import chosen, run_equations, spread
 from .registry import forwards, linearizes, transposes
 from .rules_calls import PARAM
 from .transpose import backward, instantiate
@@ -51,7 +51,7 @@ def _flatten(jaxpr: Any, consts: Sequence[Any]) -> Any:
 def _inline(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
     for eqn in jaxpr.eqns:
-        operands = [x.val if isinstance(x, Literal) else env[x] for x in eqn.invars]
+        operands = [literal(x) if isinstance(x, Literal) else env[x] for x in eqn.invars]
         with equation_context(eqn):
             if eqn.primitive.name in PARAM:
                 inner, inner_consts = open_jaxpr(eqn.params[PARAM[eqn.primitive.name]])
@@ -59,7 +59,7 @@ def _inline(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> list[An
             else:
                 outs = bind(eqn, operands)
         env.update(zip(eqn.outvars, outs, strict=True))
-    return [x.val if isinstance(x, Literal) else env[x] for x in jaxpr.outvars]
+    return [literal(x) if isinstance(x, Literal) else env[x] for x in jaxpr.outvars]
 
 
 @linearizes(*NAMES)
@@ -76,14 +76,7 @@ def linearize_remat(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         jaxpr, consts = _flatten(jaxpr, consts)
         places = [v for e in jaxpr.eqns if _saves(e, policy) for v in e.outvars]
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *primals], strict=True))
-        for e in jaxpr.eqns:
-            with equation_context(e):
-                env.update(
-                    zip(
-                        e.outvars, bind(e, [x.val if isinstance(x, Literal) else env[x] for x in e.invars]), strict=True
-                    )
-                )
-        outs = [x.val if isinstance(x, Literal) else env[x] for x in jaxpr.outvars]
+        outs = run_equations(jaxpr.eqns, env, jaxpr.outvars)
         saved = [env[v] for v in places]
 
     def again(primals: Any, saved: Any, moving: Any) -> Any:

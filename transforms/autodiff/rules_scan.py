@@ -15,7 +15,7 @@ from jax import lax
 
 from ..jax_compat import Literal, bind, open_jaxpr, scan_layout
 from .activity import fixpoint
-from .core import Unknown, add, is_differentiable, push_forward, tangent_aval
+from .core import Unknown, add, is_differentiable, literal, push_forward, tangent_aval
 from .loop_bodies import (
     RecomputingBody,
     SplitBody,
@@ -122,7 +122,7 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         def turn(carry_ts: Any, inputs: Any) -> Any:
             moving, values = inputs
             env = {**invariant, **dict(zip(per_turn_vars, values, strict=True))}
-            residuals = [x.val if isinstance(x, Literal) else env[x] for x in atoms]
+            residuals = [literal(x) if isinstance(x, Literal) else env[x] for x in atoms]
             outs = jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *const_ts, *carry_ts, *moving)
             return outs[:num_on], outs[num_on:]
 

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 
 from ..jax_compat import Literal, bind, open_jaxpr, varying_axes
 from .activity import active_outputs
-from .core import Unknown, push_forward, tangent_aval
+from .core import Unknown, literal, push_forward, tangent_aval
 from .loop_bodies import SplitBody, chosen, split_body, spread
 from .registry import forwards, linearizes, transposes
 from .transpose import backward, instantiate
@@ -96,7 +96,7 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             **{x: lax.squeeze(v, (0,)) for x, v in zip(stored, kept, strict=True)},
             **dict(zip(given, passed, strict=True)),
         }
-        residuals = [x.val if isinstance(x, Literal) else values[x] for x in body.residual_atoms]
+        residuals = [literal(x) if isinstance(x, Literal) else values[x] for x in body.residual_atoms]
         return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:

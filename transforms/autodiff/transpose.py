@@ -72,7 +72,7 @@ def transpose_equation(eqn: JaxprEqn, cotangents: Sequence[Any], operands: Seque
         return rule(eqn, cotangents, *operands)
     fallback = fallback_rules()
     if fallback is None:
-        raise unknown_primitive(eqn, "transposition")
+        raise unknown_primitive(eqn, "transpose")
     return fallback.transpose(eqn, cotangents, *operands)
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from luciole.transforms import autodiff as ad
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def scalar(f):
     """A function as one to a scalar, with a non-linear outer part so that second derivatives mix."""
@@ -147,10 +149,8 @@ def test_second_order(case, directions):
 
 def test_concrete_values_run_compiled(case):
     """Outside any trace, the derivative of a jitted function agrees with JAX's too."""
-    if case.reference is not None or list(case.args) == []:
-        pytest.skip("compared elsewhere")
-    if case.f.__code__.co_firstlineno % 6 if hasattr(case.f, "__code__") else False:
-        pytest.skip("a sixth of the cases suffices: the rules are the same as under jit")
+    if case.reference is not None:
+        pytest.skip("JAX cannot reverse this one")
     close(
         ad.grad(jax.jit(scalar(case.f)), places(case))(*case.args),
         jax.grad(jax.jit(scalar(case.f)), places(case))(*case.args),

@@ -58,7 +58,7 @@ def test_cotangent_that_does_not_fit(cotangent, message):
 def test_tangent_that_does_not_fit():
     with pytest.raises(DerivativeError, match=r"tangent at \[0\]\['a'\] has shape \(3,\)"):
         ad.jvp(lambda p: p["a"], ({"a": jnp.ones(2)},), ({"a": jnp.ones(3)},))
-    with pytest.raises(DerivativeError, match="int64.*None"):
+    with pytest.raises(DerivativeError, match=r"int64.*None"):
         ad.jvp(lambda n: n, (3,), (1,))
     _, linear = ad.linearize(jnp.sin, 1.0)
     with pytest.raises(DerivativeError, match="structure"):
@@ -75,7 +75,7 @@ def test_while_loop_that_cannot_be_reversed():
         return lax.while_loop(lambda s: jnp.sum(s) < 10.0, lambda s: s * s + 1.0, x)  # this line
 
     with pytest.raises(
-        DerivativeError, match=rf"'while' cannot be reversed .*{HERE}:\d+, in f.*dynamic_loop.*max_trips"
+        DerivativeError, match=rf"'while' cannot be reversed .*{HERE}:\d+, in .*f\)?.*dynamic_loop.*max_trips"
     ):
         ad.grad(f)(0.5)
     value, moved = ad.jvp(f, (0.5,), (1.0,))
@@ -91,7 +91,7 @@ def test_primitive_without_a_rule_and_without_a_fallback():
     ad.fallback_counts.clear()
     with (
         ad.without_fallback(),
-        pytest.raises(DerivativeError, match=rf"'cummax' has no linearization rule .*{HERE}:\d+, in f"),
+        pytest.raises(DerivativeError, match=rf"'cummax' cannot be linearized .*{HERE}:\d+, in .*f"),
     ):
         ad.grad(f)(x)
     assert not ad.fallback_counts
@@ -103,7 +103,7 @@ def test_linear_solve_without_its_transpose():
     def f(b):
         return lax.custom_linear_solve(lambda x: 2.0 * x, b, lambda _, b: b / 2.0).sum()
 
-    with pytest.raises(DerivativeError, match="custom_linear_solve.*transpose_solve"):
+    with pytest.raises(DerivativeError, match=r"custom_linear_solve.*transpose_solve"):
         ad.grad(f)(jnp.ones(2))
 
 

@@ -17,7 +17,7 @@ def model(params, x):
     return jnp.tanh(x @ params["w"]) + params["b"]
 
 
-PARAMS = {"w": jnp.array([0.3, -0.2]), "b": jnp.array(0.5)}
+PARAMS = {"w": np.array([0.3, -0.2]), "b": np.array(0.5)}
 
 
 def test_it_is_evaluated_once_and_applied_many_times():
