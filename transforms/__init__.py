@@ -3,6 +3,19 @@
 if __name__ == "transforms":
     raise ImportError("this folder is part of the package luciole: write `from luciole import transforms`")
 
+from .autodiff import (
+    LinearProgram,
+    check_linearization,
+    defines_linearization,
+    dynamic_loop,
+    grad,
+    hvp,
+    jvp,
+    linearize,
+    transpose,
+    value_and_grad,
+    vjp,
+)
 from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, SamplerError
 from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
@@ -11,15 +24,26 @@ from .structure import structure
 __all__ = [
     "DerivativeError",
     "InitError",
+    "LinearProgram",
     "LucioleError",
     "LucioleWarning",
     "ModelError",
     "SamplerError",
     "Stream",
     "any_lane",
+    "check_linearization",
+    "defines_linearization",
+    "dynamic_loop",
+    "grad",
+    "hvp",
+    "jvp",
     "key_words",
+    "linearize",
     "normal",
     "stream_for",
     "structure",
+    "transpose",
     "uniform",
+    "value_and_grad",
+    "vjp",
 ]
