@@ -224,11 +224,8 @@ def test_varying_axes():
     mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     seen = []
     spec = jax.sharding.PartitionSpec("i")
-    jax.make_jaxpr(
-        jax.shard_map(
-            lambda x: seen.append(compat.varying_axes(jax.typeof(x))) or x, mesh=mesh, in_specs=spec, out_specs=spec
-        )
-    )(jnp.ones(2))
+    body = lambda x: seen.append(compat.varying_axes(jax.typeof(x))) or x  # noqa: E731
+    jax.make_jaxpr(jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(2))
     assert seen[0] == {"i"}
     assert compat.varying_axes(jax.typeof(jnp.ones(2))) == frozenset()
 

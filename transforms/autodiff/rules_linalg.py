@@ -134,12 +134,15 @@ def transpose_triangular_solve(eqn: Any, cts: Sequence[Any], a: Any, b: Unknown)
 def eigh(eqn: Any, active: Sequence[bool], a: Any) -> Any:
     """dw = diag(V^H dA V), dV = V (F o V^H dA V) with F_ij = 1 / (w_j - w_i) off the diagonal and 0 on it.
 
+    A matrix that is not symmetric is made so first, as JAX does when it differentiates.
+
     Source: Giles (2008), "An extended collection of matrix derivative results", section 3.1.
     """
     subset = eqn.params.get("subset_by_index")
     if subset is not None and tuple(subset) != (0, a.shape[-1]):
         return DECLINED
-    v, w = bind(eqn, [a])
+    conjugate = lax.conj(_transposed(a)) if np.issubdtype(a.dtype, np.complexfloating) else _transposed(a)
+    v, w = bind(eqn, [lax.mul(lax.add(a, conjugate), np.asarray(0.5, a.dtype))])
     row, col = (lax.broadcasted_iota(np.int32, a.shape, a.ndim - k) for k in (2, 1))
     diagonal = lax.eq(row, col)
     lead = tuple(range(w.ndim - 1))

@@ -234,8 +234,12 @@ def arctangent(eqn: Any, active: Sequence[bool], x: Any, y: Any) -> Any:
 def clamping(eqn: Any, active: Sequence[bool], low: Any, x: Any, high: Any) -> Any:
     """The tangent of the bound or of the operand, whichever the result is."""
     (out,) = bind(eqn, [low, x, high])
-    low, high = expand(lax.asarray(low), out), expand(lax.asarray(high), out)
-    chosen = [lax.gt(low, x), lax.bitwise_and(lax.gt(x, low), lax.lt(x, high)), lax.lt(high, x)]
+    low, high = expand(jax.numpy.asarray(low), out), expand(jax.numpy.asarray(high), out)
+    chosen = [
+        lax.bitwise_and(lax.gt(low, x), lax.lt(low, high)),
+        lax.bitwise_and(lax.gt(x, low), lax.lt(x, high)),
+        lax.lt(high, x),
+    ]
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         total = None
@@ -264,6 +268,8 @@ def selection(eqn: Any, active: Sequence[bool], which: Any, *cases: Any) -> Any:
 )  # fmt: skip
 def flat(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
     """Piecewise constant, or not differentiated by decree: no tangent."""
+    if eqn.primitive.name == "sign" and jax.dtypes.issubdtype(operands[0].dtype, np.complexfloating):
+        return DECLINED
     return bind(eqn, operands), lambda ts: [None] * len(eqn.outvars), (False,) * len(eqn.outvars)
 
 
