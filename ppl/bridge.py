@@ -5,6 +5,7 @@ and `reparam` have done their work when the message arrives here. What arrives b
 may not contain (params, subsampling, keys) is refused here, by name.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpyro import handlers
 from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.distributions import Distribution, MaskedDistribution, Unit, biject_to, constraints
+from numpyro.distributions.distribution import validation_enabled
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import _PYRO_STACK, Messenger
 
@@ -24,7 +26,10 @@ from .checks import check_observation, check_shape, check_value
 from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, split_distribution
 
-__all__ = ["Bridge", "current_bridge"]
+__all__ = ["Bridge", "current_bridge", "trace_context"]
+
+# Names the trace in progress to JAX's caches; () outside.
+trace_context = jax.make_user_context(())
 
 _REFUSED = {
     "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
@@ -42,6 +47,19 @@ class Bridge(Messenger):
         self.step: Any = None  # index of the step inside numpyro.contrib.control_flow.scan, else None
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
+        self._quiet = contextlib.ExitStack()
+        self._validates = False
+
+    def __enter__(self) -> "Bridge":
+        # A distribution that is built under the context of this trace would check its parameters with operations that JAX
+        # compiles for this trace alone. The bridge checks them instead, outside that context.
+        self._validates = Distribution._validate_args
+        self._quiet.enter_context(validation_enabled(False))
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._quiet.close()
+        super().__exit__(*exception)
 
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]
@@ -63,6 +81,9 @@ class Bridge(Messenger):
         name, dist = msg["name"], msg["fn"]
         if msg["kwargs"].get("sample_shape"):
             dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
+        if self._validates:
+            with trace_context(()):
+                _validate(dist)
         leaves, treedef, static, order = split_distribution(dist, name)
         plates = _plates(msg)
         value = self._given(msg, dist)
@@ -148,6 +169,15 @@ class _Stated(Messenger):
 def current_bridge() -> "Bridge | None":
     """The bridge of the trace in progress, if any."""
     return next((h for h in reversed(_PYRO_STACK) if isinstance(h, Bridge)), None)
+
+
+def _validate(dist: Distribution) -> None:
+    """NumPyro's check of the parameters that are known while tracing, of a distribution and of those it is made of."""
+    dist.validate_args(strict=False)
+    for value in vars(dist).values():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, Distribution):
+                _validate(part)
 
 
 def _dtype(dist: Distribution) -> Any:

@@ -19,13 +19,12 @@ import numpyro
 
 from ..transforms import LucioleError, ModelError, structure
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
-from .bridge import Bridge
+from .bridge import Bridge, trace_context
 from .primitives import is_site
 from .spec import Spec
 
 __all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
 
-_context = jax.make_user_context(())
 _trace_numbers = itertools.count()
 _HERE = Path(__file__).parent  # src/luciole/ppl, a link to ppl in a checkout: frames may show either path
 _LIBRARIES = tuple(
@@ -137,7 +136,7 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
     try:
         # The number makes every trace a new one to JAX's caches: a jitted helper or a scan body that an earlier trace has
         # left there would bring the sites, names and masks of that trace with it.
-        with _context(("luciole trace", next(_trace_numbers))):
+        with trace_context(("luciole trace", next(_trace_numbers))):
             jaxpr = jax.make_jaxpr(run)()
     except LucioleError as e:
         raise _located(e, e) from e.__cause__
