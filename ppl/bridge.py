@@ -6,7 +6,8 @@ may not contain (params, subsampling, keys) is refused here, by name.
 """
 
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,6 @@ from numpyro import handlers
 from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.contrib.control_flow.scan import scan_wrapper
 from numpyro.distributions import Distribution, MaskedDistribution, Unit, biject_to, constraints
-from numpyro.distributions.distribution import validation_enabled
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import _PYRO_STACK, Messenger
 
@@ -39,6 +39,26 @@ _REFUSED = {
 }
 
 
+@contextlib.contextmanager
+def _validation_outside_the_trace() -> Iterator[None]:
+    """NumPyro checks known parameters as a distribution is made, by operations that it has JAX run at once.
+
+    Under the context of a trace each of them would be compiled for this trace alone, and again for the next.
+    """
+    validate = Distribution.validate_args
+
+    @functools.wraps(validate)
+    def outside(self: Distribution, strict: bool = True) -> None:
+        with trace_context(()):
+            validate(self, strict)
+
+    Distribution.validate_args = outside
+    try:
+        yield
+    finally:
+        Distribution.validate_args = validate
+
+
 class Bridge(Messenger):
     """Turns the messages of one trace into sites, and keeps which plates and coordinates it met."""
 
@@ -47,18 +67,14 @@ class Bridge(Messenger):
         self.step: Any = None  # index of the step inside numpyro.contrib.control_flow.scan, else None
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
-        self._quiet = contextlib.ExitStack()
-        self._validates = False
+        self._validation = contextlib.ExitStack()
 
     def __enter__(self) -> "Bridge":
-        # A distribution that is built under the context of this trace would check its parameters with operations that JAX
-        # compiles for this trace alone. The bridge checks them instead, outside that context.
-        self._validates = Distribution._validate_args
-        self._quiet.enter_context(validation_enabled(False))
+        self._validation.enter_context(_validation_outside_the_trace())
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
-        self._quiet.close()
+        self._validation.close()
         super().__exit__(*exception)
 
     def process_message(self, msg: dict[str, Any]) -> None:
@@ -81,9 +97,6 @@ class Bridge(Messenger):
         name, dist = msg["name"], msg["fn"]
         if msg["kwargs"].get("sample_shape"):
             dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
-        if self._validates:
-            with trace_context(()):
-                _validate(dist)
         leaves, treedef, static, order = split_distribution(dist, name)
         plates = _plates(msg)
         value = self._given(msg, dist)
@@ -169,15 +182,6 @@ class _Stated(Messenger):
 def current_bridge() -> "Bridge | None":
     """The bridge of the trace in progress, if any."""
     return next((h for h in reversed(_PYRO_STACK) if isinstance(h, Bridge)), None)
-
-
-def _validate(dist: Distribution) -> None:
-    """NumPyro's check of the parameters that are known while tracing, of a distribution and of those it is made of."""
-    dist.validate_args(strict=False)
-    for value in vars(dist).values():
-        for part in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(part, Distribution):
-                _validate(part)
 
 
 def _dtype(dist: Distribution) -> Any:
