@@ -47,13 +47,13 @@ class _Skeleton:
     @functools.cached_property
     def scored(self) -> Split:
         """The density as a jaxpr of (data, position), split into what reads only data and the rest."""
-
-        def total(data: Sequence[Any], position: Mapping[str, Any]) -> Any:
-            scores = interpreters.score_sites(self.program, data, position)
-            return functools.reduce(jnp.add, [jnp.sum(s) for s in scores.values()])
-
-        jaxpr = jax.make_jaxpr(total)(self.program.data, self.positions)
+        jaxpr = jax.make_jaxpr(self.total)(self.program.data, self.positions)
         return split(jaxpr, len(self.program.data))
+
+    def total(self, data: Sequence[Any], position: Mapping[str, Any]) -> jax.Array:
+        """The log density, straight from the interpreter."""
+        scores = interpreters.score_sites(self.program, data, position)
+        return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
 
 @jax.tree_util.register_pytree_node_class
@@ -92,6 +92,10 @@ class LogDensity:
 
     def __call__(self, position: Mapping[str, Any]) -> jax.Array:
         self._check(position)
+        if all(isinstance(x, jax.core.Tracer) for x in [*self.data, *position.values()]):
+            # About to be compiled: to differentiate and lower a copy that was traced before costs a fifth more.
+            values = {n: jnp.asarray(position[n], s.dtype) for n, s in self.skeleton.positions.items()}
+            return self.skeleton.total(self.data, values)
         return self.evaluate(self.prepare(), position)
 
     def prepare(self) -> list[Any]:
