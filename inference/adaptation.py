@@ -32,9 +32,9 @@ class Schedule(NamedTuple):
         window_ends: int32, (32,). Last transition of each slow window; -1 fills up.
     """
 
-    num_warmup: np.ndarray
-    slow_start: np.ndarray
-    slow_end: np.ndarray
+    num_warmup: np.ndarray | np.integer
+    slow_start: np.ndarray | np.integer
+    slow_end: np.ndarray | np.integer
     window_ends: np.ndarray
 
 

@@ -28,6 +28,7 @@ __all__ = ["Compiled", "compiled_sampler"]
 
 _log = logging.getLogger("luciole")
 _MAX_PROGRAMS = 32
+_SETTINGS = ("default_device", "default_matmul_precision", "enable_x64", "debug_nans")  # of the process, that programs depend on
 _cache: OrderedDict[Hashable, "_Entry"] = OrderedDict()
 _lock = threading.Lock()
 
@@ -68,10 +69,7 @@ def compiled_sampler(
     sampler = batch(target, transition, num_chains, capacity)
     settings = (
         jax.default_backend(),
-        str(jax.config.jax_default_device),
-        str(jax.config.jax_default_matmul_precision),
-        bool(jax.config.jax_enable_x64),
-        bool(jax.config.jax_debug_nans),
+        *(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS),
     )
     # Starting costs a few gradients: on a CPU it is not worth the compiler's effort.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

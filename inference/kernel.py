@@ -26,8 +26,11 @@ class Transition(Protocol):
 class Kernel(Protocol):
     """What a user configures: a model and how to sample it."""
 
-    model: Any
-    init_strategy: InitStrategy
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def init_strategy(self) -> InitStrategy: ...
 
     def transition(self) -> Transition:
         """The static part: what needs another program when it changes."""

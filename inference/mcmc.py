@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,11 +81,7 @@ class MCMC:
             )
         self.progress_bar = progress_bar
         self.keep_warmup = keep_warmup
-        self._outcome: Outcome | None = None
-        self._target: Target | None = None
-        self._program: ModelProgram | None = None
-        self._arguments: dict[str, Any] = {}
-        self._cost: dict[str, float] = {}
+        self._finished: _Finished | None = None
 
     def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
         """Runs the chains from scratch and keeps their draws; returns itself.
@@ -122,13 +118,15 @@ class MCMC:
             total = self.num_warmup + self.num_samples
             driving = perf_counter()
             outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
-        self._outcome, self._target = outcome, target
-        self._program, self._tries = density.program, np.asarray(tries)
-        self._arguments = array_arguments(self.kernel.model, args, kwargs)
-        self._cost = {
-            "compile_seconds": starting - tracing,
-            "sampling_seconds": driving - starting + outcome.seconds,
-        }
+        self._finished = _Finished(
+            outcome=outcome,
+            names=target.names,
+            program=density.program,
+            arguments=array_arguments(self.kernel.model, args, kwargs),
+            tries=np.asarray(tries),
+            compile_seconds=starting - tracing,
+            sampling_seconds=driving - starting + outcome.seconds,
+        )
         self._warn()
         return self
 
@@ -148,7 +146,7 @@ class MCMC:
 
     @property
     def sample_stats(self) -> dict[str, np.ndarray]:
-        return {name: stat[:, self._sampling] for name, stat in self._done.stats.items()}
+        return {name: stat[:, self._sampling] for name, stat in self._done.outcome.stats.items()}
 
     @property
     def warmup_samples(self) -> dict[str, np.ndarray] | None:
@@ -158,28 +156,29 @@ class MCMC:
     def warmup_stats(self) -> dict[str, np.ndarray] | None:
         if not self.keep_warmup:
             return None
-        return {name: stat[:, self._warming] for name, stat in self._done.stats.items()}
+        return {name: stat[:, self._warming] for name, stat in self._done.outcome.stats.items()}
 
     @property
     def state(self) -> ChainState:
-        return self._done.state
+        return self._done.outcome.state
 
     @property
     def step_size(self) -> np.ndarray:
-        return np.asarray(self._done.state.step_size)
+        return np.asarray(self._done.outcome.state.step_size)
 
     @property
     def inverse_mass_matrix(self) -> np.ndarray:
-        return np.asarray(self._done.state.metric.inverse_mass)
+        return np.asarray(self._done.outcome.state.metric.inverse_mass)
 
     @property
     def cost(self) -> dict[str, float]:
-        counts, rows = self._done.counts, _observed_rows(self._program)
-        setup = int(self._tries.sum())
+        run = self._done
+        counts, setup, rows = run.outcome.counts, int(run.tries.sum()), _observed_rows(run.program)
         evaluations = counts.gradient_evaluations + setup
-        slots = counts.gradient_slots + int(self._tries.max()) * self.num_chains
+        slots = counts.gradient_slots + int(run.tries.max()) * self.num_chains
         return {
-            **self._cost,
+            "compile_seconds": run.compile_seconds,
+            "sampling_seconds": run.sampling_seconds,
             "gradient_evaluations": evaluations,
             "gradient_slots": slots,
             "utilisation": evaluations / slots,
@@ -242,15 +241,15 @@ class MCMC:
     @property
     def _run(self) -> Run:
         """What leaves the house."""
-        kernel = self.kernel
+        kernel, run = self.kernel, self._done
         options = {f.name: getattr(kernel, f.name) for f in fields(kernel)} if is_dataclass(kernel) else {}
         return Run(
             samples=self.get_samples(group_by_chain=True),
             sample_stats=self.sample_stats,
             warmup_samples=self.warmup_samples,
             warmup_stats=self.warmup_stats,
-            program=self._program if self._program and self._program.sites else None,
-            arguments=self._arguments,
+            program=run.program if run.program.sites else None,
+            arguments=run.arguments,
             max_tree_depth=getattr(kernel, "max_tree_depth", None),
             settings={
                 "kernel": type(kernel).__name__,
@@ -259,8 +258,8 @@ class MCMC:
                 "num_samples": self.num_samples,
                 "num_chains": self.num_chains,
                 "thinning": self.thinning,
-                "sampling_time": self._cost["sampling_seconds"],
-                "compile_time": self._cost["compile_seconds"],
+                "sampling_time": run.sampling_seconds,
+                "compile_time": run.compile_seconds,
             },
         )
 
@@ -275,26 +274,26 @@ class MCMC:
         return self.num_warmup // self.thinning if self.keep_warmup else 0
 
     @property
-    def _done(self) -> Outcome:
-        if self._outcome is None:
+    def _done(self) -> "_Finished":
+        if self._finished is None:
             raise SamplerError("MCMC: there are no draws yet; call mcmc.run(jax.random.key(0), ...) first.")
-        return self._outcome
+        return self._finished
 
     @property
     def _warming(self) -> slice:
-        return slice(0, min(self._num_warmup_kept, int(self._done.filled.min())))
+        return slice(0, min(self._num_warmup_kept, int(self._done.outcome.filled.min())))
 
     @property
     def _sampling(self) -> slice:
         # After an interrupt every chain is cut to the shortest.
-        return slice(self._num_warmup_kept, max(self._num_warmup_kept, int(self._done.filled.min())))
+        return slice(self._num_warmup_kept, max(self._num_warmup_kept, int(self._done.outcome.filled.min())))
 
     def _values(self, draws: slice) -> dict[str, np.ndarray]:
-        values = self._done.values
-        return {name: value[:, draws] for name, value in zip(self._target.names, values, strict=True)}
+        run = self._done
+        return {name: value[:, draws] for name, value in zip(run.names, run.outcome.values, strict=True)}
 
     def _warn(self) -> None:
-        outcome = self._done
+        outcome = self._done.outcome
         kept = self._sampling.stop - self._sampling.start
         if outcome.interrupted:
             warnings.warn(
@@ -311,6 +310,27 @@ class MCMC:
                 DivergenceWarning,
                 stacklevel=3,
             )
+
+
+class _Finished(NamedTuple):
+    """What a run leaves.
+
+    Attributes:
+        outcome: draws, statistics and chains.
+        names: of the values in the outcome, in program order.
+        program: the model.
+        arguments: the model's array arguments by name.
+        tries: (chain,). Starting points that were evaluated.
+        compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
+    """
+
+    outcome: Outcome
+    names: tuple[str, ...]
+    program: ModelProgram
+    arguments: dict[str, Any]
+    tries: np.ndarray
+    compile_seconds: float
+    sampling_seconds: float
 
 
 def _observed_rows(program: ModelProgram) -> int:

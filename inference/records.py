@@ -3,7 +3,7 @@
 Every record here describes *one* chain; batching adds a leading chain axis to each field.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -12,6 +12,8 @@ from .adaptation import Adaptation, Schedule
 from .metric import Metric
 
 __all__ = ["ChainState", "Draw", "Plan", "Tuning"]
+
+Number = Any  # a NumPy value outside of compiled programs, a JAX array inside
 
 
 class ChainState(NamedTuple):
@@ -62,12 +64,12 @@ class Tuning(NamedTuple):
         options: scalars by name that only one kernel knows.
     """
 
-    step_size: jax.Array
-    inverse_mass_matrix: jax.Array
-    target_accept_prob: jax.Array
-    adapt_step_size: jax.Array
-    adapt_metric: jax.Array
-    options: dict[str, jax.Array]
+    step_size: Number
+    inverse_mass_matrix: Number
+    target_accept_prob: Number
+    adapt_step_size: Number
+    adapt_metric: Number
+    options: dict[str, Number]
 
 
 class Plan(NamedTuple):
@@ -82,5 +84,5 @@ class Plan(NamedTuple):
 
     schedule: Schedule
     tuning: Tuning
-    thinning: jax.Array
-    keep_warmup: jax.Array
+    thinning: Number
+    keep_warmup: Number

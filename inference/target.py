@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 
 from ..ppl import InitStrategy
 from ..transforms.structure import structure
@@ -81,7 +82,7 @@ class Target(NamedTuple):
         return position
 
     def _run(self, which, data, *arguments):
-        return jax.core.eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
+        return eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
 
 
 def trace_target(density, strategy: InitStrategy, num_chains: int) -> Target:

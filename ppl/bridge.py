@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from numpyro import handlers
 from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.contrib.control_flow.scan import scan_wrapper
@@ -146,12 +147,14 @@ class Bridge(Messenger):
         A handler around the loop acts on each step here, and on the stacked steps in NumPyro; where the two could differ, refuse.
         """
         for handler in _PYRO_STACK:
-            array = getattr(handler, "mask", None) if isinstance(handler, handlers.mask) else getattr(handler, "scale", None)
-            if isinstance(handler, (handlers.mask, handlers.scale)) and np.ndim(array) > 0:
-                raise ModelError(
-                    f"handlers.{type(handler).__name__} with an array of shape {np.shape(array)} stands around a "
-                    "numpyro.contrib.control_flow statement. Put it inside the body, and scan over the array."
-                )
+            if isinstance(handler, (handlers.mask, handlers.scale)):
+                array = handler.mask if isinstance(handler, handlers.mask) else handler.scale
+                shape = jnp.shape(1.0 if array is None else array)
+                if shape:
+                    raise ModelError(
+                        f"handlers.{type(handler).__name__} with an array of shape {shape} stands around a "
+                        "numpyro.contrib.control_flow statement. Put it inside the body, and scan over the array."
+                    )
         if msg["fn"] is cond_wrapper:
             pred, true_fun, false_fun, operand = msg["args"]
             return lax.cond(pred, true_fun, false_fun, operand), PytreeTrace({})
@@ -235,4 +238,4 @@ def _unconstrained(dist: Distribution, shape: Sequence[int]) -> tuple[tuple[int,
 
 def _printable(support: Any) -> Any:
     """The support without the values of latent parameters, which must not leave the trace."""
-    return jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, jax.core.Tracer) else x, support)
+    return jax.tree.map(lambda x: jax.typeof(x) if isinstance(x, Tracer) else x, support)

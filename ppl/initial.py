@@ -61,14 +61,14 @@ class _Value(InitStrategy):
         if name not in program.latents:
             raise InitError(f"init_to_value: the model has no latent site {name!r}; it has {list(program.latents)}.")
         site = program.latents[name]
-        per_chain = (num_chains, *site.shape)
+        per_chain = site.shape if num_chains is None else (num_chains, *site.shape)
         if value.shape not in (site.shape, per_chain):
             also = f", or {per_chain} for one value per chain" if num_chains else ""
             raise InitError(f"init_to_value: site {name!r} has a value of shape {value.shape}; expected {site.shape}{also}.")
         if not np.isfinite(value).all():
             raise InitError(f"init_to_value: the value of site {name!r} is not finite; give a value inside the support, {site.support}.")
         value = value.astype(site.dtype)
-        return value if num_chains is None or value.shape == per_chain else np.broadcast_to(value, per_chain)
+        return value if value.shape == per_chain else np.broadcast_to(value, per_chain)
 
 
 def init_to_uniform(radius: float = 2.0) -> InitStrategy:

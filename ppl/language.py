@@ -131,12 +131,12 @@ class plate(numpyro.plate):
         if dim in taken:
             raise ModelError(f"plate {name!r}: dim {dim} is taken by the plate {taken[dim]!r} around it; leave `dim` out or choose another.")
         if coords is not None:
-            coords = np.asarray(coords).tolist()
-            if len(coords) != size:
-                raise ModelError(f"plate {name!r}: {len(coords)} coords were given for size {size}; expected one label for each element.")
+            labels = np.asarray(coords).tolist()
+            if len(labels) != size:
+                raise ModelError(f"plate {name!r}: {len(labels)} coords were given for size {size}; expected one label for each element.")
             bridge = current_bridge()
             if bridge is not None:
-                bridge.announced = coords
+                bridge.announced = labels
         super().__init__(name, size, dim=dim)
 
     def process_message(self, msg: dict[str, Any]) -> None:

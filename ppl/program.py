@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import numpyro
@@ -115,7 +116,8 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
 
     Args:
         model: a function with `sample` statements, Luciole's or NumPyro's.
-        args, kwargs: the model's arguments. Arrays are data; everything else is part of the program.
+        args, kwargs: the model's arguments. Arrays are data; everything else, Python's and NumPy's numbers included, is part of
+            the program.
 
     Returns:
         The program; `print` shows the table of sites.
@@ -126,6 +128,7 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
     """
     if not callable(model):
         raise ModelError(f"found a {type(model).__name__} where the model belongs; expected a function with `lc.sample` statements.")
+    args, kwargs = jax.tree.map(_as_data, (args, kwargs))
     bridge = Bridge()
 
     def run() -> tuple[()]:
@@ -154,6 +157,11 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
     if not sites:
         raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
     return ModelProgram(jaxpr, sites, dict(bridge.coords))
+
+
+def _as_data(leaf: Any) -> Any:
+    """A NumPy array without axes as a JAX array: JAX would write the number of the former into the program."""
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim == 0 and leaf.dtype.kind == "f" else leaf
 
 
 def has_sites(eqn: JaxprEqn) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import default_registry, tree_flatten, tree_unflatten
 from numpyro.distributions import Distribution, ExpandedDistribution, Independent, MaskedDistribution, biject_to
 from numpyro.distributions.transforms import Transform
@@ -137,7 +138,7 @@ def split_distribution(dist: Distribution, name: str) -> tuple[list[Any], Any, t
                 "expected a number or an array. Convert it, for example with `jnp.asarray`, before it enters the model."
             )
     for attribute, value in vars(dist).items():
-        if any(isinstance(x, jax.core.Tracer) for cell in getattr(value, "__closure__", None) or () for x in _cell_leaves(cell)):
+        if any(isinstance(x, Tracer) for cell in getattr(value, "__closure__", None) or () for x in _cell_leaves(cell)):
             raise ModelError(
                 f"site {name!r}: {attribute} of {distribution_name(dist)} is a function that reads a value of the model from around it, and "
                 "such a distribution cannot be taken out of the trace. Write the process as a `jax.lax.scan` with a `sample` in its body."

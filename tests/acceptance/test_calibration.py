@@ -68,7 +68,7 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
     total = np.int32(NUM_WARMUP + THINNING * NUM_DRAWS)
 
     def simulation(words, data):
-        state, ok = sampler.init(words, data, plan, jnp.zeros((1, target.layout.dim)), jnp.bool_(False), target.fixed)
+        state, ok, _ = sampler.init(words, data, plan, jnp.zeros((1, target.layout.dim)), jnp.bool_(False), target.fixed)
         _, chunk = sampler.advance(state, data, plan, total)
         return chunk.values, chunk.count, ok
 

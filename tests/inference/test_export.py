@@ -1,8 +1,10 @@
 """The way out: groups, names, dimensions and labels for ArviZ, files, the summary table and the diagnosis."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import arviz as az
 import jax
@@ -13,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+import luciole as lc
 from luciole.inference import MCMC, NUTS, Diagnosis
 from luciole.inference.diagnosis import diagnose
 from luciole.inference.export import Run, array_arguments, to_arviz
@@ -343,7 +346,8 @@ def test_before_a_run():
 
 def test_arviz_is_imported_by_who_asks_for_it():
     code = "import sys, luciole.inference; sys.exit('arviz' in sys.modules or 'xarray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    source = str(Path(lc.__file__).parents[1])
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}).returncode == 0
 
 
 def test_new_data_replace_the_old():

@@ -251,7 +251,13 @@ def cond_observed():
 MODELS = [v for v in list(vars().values()) if getattr(v, "__module__", "") == __name__]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+SLOW = {scan_simplex, scan_with_plate, improper}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, id=m.__name__, marks=[pytest.mark.slow] if m in SLOW else []) for m in MODELS],
+)
 def test_equals_numpyro(model, assert_equals_numpyro):
     assert_equals_numpyro(model)
 

@@ -93,7 +93,7 @@ def test_log_likelihood_leaves_scale_out_and_sums_events():
     np.testing.assert_allclose(found, np.repeat(2 * stats.norm.logpdf([[0.0], [1.0]]), 4, axis=1), rtol=1e-12)
 
 
-@pytest.mark.parametrize("bytes_per_batch", [1, 300])
+@pytest.mark.parametrize("bytes_per_batch", [pytest.param(1, marks=pytest.mark.slow), 300])
 def test_batches_change_nothing(monkeypatch, bytes_per_batch):
     whole = lc.prior_predictive(regression, jax.random.key(3), 11), lc.log_likelihood(regression, samples(11))
     monkeypatch.setattr(predictive, "_BATCH_BYTES", bytes_per_batch)

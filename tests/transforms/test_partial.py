@@ -40,7 +40,7 @@ def random_program(seed):
     return f
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", [0, *(pytest.param(b, marks=pytest.mark.slow) for b in range(1, 8))])
 def test_the_parts_make_the_whole(block):
     rng = np.random.default_rng(block)
     hoisted = 0
