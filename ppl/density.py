@@ -192,8 +192,8 @@ def _check_latent(site: Site) -> None:
         )
     if site.spec.scale is not None and not site.spec.unit_jacobian:
         warnings.warn(
-            f"site {site.name!r} ({site.line}) is latent, constrained and scaled by `handlers.scale`: its log probability is scaled and the "
-            "Jacobian of its bijection is not. NumPyro scales both, which makes its density depend on the parametrisation.",
+            f"site {site.name!r} ({site.line}) is latent, constrained and scaled by `handlers.scale`: its log probability is scaled and "
+            "the Jacobian of its bijection is not. NumPyro scales both, which makes its density depend on the parametrisation.",
             ScaledLatentWarning,
             stacklevel=3,
         )

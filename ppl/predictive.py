@@ -88,7 +88,9 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
     given, lead = _given(program, samples)
     missing = [n for n in program.latents if n not in given]
     if missing:
-        raise ModelError(f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}.")
+        raise ModelError(
+            f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
+        )
     return _in_batches(_pointwise, program, jax.random.key(0), given, math.prod(lead), lead)
 
 

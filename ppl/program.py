@@ -28,11 +28,9 @@ __all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
 
 _trace_numbers = itertools.count()
 _HERE = Path(__file__).parent  # src/luciole/ppl, a link to ppl in a checkout: frames may show either path
-_LIBRARIES = tuple(
-    f"{folder}{os.sep}"
-    for module in (jax, jaxlib, numpyro)
-    for folder in (Path(module.__file__ or ".").parent,)
-) + tuple(f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in ("ppl", "inference", "transforms"))
+_LIBRARIES = tuple(f"{folder}{os.sep}" for module in (jax, jaxlib, numpyro) for folder in (Path(module.__file__ or ".").parent,)) + tuple(
+    f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in ("ppl", "inference", "transforms")
+)
 
 
 @dataclass(frozen=True)
@@ -225,8 +223,8 @@ def _branch_sites(eqn: JaxprEqn, loops: tuple[int, ...]) -> Iterator[Site]:
     for name, site in merged.items():
         if site.latent and not all(name in branch for branch in branches):
             raise ModelError(
-                f"site {name!r} ({site.line}) is latent in one branch of a `cond` and absent in another. Every branch needs the same latent "
-                "sites: sample before the `cond`, or sample it in each branch."
+                f"site {name!r} ({site.line}) is latent in one branch of a `cond` and absent in another. Every branch needs the same "
+                "latent sites: sample before the `cond`, or sample it in each branch."
             )
     yield from merged.values()
 

@@ -10,9 +10,10 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
+
 from luciole import dist
 from luciole.ppl import LogDensity
-from scipy import stats
 
 __all__ = ["FAILURE_RATE", "Verdict", "WithoutJacobian", "against_reference", "judge", "scalars", "stein", "uniform_ranks"]
 

@@ -88,7 +88,7 @@ NUMBERS = pytest.mark.parametrize("num_simulations", [100, pytest.param(500, mar
 
 
 @NUMBERS
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["normal", pytest.param("autoregression", marks=pytest.mark.slow)])
 def test_ranks_are_uniform(name, num_simulations):
     found = p_values(MODELS[name], num_simulations=num_simulations, seed=1)
     assert min(found.values()) > FAILURE_RATE / len(found), found
@@ -100,6 +100,7 @@ def test_without_the_jacobian_they_are_not(num_simulations):
     assert min(found.values()) < FAILURE_RATE / len(found), found
 
 
+@pytest.mark.slow
 @NUMBERS
 def test_with_other_noise_in_the_simulator_they_are_not(num_simulations):
     simulator = functools.partial(autoregression, wrong=1.5)
