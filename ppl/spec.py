@@ -141,7 +141,8 @@ def split_distribution(dist: Distribution, name: str) -> tuple[list[Any], Any, t
         if any(isinstance(x, Tracer) for cell in getattr(value, "__closure__", None) or () for x in _cell_leaves(cell)):
             raise ModelError(
                 f"site {name!r}: {attribute} of {distribution_name(dist)} is a function that reads a value of the model from around "
-                "it, and such a distribution cannot be taken out of the trace. Write the process as a `jax.lax.scan` with a `sample` in its body."
+                "it, and such a distribution cannot be taken out of the trace. "
+                "Write the process as a `jax.lax.scan` with a `sample` in its body."
             )
     static = tuple(leaves[i] for i in statics)
     _check_round_trip(dist, treedef, leaves, name)
