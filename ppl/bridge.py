@@ -72,7 +72,8 @@ class Bridge(Messenger):
 
     def __enter__(self) -> "Bridge":
         self._validation.enter_context(_validation_outside_the_trace())
-        return super().__enter__()
+        super().__enter__()
+        return self
 
     def __exit__(self, *exception: Any) -> None:
         self._validation.close()

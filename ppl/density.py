@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.partial import Split, split
@@ -92,7 +93,7 @@ class LogDensity:
 
     def __call__(self, position: Mapping[str, Any]) -> jax.Array:
         self._check(position)
-        if all(isinstance(x, jax.core.Tracer) for x in [*self.data, *position.values()]):
+        if all(isinstance(x, Tracer) for x in [*self.data, *position.values()]):
             # About to be compiled: to differentiate and lower a copy that was traced before costs a fifth more.
             values = {n: jnp.asarray(position[n], s.dtype) for n, s in self.skeleton.positions.items()}
             return self.skeleton.total(self.data, values)
