@@ -246,6 +246,17 @@ class TestPytree:
             assert word not in late
 
 
+def test_arrays_without_axes_are_data_and_numbers_are_not():
+    def model(scale, y):
+        mu = lc.sample("mu", dist.Normal(0, 1))
+        lc.sample("y", dist.Normal(mu, scale), obs=y)
+
+    program = lc.trace(model, np.array(2.0), np.zeros(3))
+    assert program == lc.trace(model, np.array(3.0), np.ones(3))
+    assert program != lc.trace(model, 2.0, np.zeros(3))
+    assert lc.trace(model, 2.0, np.zeros(3)) != lc.trace(model, 3.0, np.zeros(3))
+
+
 def test_starts():
     density = lc.log_density(everything)
     uniform = jax.jit(lambda d, k: d.init(k, lc.init_to_uniform(0.5)))(density, jax.random.key(0))
