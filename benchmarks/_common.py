@@ -17,7 +17,9 @@ os.environ.setdefault("LUCIOLE_CACHE_DIR", "")  # nothing compiled by an earlier
 def posteriors():
     """By name: (NumPyro model, its keyword arguments), of the acceptance folder; leaves with a message where there is none."""
     if not FOLDER.is_dir():
-        sys.exit(f"This benchmark takes its models and data from {FOLDER.name}/ in shared/ beside the checkout, and it is not there.")
+        sys.exit(
+            f"This benchmark takes its models and data from {FOLDER.name}/ in shared/ beside the checkout, and it is not there."
+        )
     sys.path.insert(0, str(FOLDER))
     from models_numpyro import REGISTRY
 
@@ -30,10 +32,17 @@ def posteriors():
 
 def announce(rule):
     """Machine, versions and the warm-up rule."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    versions = ", ".join(f"{p} {importlib.import_module(p).__version__}" for p in ("luciole", "numpyro", "jax", "jaxlib", "numpy"))
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    versions = ", ".join(
+        f"{p} {importlib.import_module(p).__version__}" for p in ("luciole", "numpyro", "jax", "jaxlib", "numpy")
+    )
     load = " ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(f"machine   {cpu}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, load {load}, {platform.platform()}")
+    print(
+        f"machine   {cpu}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, load {load}, {platform.platform()}"
+    )
     print(f"versions  Python {platform.python_version()}, {versions}")
     print(f"warm-up   {rule}\n", flush=True)
 
@@ -62,7 +71,9 @@ def fresh_processes(commands, repeats):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for turn in range(repeats):
         for name in list(commands)[:: 1 if turn % 2 == 0 else -1]:
-            done = subprocess.run([sys.executable, *commands[name]], capture_output=True, text=True, env=environment, check=True)
+            done = subprocess.run(
+                [sys.executable, *commands[name]], capture_output=True, text=True, env=environment, check=True
+            )
             outputs[name].append(done.stdout)
     return outputs
 

@@ -38,7 +38,9 @@ def theirs_on_arguments(model, kwargs):
 
 
 def theirs_on_constants(model, kwargs):
-    return jax.jit(jax.value_and_grad(lambda _, position: -potential_energy(model, (), kwargs, position), argnums=1)), ()
+    return jax.jit(
+        jax.value_and_grad(lambda _, position: -potential_energy(model, (), kwargs, position), argnums=1)
+    ), ()
 
 
 ENGINES = {"luciole": ours, "arguments": theirs_on_arguments, "constants": theirs_on_constants}
@@ -85,7 +87,9 @@ def main(patterns):
         f"Lowering: one of each first, median of {LOWERINGS}, in turn"
     )
     print(f"{'':50s} {'value and gradient':>30s} | {'ratio to NumPyro on':>23s} | {'trace + lower':>20s}")
-    print(f"{'posterior':50s} {'luciole':>10s}{'arguments':>10s}{'constants':>10s} | {'arguments':>11s} {'constants':>11s} | {'luciole':>8s} {'ratio':>11s}")
+    print(
+        f"{'posterior':50s} {'luciole':>10s}{'arguments':>10s}{'constants':>10s} | {'arguments':>11s} {'constants':>11s} | {'luciole':>8s} {'ratio':>11s}"
+    )
     ratios, folded, lowered = [], [], []
     begin = time.perf_counter()
     import luciole as lc
@@ -99,7 +103,10 @@ def main(patterns):
         folded.append(t["luciole"] / t["constants"])
         lowered.append(low["luciole"] / low["arguments"])
         micro = "".join(f"{t[engine] * 1e6:8.1f}us" for engine in ENGINES)
-        print(f"{name:50s} {micro} | {ratios[-1]:11.3f} {folded[-1]:11.3f} | {low['luciole'] * 1e3:6.0f}ms {lowered[-1]:11.3f}", flush=True)
+        print(
+            f"{name:50s} {micro} | {ratios[-1]:11.3f} {folded[-1]:11.3f} | {low['luciole'] * 1e3:6.0f}ms {lowered[-1]:11.3f}",
+            flush=True,
+        )
     print(f"{'median':80s} | {median(ratios):11.3f} {median(folded):11.3f} | {median(lowered):20.3f}")
     print(f"{'largest':80s} | {max(ratios):11.3f} {max(folded):11.3f} | {max(lowered):20.3f}")
     kept = median(ratios) <= 1.05 and max(ratios) <= 1.25 and median(lowered) <= 1.2

@@ -137,7 +137,12 @@ class Bridge(Messenger):
     def _given(self, msg: dict[str, Any], dist: Distribution) -> Any:
         """The value that the statement or a handler gives to the site, if any; one step of it inside a contrib scan."""
         value = msg["value"]
-        if value is not None and not msg.get("stated") and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
+        if (
+            value is not None
+            and not msg.get("stated")
+            and self.step is not None
+            and np.ndim(value) == len(dist.shape()) + 1
+        ):
             return jnp.asarray(value)[self.step]
         return value
 

@@ -107,7 +107,9 @@ class LogDensity:
         values = jax.tree.leaves({n: jnp.asarray(position[n], s.dtype) for n, s in self.skeleton.positions.items()})
         return self.skeleton.scored.rest(prepared, values)[0]
 
-    def init(self, key: Any, strategy: InitStrategy | None = None, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def init(
+        self, key: Any, strategy: InitStrategy | None = None, values: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """A starting position, unchecked: it may have zero density.
 
         Args:
@@ -128,14 +130,18 @@ class LogDensity:
         """Constrained values of the latent sites -> position."""
         missing = [n for n in self.positions if n not in values]
         if missing:
-            raise ModelError(f"values have no entry for the latent site {missing[0]!r}; expected one for each of {list(self.positions)}.")
+            raise ModelError(
+                f"values have no entry for the latent site {missing[0]!r}; expected one for each of {list(self.positions)}."
+            )
         return interpreters.unconstrain(self.program, self.data, {n: values[n] for n in self.positions})
 
     def _check(self, position: Mapping[str, Any]) -> None:
         expected = self.skeleton.positions
         unknown, missing = [n for n in position if n not in expected], [n for n in expected if n not in position]
         if unknown or missing:
-            what = f"has no latent site {unknown[0]!r}" if unknown else f"needs a value for the latent site {missing[0]!r}"
+            what = (
+                f"has no latent site {unknown[0]!r}" if unknown else f"needs a value for the latent site {missing[0]!r}"
+            )
             raise ModelError(f"the model {what}; a position is a dict with exactly the keys {list(expected)}.")
         for name, struct in expected.items():
             if np.shape(position[name]) != struct.shape:
@@ -150,13 +156,19 @@ class LogDensity:
         For each site: its log density (of observed sites too) and, if it is latent, its value and whether its gradient is finite.
         """
         values = self.constrain(position)
-        score_sites = jax.jit(interpreters.score_sites, static_argnums=0)  # NumPyro warns of what is outside a support unless traced
+        score_sites = jax.jit(
+            interpreters.score_sites, static_argnums=0
+        )  # NumPyro warns of what is outside a support unless traced
         scores = {n: float(jnp.sum(s)) for n, s in score_sites(self.program, self.data, dict(position)).items()}
         gradient = jax.grad(self.__call__)({n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()})
         rows = []
         for name, score in scores.items():
             finite = bool(np.isfinite(gradient[name]).all()) if name in gradient else True
-            value = f"value {_short(values[name])}, gradient {'finite' if finite else 'NOT finite'}" if name in gradient else "observed"
+            value = (
+                f"value {_short(values[name])}, gradient {'finite' if finite else 'NOT finite'}"
+                if name in gradient
+                else "observed"
+            )
             rows.append((np.isfinite(score) and finite, f"  {name!r}: log density {score:.6g}, {value}"))
         return "\n".join(row for _, row in sorted(rows, key=lambda r: r[0]))
 
@@ -173,7 +185,9 @@ def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDens
     """
     program = trace(model, *args, **kwargs)
     if not program.latents:
-        raise ModelError("the model has no latent site: every `sample` statement is observed, so there is nothing to infer.")
+        raise ModelError(
+            "the model has no latent site: every `sample` statement is observed, so there is nothing to infer."
+        )
     for site in program.latents.values():
         _check_latent(site)
     return LogDensity(program.data, _Skeleton(program))

@@ -125,7 +125,9 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
     return _run(program, data, rule, values)
 
 
-def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None) -> dict[str, Any]:
+def start(
+    program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None
+) -> dict[str, Any]:
     """A starting position: each latent site from `strategy`, given the sites before it; sites in `fixed` from there (constrained)."""
     fixed = fixed or {}
     keys = _site_keys(program, key)

@@ -38,7 +38,9 @@ def run_dsl(request):
 def sample(model, data, *, seed, chains=4, warmup=1000, draws=1000, nuts=None) -> lc.MCMC:
     """One run with library defaults; `nuts` may hold `target_accept`, as `settings.json` writes it."""
     settings = dict(nuts or {})
-    kernel = lc.NUTS(model, **({"target_accept_prob": settings.pop("target_accept")} if "target_accept" in settings else {}))
+    kernel = lc.NUTS(
+        model, **({"target_accept_prob": settings.pop("target_accept")} if "target_accept" in settings else {})
+    )
     if settings:
         raise KeyError(f"settings that the adapter does not know: {sorted(settings)}")
     mcmc = lc.MCMC(kernel, num_warmup=warmup, num_samples=draws, num_chains=chains, progress_bar=False)

@@ -14,7 +14,16 @@ from luciole import dist
 from luciole.ppl import LogDensity
 from scipy import stats
 
-__all__ = ["FAILURE_RATE", "Verdict", "WithoutJacobian", "against_reference", "judge", "scalars", "stein", "uniform_ranks"]
+__all__ = [
+    "FAILURE_RATE",
+    "Verdict",
+    "WithoutJacobian",
+    "against_reference",
+    "judge",
+    "scalars",
+    "stein",
+    "uniform_ranks",
+]
 
 FAILURE_RATE = 1e-4
 
@@ -91,7 +100,9 @@ def stein(density, values) -> Verdict:
         return flat, jax.grad(lambda q: density(unravel(q)))(flat)
 
     q, score = map(np.asarray, jax.jit(jax.vmap(one))({n: jnp.asarray(values[n]) for n in density.positions}))
-    labels = [f"{n}[{i}]" for n, s in sorted(density.positions.items()) for i in range(int(np.prod(s.shape, dtype=int)))]
+    labels = [
+        f"{n}[{i}]" for n, s in sorted(density.positions.items()) for i in range(int(np.prod(s.shape, dtype=int)))
+    ]
     centred = q - q.mean(0)
     products = centred[:, :, None] * score[:, None, :] + np.eye(q.shape[1])
     z = {}

@@ -276,5 +276,7 @@ def gaussian_process(x, y):
     rho = lc.sample("rho", dist.Gamma(25, 4))
     alpha = lc.sample("alpha", dist.HalfNormal(2))
     sigma = lc.sample("sigma", dist.HalfNormal(1))
-    covariance = alpha**2 * jnp.exp(-0.5 * ((x[:, None] - x) / rho) ** 2) + sigma * jnp.eye(len(x))  # sigma, not its square
+    covariance = alpha**2 * jnp.exp(-0.5 * ((x[:, None] - x) / rho) ** 2) + sigma * jnp.eye(
+        len(x)
+    )  # sigma, not its square
     lc.sample("y", dist.MultivariateNormal(jnp.zeros(len(x)), covariance), obs=y)

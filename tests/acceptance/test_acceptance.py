@@ -96,6 +96,8 @@ def _on_arguments(density):
 @pytest.mark.parametrize("engine", ["adapter:run", "adapter:run_dsl"])
 @names
 def test_draws_agree_with_the_reference(harness, engine, name):
-    settings = SimpleNamespace(chains=4, warmup=1000, draws=1000, seed=1, warmup_grads=False, f32=False, save_draws=None)
+    settings = SimpleNamespace(
+        chains=4, warmup=1000, draws=1000, seed=1, warmup_grads=False, f32=False, save_draws=None
+    )
     record = harness.module.run_one(engine, name, settings)
     assert record["verdict"] in {"PASS", record["expect"]}, harness.module.line(record)

@@ -63,5 +63,7 @@ def test_a_log_prob_inside_the_model_still_knows_its_support():
     density = lc.log_density(model)
     for x in (0.5, -0.5):
         position = {"x": np.float32(x)}
-        np.testing.assert_allclose(density(position), -jax.jit(potential_energy, static_argnums=(0,))(model, (), {}, position), rtol=1e-6)
+        np.testing.assert_allclose(
+            density(position), -jax.jit(potential_energy, static_argnums=(0,))(model, (), {}, position), rtol=1e-6
+        )
     assert density({"x": np.float32(-0.5)}) == -np.inf
