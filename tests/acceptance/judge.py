@@ -15,7 +15,16 @@ from scipy import stats
 from luciole import dist
 from luciole.ppl import LogDensity
 
-__all__ = ["FAILURE_RATE", "Verdict", "WithoutJacobian", "against_reference", "judge", "scalars", "stein", "uniform_ranks"]
+__all__ = [
+    "FAILURE_RATE",
+    "Verdict",
+    "WithoutJacobian",
+    "against_reference",
+    "judge",
+    "scalars",
+    "stein",
+    "uniform_ranks",
+]
 
 FAILURE_RATE = 1e-4
 

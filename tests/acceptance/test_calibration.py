@@ -63,7 +63,12 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
     over = target.data._replace(leaves=0, constants=None)
 
     kernel = lc.NUTS(model)
-    plan = Plan(warmup_schedule(NUM_WARMUP), kernel.tuning(target.layout.dim, np.dtype(float)), np.int32(THINNING), np.asarray(False))
+    plan = Plan(
+        warmup_schedule(NUM_WARMUP),
+        kernel.tuning(target.layout.dim, np.dtype(float)),
+        np.int32(THINNING),
+        np.asarray(False),
+    )
     sampler = batch(target, kernel.transition(), 1, NUM_DRAWS)
     total = np.int32(NUM_WARMUP + THINNING * NUM_DRAWS)
 
