@@ -32,11 +32,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .affine_blocks import Block, GatherBlock
 from .affine_linear import Linear, evaluate
 from .affine_matrix import matrix_blocks
 from .affine_proof import Blocked, Form, walk
+from .affine_rules import aval
 from .errors import DerivativeError
 from .jax_compat import JaxprEqn, open_jaxpr, user_frames
 from .partial import run
@@ -99,7 +101,7 @@ class _Program:
 
     @property
     def varying(self) -> list[bool]:
-        return [m and v.aval.size > 0 for m, v in zip(self.mine, self.invars, strict=True)]
+        return [m and aval(v).size > 0 for m, v in zip(self.mine, self.invars, strict=True)]
 
     @property
     def invars(self) -> list[Any]:
@@ -122,7 +124,7 @@ class _Program:
         inner, _ = open_jaxpr(self.jaxpr)
 
         def compute(consts: list[Any], others: list[Any]) -> list[Any]:
-            flat = self.inputs([jnp.zeros(v.aval.shape, v.aval.dtype) for v in self.x_vars], others)
+            flat = self.inputs([jnp.zeros(aval(v).shape, aval(v).dtype) for v in self.x_vars], others)
             return run(inner.eqns, dict(zip([*inner.constvars, *inner.invars], [*consts, *flat], strict=True)), inner.outvars)
 
         return jax.jit(compute)
@@ -133,7 +135,7 @@ class _Program:
         inner, _ = open_jaxpr(self.jaxpr)
 
         def compute(consts: list[Any], others: list[Any]) -> list[dict[int, Block]]:
-            flat = self.inputs([jnp.zeros(v.aval.shape, v.aval.dtype) for v in self.x_vars], others)
+            flat = self.inputs([jnp.zeros(aval(v).shape, aval(v).dtype) for v in self.x_vars], others)
             return matrix_blocks(inner, consts, flat, self.varying)
 
         return jax.jit(compute)
@@ -173,7 +175,7 @@ class Affine:
         """
         if not jax.tree_util.treedef_is_leaf(self.program.outdef):
             raise DerivativeError("design: the function returns more than one array; take `dense()` and put its parts together.")
-        out = open_jaxpr(self.program.jaxpr)[0].outvars[0].aval
+        out = aval(open_jaxpr(self.program.jaxpr)[0].outvars[0])
         blocks = jax.tree.leaves(self.dense())
         return jnp.concatenate([b.reshape(out.size, b.size // out.size if out.size else 0) for b in blocks], 1)
 
@@ -185,14 +187,14 @@ class Affine:
         """
         program = self.program
         leaves, treedef = jax.tree.flatten(x)
-        expected = [v.aval.shape for v in program.x_vars]
+        expected = [aval(v).shape for v in program.x_vars]
         if treedef != program.argdefs[program.argnum] or [np.shape(leaf) for leaf in leaves] != expected:
             raise DerivativeError(
                 f"apply: the argument has structure {treedef} and shapes {[np.shape(leaf) for leaf in leaves]}; the function was traced with "
                 f"{program.argdefs[program.argnum]} and {expected}."
             )
         parts = [
-            Linear(jnp.asarray(leaf, v.aval.dtype)) if v.aval.size else jnp.asarray(leaf, v.aval.dtype)
+            Linear(jnp.asarray(leaf, aval(v).dtype)) if aval(v).size else jnp.asarray(leaf, aval(v).dtype)
             for leaf, v in zip(leaves, program.x_vars, strict=True)
         ]
         outs = evaluate(program.jaxpr, program.inputs(parts, self._rest()))
@@ -207,16 +209,16 @@ class Affine:
         """
         program = self.program
         defs = [d for i, d in enumerate(program.argdefs) if i != program.argnum]
-        avals = [v.aval for v, m in zip(program.invars, program.mine, strict=True) if not m]
+        expected = [aval(v) for v, m in zip(program.invars, program.mine, strict=True) if not m]
         leaves, treedefs = jax.tree.leaves(others), [jax.tree.structure(o) for o in others]
         if treedefs != defs:
             raise DerivativeError(f"at: the other arguments have structure {treedefs}; the function was traced with {defs}.")
         names = [leaf for leaf, m in zip(program.leaves, program.mine, strict=True) if not m]
-        for leaf, aval, name in zip(leaves, avals, names, strict=True):
+        for leaf, traced, name in zip(leaves, expected, names, strict=True):
             found = jax.typeof(leaf)
-            if found.shape != aval.shape or (found.dtype != aval.dtype and not getattr(found, "weak_type", False)):
+            if found.shape != traced.shape or (found.dtype != traced.dtype and not getattr(found, "weak_type", False)):
                 raise DerivativeError(
-                    f"at: argument {name.argnum}, {name.path or 'the array'}, is {found}; the function was traced with {aval}."
+                    f"at: argument {name.argnum}, {name.path or 'the array'}, is {found}; the function was traced with {traced}."
                 )
         return Affine(program, self.depends_on, others)
 
@@ -231,13 +233,13 @@ class Affine:
     def _blocks(self) -> Any:
         program = self.program
         found = program.matrix(self._consts(), self._rest())
-        mine = [(i, v.aval.shape) for i, (v, m) in enumerate(zip(program.invars, program.mine, strict=True)) if m]
+        mine = [(i, aval(v).shape) for i, (v, m) in enumerate(zip(program.invars, program.mine, strict=True)) if m]
 
         def block(out: Any, blocks: dict[int, Block], leaf: int, shape: tuple[int, ...]) -> Block:
             if leaf in blocks:
                 return blocks[leaf]
-            empty = (*out.aval.shape, 0)
-            return GatherBlock(jnp.zeros(empty, jnp.int32), jnp.zeros(empty, out.aval.dtype), shape)
+            empty = (*aval(out).shape, 0)
+            return GatherBlock(jnp.zeros(empty, jnp.int32), jnp.zeros(empty, aval(out).dtype), shape)
 
         outs = open_jaxpr(program.jaxpr)[0].outvars
         argdef = program.argdefs[program.argnum]
@@ -248,7 +250,7 @@ class Affine:
         """Computed when first read, and kept unless it belongs to a trace in progress."""
         if name not in self.kept:
             value = compute()
-            if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value)):
+            if any(isinstance(x, Tracer) for x in jax.tree.leaves(value)):
                 return value
             self.kept[name] = value
         return self.kept[name]
@@ -267,7 +269,10 @@ class Affine:
                     f"argument {name.argnum} was given as a shape only, so there is no matrix or offset yet; call `matrix_at` and "
                     "`offset_at` with its value, or read `depends_on` for what they need."
                 )
-        return [jnp.asarray(leaf, var.aval.dtype) for leaf, (var, _) in zip(leaves, wanted, strict=True)]
+        return [
+            leaf if isinstance(leaf, jax.Array) and leaf.dtype == aval(var).dtype else jnp.asarray(leaf, aval(var).dtype)
+            for leaf, (var, _) in zip(leaves, wanted, strict=True)
+        ]
 
 
 def affine_in(f: Callable[..., Any], *args: Any, argnum: int = 0) -> Affine | None:
@@ -310,8 +315,8 @@ def _decide(f: Callable[..., Any], args: tuple[Any, ...], argnum: int) -> Affine
     )
     program = _Program(jaxpr, argnum, tuple(jax.tree.structure(a) for a in args), jax.tree.structure(out_shape), leaves)
     for leaf, var, mine in zip(leaves, program.invars, program.mine, strict=True):
-        if mine and not jnp.issubdtype(var.aval.dtype, jnp.floating):
-            return NotAffine(None, f"has dtype {var.aval.dtype} at {leaf.path or 'its only array'}; expected a float dtype", "")
+        if mine and not jnp.issubdtype(aval(var).dtype, jnp.floating):
+            return NotAffine(None, f"has dtype {aval(var).dtype} at {leaf.path or 'its only array'}; expected a float dtype", "")
     inputs = [Form({i: frozenset()}) if v else Form({}, frozenset({i}) - _indices(program.mine)) for i, v in enumerate(program.varying)]
     forms = []
     for value in walk(jaxpr, inputs):

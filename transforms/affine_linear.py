@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .affine_proof import Blocked, Form, Value, carried, join, walk
-from .affine_rules import PASSES, called_body, linear_slots
+from .affine_rules import PASSES, aval, called_body, linear_slots
 from .jax_compat import JaxprEqn, Literal, bind, open_jaxpr, scan_layout
 
 __all__ = ["NOT_AFFINE", "Linear", "evaluate", "filling_zero", "step", "zeros"]
@@ -63,7 +63,7 @@ def step(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     if isinstance(slots, str):
         return [None] * len(eqn.outvars)
     parts = [
-        x.value if isinstance(x, Linear) else zeros(var.aval) if i in slots else x
+        x.value if isinstance(x, Linear) else zeros(aval(var)) if i in slots else x
         for i, (x, var) in enumerate(zip(operands, eqn.invars, strict=True))
     ]
     return [Linear(out) for out in bind(filling_zero(eqn), parts)]
@@ -74,8 +74,8 @@ def filling_zero(eqn: JaxprEqn) -> JaxprEqn:
     return eqn.replace(params={**eqn.params, "fill_value": 0}) if "fill_value" in eqn.params else eqn
 
 
-def zeros(aval: Any) -> Array:
-    return jnp.zeros(aval.shape, aval.dtype)
+def zeros(like: Any) -> Array:
+    return jnp.zeros(like.shape, like.dtype)
 
 
 def _value(x: Any) -> Value:
@@ -86,24 +86,24 @@ def _value(x: Any) -> Value:
 NOT_AFFINE = Blocked(None, "")  # type: ignore[arg-type]  # never shown: the proof proper has passed
 
 
-def _fit(x: Any, value: Value, aval: Any) -> Any:
+def _fit(x: Any, value: Value, like: Any) -> Any:
     """`x` in the terms that `value` asks for: a carry keeps them at every turn, all branches give the same."""
     if isinstance(value, Blocked):
         return None
     if value.coefs:
-        return x if isinstance(x, Linear) else Linear(zeros(aval))
-    return x if isinstance(x, Array) else jnp.asarray(x, aval.dtype)
+        return x if isinstance(x, Linear) else Linear(zeros(like))
+    return x if isinstance(x, Array) else jnp.asarray(x, like.dtype)
 
 
 def _fit_all(xs: Sequence[Any], values: Sequence[Value], variables: Sequence[Any]) -> list[Any]:
-    return [_fit(x, v, var.aval) for x, v, var in zip(xs, values, variables, strict=True)]
+    return [_fit(x, v, aval(var)) for x, v, var in zip(xs, values, variables, strict=True)]
 
 
 def _scan(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     num_consts, num_carry = scan_layout(eqn)
     consts, start, xs = operands[:num_consts], operands[num_consts : num_consts + num_carry], operands[num_consts + num_carry :]
     body, variables = eqn.params["jaxpr"], eqn.outvars[:num_carry]
-    values = carried(body, *([_value(x) for x in group] for group in (consts, start, xs)))
+    values = carried(body, [_value(x) for x in consts], [_value(x) for x in start], [_value(x) for x in xs])
 
     def turn(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         outs = evaluate(body, [*consts, *carry, *x])

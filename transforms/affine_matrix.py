@@ -18,10 +18,13 @@ from jax import Array
 from .affine_blocks import Block, ContractBlock, DenseBlock, GatherBlock
 from .affine_linear import NOT_AFFINE, Linear, filling_zero, step, zeros
 from .affine_proof import Blocked, Form, equation
-from .affine_rules import MOVES, PASSES, called_body, linear_slots
+from .affine_rules import MOVES, PASSES, aval, called_body, linear_slots
 from .jax_compat import JaxprEqn, Literal, bind, open_jaxpr
 
 __all__ = ["matrix_blocks"]
+
+
+Blocks = list[Any]  # per operand, its block for the leaf in hand, or None
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,14 @@ def matrix_blocks(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], va
     Returns:
         For each result, leaf -> block, for the leaves it depends on. Traceable: which kind a block is depends on shapes alone.
     """
-    seeds = [_Sum({i: _seed(var.aval)}) if v else x for i, (x, v, var) in enumerate(zip(operands, varying, jaxpr.invars, strict=True))]
+    seeds = [_Sum({i: _seed(aval(var))}) if v else x for i, (x, v, var) in enumerate(zip(operands, varying, jaxpr.invars, strict=True))]
     outs = _evaluate(jaxpr, consts, seeds)
     return [{leaf: _settle(b) for leaf, b in out.blocks.items()} if isinstance(out, _Sum) else {} for out in outs]
 
 
-def _seed(aval: Any) -> GatherBlock:
-    index = jnp.arange(math.prod(aval.shape), dtype=jnp.int32).reshape(*aval.shape, 1)
-    return GatherBlock(index, jnp.ones((*aval.shape, 1), aval.dtype), aval.shape, True)
+def _seed(leaf: Any) -> GatherBlock:
+    index = jnp.arange(math.prod(leaf.shape), dtype=jnp.int32).reshape(*leaf.shape, 1)
+    return GatherBlock(index, jnp.ones((*leaf.shape, 1), leaf.dtype), leaf.shape, True)
 
 
 def _settle(block: Block) -> Block:
@@ -117,7 +120,7 @@ def _pushed(eqn: JaxprEqn, operands: list[Any], leaf: int) -> list[Any]:
 
     def one(columns: list[Any]) -> list[Any]:
         parts = [
-            x if not isinstance(x, _Sum) else Linear(zeros(var.aval) if c is None else c)
+            x if not isinstance(x, _Sum) else Linear(zeros(aval(var)) if c is None else c)
             for x, c, var in zip(operands, columns, eqn.invars, strict=True)
         ]
         return [out.value if isinstance(out, Linear) else None for out in step(eqn, parts)]
@@ -133,7 +136,7 @@ def _control(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     kinds = equation(eqn, values)
     outs: list[Any] = [None if isinstance(k, Blocked) else _Sum({}) for k in kinds]
     if any(isinstance(k, Form) and not k.coefs for k in kinds):
-        nothing = [Linear(zeros(v.aval)) if isinstance(x, _Sum) else x for x, v in zip(operands, eqn.invars, strict=True)]
+        nothing = [Linear(zeros(aval(v))) if isinstance(x, _Sum) else x for x, v in zip(operands, eqn.invars, strict=True)]
         outs = [x if isinstance(k, Form) and not k.coefs else o for x, k, o in zip(step(eqn, nothing), kinds, outs, strict=True)]
     for leaf in dict.fromkeys(leaf for x in operands if isinstance(x, _Sum) for leaf in x.blocks):
         blocks = [x.blocks.get(leaf) if isinstance(x, _Sum) else None for x in operands]
@@ -160,9 +163,9 @@ def _gathered(index: Array, weight: Array, shape: tuple[int, ...]) -> Block:
     return DenseBlock(block.dense(), shape) if index.shape[-1] >= max(2, math.prod(shape)) else block
 
 
-def _moved(eqn: JaxprEqn, operands: list[Any], blocks: list[Block | None], slots: frozenset[int]) -> list[Block] | None:
+def _moved(eqn: JaxprEqn, operands: list[Any], blocks: Blocks, slots: frozenset[int]) -> list[Block] | None:
     """An equation that moves elements, applied to positions and to weights; what is not the leaf's has weight zero."""
-    there = [b for b in blocks if b is not None]
+    there: Blocks = [b for b in blocks if b is not None]
     if not all(isinstance(b, GatherBlock) for b in there):
         return None
     if eqn.primitive.name in ("copy", "copy_p"):
@@ -171,7 +174,7 @@ def _moved(eqn: JaxprEqn, operands: list[Any], blocks: list[Block | None], slots
 
     def padded(part: Callable[[GatherBlock], Array]) -> list[Any]:
         like = part(there[0]).dtype
-        shapes = [var.aval.shape for var in eqn.invars]
+        shapes = [aval(var).shape for var in eqn.invars]
         return [
             jnp.zeros((*shape, terms), like) if b is None else jnp.pad(part(b), [(0, 0)] * len(shape) + [(0, terms - b.index.shape[-1])])
             for b, shape in zip(blocks, shapes, strict=True)
@@ -195,21 +198,21 @@ def _spread(part: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _scaled(by: Callable[[Array, Array], Array]) -> Callable[..., Block]:
-    def rule(eqn: JaxprEqn, operands: list[Any], blocks: list[Block | None]) -> Block:
+    def rule(eqn: JaxprEqn, operands: list[Any], blocks: Blocks) -> Block:
         at = 0 if blocks[0] is not None else 1
-        block, aval = blocks[at], eqn.outvars[0].aval
-        other = _spread(jnp.asarray(operands[1 - at], eqn.invars[1 - at].aval.dtype)[..., None], aval.shape)
+        block, out = blocks[at], aval(eqn.outvars[0])
+        other = _spread(jnp.asarray(operands[1 - at], aval(eqn.invars[1 - at]).dtype)[..., None], out.shape)
         if isinstance(block, GatherBlock):
-            weight = by(_spread(block.weight, aval.shape), other).astype(aval.dtype)
-            return GatherBlock(_spread(block.index, aval.shape), weight, block.leaf_shape)
-        return _block(by(_spread(_columns(block), aval.shape), other).astype(aval.dtype), [block])
+            weight = by(_spread(block.weight, out.shape), other).astype(out.dtype)
+            return GatherBlock(_spread(block.index, out.shape), weight, block.leaf_shape)
+        return _block(by(_spread(_columns(block), out.shape), other).astype(out.dtype), [block])
 
     return rule
 
 
 def _mapped(by: Callable[[Array, Any], Array]) -> Callable[..., Block]:
-    def rule(eqn: JaxprEqn, operands: list[Any], blocks: list[Block | None]) -> Block:
-        return _weights(blocks[0], lambda a: by(a, eqn.outvars[0].aval.dtype), eqn.primitive.name == "convert_element_type")
+    def rule(eqn: JaxprEqn, operands: list[Any], blocks: Blocks) -> Block:
+        return _weights(blocks[0], lambda a: by(a, aval(eqn.outvars[0]).dtype), eqn.primitive.name == "convert_element_type")
 
     return rule
 
@@ -224,15 +227,15 @@ def _weights(block: Block, change: Callable[[Array], Array], same: bool = False)
 
 
 def _added(sign: int) -> Callable[..., Block]:
-    def rule(eqn: JaxprEqn, operands: list[Any], blocks: list[Block | None]) -> Block:
+    def rule(eqn: JaxprEqn, operands: list[Any], blocks: Blocks) -> Block:
         first, second = blocks
-        shape = eqn.outvars[0].aval.shape
+        shape = aval(eqn.outvars[0]).shape
         if second is not None and sign < 0:
             second = _weights(second, jnp.negative)
         if first is None or second is None:
             at = 0 if second is None else 1
             block = blocks[0] if second is None else second
-            if eqn.invars[at].aval.shape == shape:
+            if aval(eqn.invars[at]).shape == shape:
                 return block
             if isinstance(block, GatherBlock):
                 return GatherBlock(_spread(block.index, shape), _spread(block.weight, shape), block.leaf_shape)
@@ -260,7 +263,7 @@ _POINTWISE = {
 def _summed(eqn: JaxprEqn, block: GatherBlock) -> Block:
     """A sum puts the terms of what it adds side by side."""
     axes = eqn.params["axes"]
-    shape = eqn.outvars[0].aval.shape
+    shape = aval(eqn.outvars[0]).shape
 
     def beside(part: Array) -> Array:
         return jnp.moveaxis(part, axes, range(part.ndim - 1 - len(axes), part.ndim - 1)).reshape(*shape, -1)
@@ -268,14 +271,14 @@ def _summed(eqn: JaxprEqn, block: GatherBlock) -> Block:
     return _gathered(beside(block.index), beside(block.weight), block.leaf_shape)
 
 
-def _contracted(eqn: JaxprEqn, operands: list[Any], blocks: list[Block | None]) -> list[Block] | None:
+def _contracted(eqn: JaxprEqn, operands: list[Any], blocks: Blocks) -> list[Block] | None:
     """X @ v. If v is the leaf, X is the matrix; if v gathers from the leaf, the matrix has X's columns, scaled and moved."""
     at = 0 if blocks[0] is not None else 1
     block, other = blocks[at], operands[1 - at]
     if not isinstance(block, GatherBlock):
         return None
     contracting, batch = eqn.params["dimension_numbers"]
-    dtype, rank = eqn.outvars[0].aval.dtype, len(eqn.invars[at].aval.shape)
+    dtype, rank = aval(eqn.outvars[0]).dtype, len(aval(eqn.invars[at]).shape)
     other = jnp.asarray(other, dtype)
     if batch[0] or len(contracting[at]) < rank:
         return [ContractBlock(other, eqn.params["dimension_numbers"], at == 0, block.leaf_shape)] if block.identity else None

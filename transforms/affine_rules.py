@@ -16,7 +16,7 @@ import numpy as np
 
 from .jax_compat import JaxprEqn
 
-__all__ = ["MOVES", "PASSES", "called_body", "linear_slots"]
+__all__ = ["MOVES", "PASSES", "aval", "called_body", "linear_slots"]
 
 # Each element of the result is one element of one operand, or zero: what holds for values holds for positions, too.
 MOVES = {
@@ -133,11 +133,16 @@ def linear_slots(eqn: JaxprEqn, varies: Sequence[bool]) -> frozenset[int] | str:
     if any(v and i not in slots for i, v in enumerate(varies)):
         return _HELD.get(name, "is not affine in every operand that depends on the argument")
     for var in eqn.outvars:
-        if not jnp.issubdtype(var.aval.dtype, np.inexact):
-            return f"rounds to {var.aval.dtype}"
-    if name == "convert_element_type" and _coarser(eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype):
-        return f"rounds to {eqn.outvars[0].aval.dtype}"
+        if not jnp.issubdtype(aval(var).dtype, np.inexact):
+            return f"rounds to {aval(var).dtype}"
+    if name == "convert_element_type" and _coarser(aval(eqn.invars[0]).dtype, aval(eqn.outvars[0]).dtype):
+        return f"rounds to {aval(eqn.outvars[0]).dtype}"
     return slots
+
+
+def aval(x: Any) -> Any:
+    """Shape and dtype of an operand or result."""
+    return x.aval
 
 
 def _coarser(old: Any, new: Any) -> bool:

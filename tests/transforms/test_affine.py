@@ -1,5 +1,6 @@
 """Affine in an argument or not: the verdicts on models' predictors, matrices and offsets, what they depend on, refusals and their lines."""
 
+import doctest
 import inspect
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from jax import lax
 
 from luciole import transforms as lt
+from luciole.transforms import affine
 
 RNG = np.random.default_rng(7)
 COUNTY = RNG.integers(0, 85, 900)
@@ -406,6 +408,11 @@ def test_under_a_trace_nothing_is_kept():
     np.testing.assert_array_equal(answer.matrix.weight, 2.0)
 
 
+def test_random_keys_are_data():
+    answer = check(lambda x, key: x + jax.random.normal(key, (3,)), jnp.zeros(3), jax.random.key(1))
+    assert names(answer.depends_on.offset) == {(1, "")} and not answer.depends_on.matrix
+
+
 def test_float32():
     with jax.enable_x64(False):
         X, county = jnp.asarray(normal(50, 3), jnp.float32), jnp.asarray(COUNTY[:50], jnp.int32)
@@ -442,6 +449,11 @@ def test_nothing_is_compiled():
     assert lt.affine_in(noncentred, p, hyper, {"county": COUNTY}) is not None
     assert lt.affine_in(lotka_volterra, np.zeros(4)) is None
     assert not compiled
+
+
+def test_the_example_in_the_documentation():
+    failed, attempted = doctest.testmod(affine)
+    assert attempted and not failed
 
 
 def test_bad_input():
