@@ -20,5 +20,9 @@ class SamplerError(LucioleError, ValueError):
     """A sampler or a run was configured with a value that makes no sense: names the argument."""
 
 
+class DerivativeError(LucioleError, ValueError):
+    """A derivative, or the question whether a function is affine, was asked for in a way that has no answer: names the argument."""
+
+
 class LucioleWarning(UserWarning):
     """Base class of every warning that Luciole issues; filter it to silence them all."""
