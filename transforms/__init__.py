@@ -5,6 +5,19 @@ if __name__ == "transforms":
 
 from .affine import Affine, Dependence, Input, NotAffine, affine_in, why_not_affine
 from .affine_blocks import ContractBlock, DenseBlock, GatherBlock
+from .autodiff import (
+    LinearProgram,
+    check_linearization,
+    defines_linearization,
+    dynamic_loop,
+    grad,
+    hvp,
+    jvp,
+    linearize,
+    transpose,
+    value_and_grad,
+    vjp,
+)
 from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, SamplerError
 from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
@@ -19,6 +32,7 @@ __all__ = [
     "GatherBlock",
     "InitError",
     "Input",
+    "LinearProgram",
     "LucioleError",
     "LucioleWarning",
     "ModelError",
@@ -27,10 +41,20 @@ __all__ = [
     "Stream",
     "affine_in",
     "any_lane",
+    "check_linearization",
+    "defines_linearization",
+    "dynamic_loop",
+    "grad",
+    "hvp",
+    "jvp",
     "key_words",
+    "linearize",
     "normal",
     "stream_for",
     "structure",
+    "transpose",
     "uniform",
+    "value_and_grad",
+    "vjp",
     "why_not_affine",
 ]

@@ -21,7 +21,7 @@ class SamplerError(LucioleError, ValueError):
 
 
 class DerivativeError(LucioleError, ValueError):
-    """A derivative, or the question whether a function is affine, was asked for in a way that has no answer: names the argument."""
+    """A derivative does not exist, has no rule or was asked for wrongly: names the primitive and the user's line."""
 
 
 class LucioleWarning(UserWarning):

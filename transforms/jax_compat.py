@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 from jax._src import config as _config  # 0.10-0.12: the cache's settings have no public context managers
 from jax._src import effects as _effects  # 0.10-0.12: no public way to declare an effect harmless
 from jax._src import source_info_util as _source_info  # 0.10-0.12: no public way to read an equation's frames
@@ -14,8 +15,10 @@ from jax.experimental.compilation_cache import compilation_cache as _compilation
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
+from jax.interpreters import mlir as _mlir
 
 __all__ = [
+    "CHOLESKY_READS_LOWER_TRIANGLE",
     "ClosedJaxpr",
     "Jaxpr",
     "JaxprEqn",
@@ -26,17 +29,25 @@ __all__ = [
     "declare_effect",
     "define_batching",
     "define_jvp",
+    "define_lowering",
     "define_result",
+    "define_transpose",
+    "equation_context",
+    "instantiate_tangents",
     "open_jaxpr",
     "persistent_cache",
     "scan_layout",
     "subjaxprs",
     "user_frames",
+    "varying_axes",
 ]
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation on `operands`; always returns a list. Serves 0.10-0.12 (`get_bind_params` is not public)."""
+    """Evaluate one equation on `operands`; always returns a list.
+
+    Serves 0.10-0.12 (`get_bind_params` is not public).
+    """
     outs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
@@ -99,7 +110,10 @@ def define_batching(primitive: Primitive, rule: Callable[..., tuple[Any, int | N
 
 
 def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> None:
-    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent). Serves 0.10-0.12."""
+    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent).
+
+    Serves 0.10-0.12.
+    """
     _ad.primitive_jvps[primitive] = rule
 
 
@@ -109,11 +123,72 @@ def user_frames(eqn: JaxprEqn) -> list[tuple[str, int, str]]:
 
 
 @contextlib.contextmanager
+def equation_context(eqn: JaxprEqn) -> Iterator[None]:
+    """Equations traced inside carry the source line, the scope names and the settings of `eqn`. Serves 0.10-0.12.
+
+    The public `jax.core.eval_jaxpr` does the same for equations that it copies; we also write new ones in their place.
+    """
+    stack = _source_info.current_name_stack() + eqn.source_info.name_stack
+    with _source_info.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
+        yield
+
+
+def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -> None:
+    """Let JAX transpose `primitive`: rule(cotangents, is_linear, operands, **params) -> a cotangent or None for each
+    operand.
+
+    Zero cotangents arrive as arrays of zeros; a linear operand is None. Serves 0.10-0.12 (the table is a plain dict in
+    all).
+    """
+
+    def transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> Sequence[Any]:
+        filled = [_ad.instantiate_zeros(ct) for ct in cotangents]
+        linear = [_ad.is_undefined_primal(x) for x in operands]
+        return rule(filled, linear, [None if u else x for u, x in zip(linear, operands, strict=True)], **params)
+
+    _ad.primitive_transposes[primitive] = transpose
+
+
+def define_lowering(primitive: Primitive, function: Callable[..., Sequence[Any]]) -> None:
+    """Let `primitive` run and compile as `function(*operands, **params)`, a JAX program of many results.
+
+    Serves 0.10-0.12.
+    """
+    primitive.def_impl(function)
+    _mlir.register_lowering(primitive, _mlir.lower_fun(function, multiple_results=True))
+
+
+def instantiate_tangents(primals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+    """Tangents as a JAX rule receives them, zeros made explicit; None for those of integers. Serves 0.10-0.12."""
+    made = []
+    for tangent in tangents:
+        dense = _ad.instantiate_zeros(tangent)
+        made.append(None if getattr(dense, "dtype", None) == jax.dtypes.float0 else dense)
+    return made
+
+
+# 0.12 differentiates `cholesky` as a function of the lower triangle alone, 0.10 as one of the whole matrix; on
+# symmetric tangents both agree.
+CHOLESKY_READS_LOWER_TRIANGLE = jax.__version_info__ >= (0, 12)
+
+
+def varying_axes(aval: Any) -> frozenset[str]:
+    """The mesh axes over which a value inside `shard_map` differs; empty outside.
+
+    Serves 0.10-0.12 (`vma` was renamed in 0.10).
+    """
+    manual = getattr(aval, "manual_axis_type", None)
+    return frozenset(manual.varying) if manual is not None else frozenset(getattr(aval, "vma", None) or ())
+
+
+@contextlib.contextmanager
 def persistent_cache(folder: str) -> Iterator[None]:
     """Compilations inside use the persistent cache in `folder`; the process's own settings stay as they are.
 
-    If the process has a cache of its own, that one is used and `folder` is not. JAX keeps one cache object per process, so it is
-    reset before (it may have been found switched off) and after. Serves 0.10-0.12 (the settings' context managers are not public).
+    If the process has a cache of its own, that one is used and `folder` is not. JAX keeps one cache object per
+    process, so it is
+    reset before (it may have been found switched off) and after. Serves 0.10-0.12 (the settings' context managers are
+    not public).
     """
     if _config.compilation_cache_dir.value is not None:
         yield

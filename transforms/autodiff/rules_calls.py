@@ -1,0 +1,116 @@
+"""Programs called by name: `jit`, closed calls.
+
+Inside a trace the called program is walked in place: XLA inlines such calls anyway, and residuals need not cross a
+    boundary. On concrete
+values the walk itself is compiled, once for each (program, active inputs), so that the derivative of a jitted function
+runs compiled as the function does.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from ..jax_compat import open_jaxpr
+from .core import Tape, Unknown, linearize_jaxpr, push, push_forward
+from .registry import forwards, linearizes, transposes
+from .transpose import backward
+
+PARAM = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+}
+CALLS = tuple(PARAM)
+
+
+def called(eqn: Any) -> tuple[Any, list[Any]]:
+    """The program that an equation calls, and its constants."""
+    return open_jaxpr(eqn.params[PARAM[eqn.primitive.name]])
+
+
+def is_concrete(values: Sequence[Any]) -> bool:
+    """Whether no value belongs to a trace."""
+    return not any(isinstance(v, (jax.core.Tracer, Unknown)) for v in values if v is not None)
+
+
+@jax.tree_util.register_pytree_node_class
+class _Kept:
+    """A linear program on its way out of a compiled function: residuals are its leaves, equations its structure."""
+
+    def __init__(self, residuals: Sequence[Any], jaxpr: Any, out_active: tuple[bool, ...]):
+        self.residuals, self.jaxpr, self.out_active = list(residuals), jaxpr, out_active
+
+    def tree_flatten(self) -> tuple[list[Any], Any]:
+        return self.residuals, (self.jaxpr, self.out_active)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, residuals: Sequence[Any]) -> "_Kept":
+        return cls(residuals, *aux)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled_linearize(jaxpr: Any, active: tuple[bool, ...], consts: Any, primals: Any) -> Any:
+    outs, linear = linearize_jaxpr(jaxpr, consts, primals, active)
+    return outs, _Kept(linear.residuals, linear.jaxpr, linear.out_active)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_run(jaxpr: Any, residuals: Any, tangents: Any) -> Any:
+    return jax.core.eval_jaxpr(jaxpr, residuals, *tangents)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_forward(jaxpr: Any, consts: Any, primals: Any, tangents: Any) -> Any:
+    return push_forward(jaxpr, consts, primals, tangents)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compiled_backward(jaxpr: Any, unknown: tuple[bool, ...], consts: Any, known: Any, cotangents: Any) -> Any:
+    operands = [Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, known, strict=True)]
+    return backward(jaxpr, consts, operands, cotangents)
+
+
+@linearizes(*CALLS)
+def linearize_call(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
+    """The rules of the called program's equations."""
+    jaxpr, consts = called(eqn)
+    if is_concrete(primals):
+        outs, kept = _compiled_linearize(jaxpr, tuple(active), consts, primals)
+
+        def linear(ts: Sequence[Any]) -> list[Any]:
+            made = iter(_compiled_run(kept.jaxpr, kept.residuals, [t for t in ts if t is not None]))
+            return [next(made) if a else None for a in kept.out_active]
+
+        return outs, linear, kept.out_active
+    tape = Tape()
+    slots = [tape.slot(v.aval) if a else None for v, a in zip(jaxpr.invars, active, strict=True)]
+    outs, out_slots = push(jaxpr, consts, primals, slots, tape.apply_rule)
+    run = tape.replay([s for s in slots if s is not None], [s for s in out_slots if s is not None])
+
+    def inline(ts: Sequence[Any]) -> list[Any]:
+        made = iter(run(*(t for t in ts if t is not None)))
+        return [None if s is None else next(made) for s in out_slots]
+
+    return outs, inline, tuple(s is not None for s in out_slots)
+
+
+@forwards(*CALLS)
+def forward_call(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    """The forward derivative of the called program."""
+    jaxpr, consts = called(eqn)
+    run = _compiled_forward if is_concrete([*primals, *tangents]) else push_forward
+    return run(jaxpr, consts, primals, tangents)
+
+
+@transposes(*CALLS)
+def transpose_call(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
+    """The transpose of the called program."""
+    jaxpr, consts = called(eqn)
+    known = [None if isinstance(x, Unknown) else x for x in operands]
+    if is_concrete([*known, *cotangents]):
+        return _compiled_backward(jaxpr, tuple(isinstance(x, Unknown) for x in operands), consts, known, list(cotangents))
+    return backward(jaxpr, consts, operands, cotangents)

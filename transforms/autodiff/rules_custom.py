@@ -1,0 +1,241 @@
+"""Functions that bring a derivative of their own: `custom_jvp`, `custom_vjp` and `custom_linear_solve`.
+
+The user's rule is run by JAX's public `jax.jvp` or `jax.vjp` on the one equation, because its parameters are private;
+what it computes becomes
+part of our trace, so that it can be differentiated again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import lax
+
+from ..errors import DerivativeError
+from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr
+from .activity import CALLS
+from .core import Unknown, evaluate, is_differentiable, literal, read, tangent_aval
+from .linear_op import linear_op, linearize_function
+from .loop_bodies import chosen, spread
+from .registry import linearizes, source_line, transposes
+from .transpose import backward, instantiate
+from .trees import float0_zeros
+
+
+def merge(values: Sequence[Any], active: Sequence[bool], moving: Sequence[Any]) -> list[Any]:
+    """`values` with `moving` at the active places."""
+    rest = iter(moving)
+    return [next(rest) if a else x for x, a in zip(values, active, strict=True)]
+
+
+@linearizes("custom_jvp_call")
+def linearize_custom_jvp(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
+    """The user's forward rule, cut into what does not depend on the tangents and what does."""
+    at = chosen(primals, active)
+
+    def forward(*tangents: Any) -> Any:
+        outs, moved = jax.jvp(lambda *xs: bind(eqn, merge(primals, active, xs)), at, list(tangents))
+        return outs, [t for t, v in zip(moved, eqn.outvars, strict=True) if is_differentiable(v.aval)]
+
+    avals = [tangent_aval(v.aval) for v in chosen(eqn.invars, active)]
+    jaxpr, consts = open_jaxpr(jax.make_jaxpr(forward)(*avals))
+    outs, linear = peel(jaxpr, consts)
+    num_out = len(eqn.outvars)
+    out_active = tuple(is_differentiable(v.aval) for v in eqn.outvars)
+    return outs[:num_out], lambda ts: spread(linear(chosen(ts, active))[num_out:], out_active), out_active
+
+
+def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
+    """Evaluate now what does not depend on the inputs of a jaxpr; the rest is a function of them.
+
+    Returns:
+        (outputs, None where they depend on the inputs; a function from the inputs to all outputs).
+    """
+    env = dict(zip(jaxpr.constvars, consts, strict=True))
+    late: list[tuple[JaxprEqn, Any]] = []
+    root: dict[Any, Any] = {}
+    waiting = set(jaxpr.invars)
+
+    def walk(inner: Any, rename: dict[Any, Any]) -> None:
+        def atom(x: Any) -> Any:
+            return x if isinstance(x, Literal) else rename.get(x, x)
+
+        for eqn in inner.eqns:
+            operands = [atom(x) for x in eqn.invars]
+            if not any(not isinstance(x, Literal) and x in waiting for x in operands):
+                for v, value in zip(eqn.outvars, evaluate(eqn, [read(env, x) for x in operands]), strict=True):
+                    rename[v] = fresh = _Place()
+                    env[fresh] = value
+            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
+                called, called_consts = open_jaxpr(eqn.params[CALLS[eqn.primitive.name]])
+                inside = dict(zip(called.invars, operands, strict=True))
+                for v, c in zip(called.constvars, called_consts, strict=True):
+                    inside[v] = place = _Place()
+                    env[place] = c
+                walk(called, inside)
+                rename.update(
+                    (v, x if isinstance(x, Literal) else inside.get(x, x)) for v, x in zip(eqn.outvars, called.outvars, strict=True)
+                )
+            else:
+                places = [_Place() for _ in eqn.outvars]
+                rename.update(zip(eqn.outvars, places, strict=True))
+                waiting.update(places)
+                late.append((eqn, (operands, places)))
+
+    walk(jaxpr, root)
+    results = [x if isinstance(x, Literal) else root.get(x, x) for x in jaxpr.outvars]
+    outs = [None if not isinstance(x, Literal) and x in waiting else read(env, x) for x in results]
+
+    def rest(inputs: Sequence[Any]) -> list[Any]:
+        local = dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def value(x: Any) -> Any:
+            return literal(x) if isinstance(x, Literal) else local[x] if x in local else env[x]
+
+        for eqn, (operands, places) in late:
+            with equation_context(eqn):
+                local.update(zip(places, bind(eqn, [value(x) for x in operands]), strict=True))
+        return [value(x) for x in results]
+
+    return outs, rest
+
+
+class _Place:
+    """Stands for a variable of an inlined program."""
+
+
+@dataclass(frozen=True)
+class _Pullback:
+    """JAX's pullback as the backward half of a `linear_op`; its leaves are the residuals."""
+
+    tree: Any
+    out_avals: tuple[Any, ...]
+
+    def __call__(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        arriving = iter(cotangents)
+        full = [next(arriving) if is_differentiable(a) else float0_zeros(a) for a in self.out_avals]
+        return list(jax.tree.unflatten(self.tree, residuals)(full))
+
+
+@dataclass(frozen=True)
+class _Pushforward:
+    """The transpose of a pullback: how a function that defines only its reverse derivative has a forward one."""
+
+    pullback: _Pullback
+    line: str
+
+    def __call__(self, residuals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+        avals = [tangent_aval(a) for a in self.pullback.out_avals if is_differentiable(a)]
+        jaxpr, consts = open_jaxpr(jax.make_jaxpr(lambda *cts: self.pullback(residuals, cts))(*avals))
+        try:
+            made = backward(jaxpr, consts, [Unknown(a) for a in avals], tangents)
+        except DerivativeError as error:
+            raise DerivativeError(
+                f"the primitive 'custom_vjp_call' ({self.line}) has no forward derivative: its backward rule is not "
+                f"linear in the cotangent. ({error})"
+            ) from error
+        return [instantiate(t, a) for t, a in zip(made, avals, strict=True)]
+
+
+@linearizes("custom_vjp_call")
+def linearize_custom_vjp(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
+    """The user's forward and backward rules; a forward derivative is the transpose of the backward rule."""
+    outs, pull = jax.vjp(lambda *xs: bind(eqn, merge(primals, active, xs)), *chosen(primals, active))
+    residuals, tree = jax.tree.flatten(pull)
+    avals = tuple(v.aval for v in eqn.outvars)
+    out_active = tuple(is_differentiable(a) for a in avals)
+    pullback = _Pullback(tree, avals)
+    pushforward = _Pushforward(pullback, source_line(eqn))
+    out_avals = [tangent_aval(a) for a in chosen(avals, out_active)]
+    return (
+        outs,
+        lambda ts: spread(linear_op(pushforward, pullback, residuals, chosen(ts, active), out_avals), out_active),
+        out_active,
+    )
+
+
+class _Solve:
+    """The parts of a `custom_linear_solve` equation."""
+
+    def __init__(self, eqn: Any, operands: Sequence[Any]):
+        lengths, jaxprs = eqn.params["const_lengths"], eqn.params["jaxprs"]
+        sizes = [lengths.matvec, lengths.vecmat, lengths.solve, lengths.transpose_solve]
+        starts = [sum(sizes[:i]) for i in range(5)]
+        self.matvec_consts, self.vecmat_consts, self.solve_consts, self.transpose_consts = (
+            list(operands[a : a + n]) for a, n in zip(starts, sizes, strict=False)
+        )
+        self.jaxprs, self.b = jaxprs, list(operands[starts[4] :])
+        self.num_matvec, self.first_b = sizes[0], starts[4]
+        self.num_aux = len(eqn.outvars) - len(self.b)
+
+    def function(self, name: str, consts: Sequence[Any]) -> Any:
+        jaxpr, inner = open_jaxpr(getattr(self.jaxprs, name))
+        return lambda *values: jax.core.eval_jaxpr(jaxpr, inner, *consts, *values)
+
+    def apply(self, b: Sequence[Any], transposed: bool) -> list[Any]:
+        """A solve (or a solve with the transposed operator), itself a `custom_linear_solve`."""
+        has_transpose = self.jaxprs.transpose_solve is not None
+        pair = [("matvec", self.matvec_consts), ("solve", self.solve_consts)]
+        other = [("vecmat", self.vecmat_consts), ("transpose_solve", self.transpose_consts)] if has_transpose else None
+        if transposed:
+            pair, other = other or pair, pair
+        (matvec, solve), n = (self.function(*f) for f in pair), len(b)
+        back = self.function(*other[1]) if other else None
+        return lax.custom_linear_solve(
+            lambda x: matvec(*x),
+            list(b),
+            lambda _, v: solve(*v)[:n],
+            None if back is None else lambda _, v: back(*v)[:n],
+        )
+
+
+@linearizes("custom_linear_solve")
+def linearize_solve(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
+    """A x = b: dx = A^-1 (db - dA x). Auxiliary results of the solver have no tangent."""
+    parts = _Solve(eqn, operands)
+    outs = bind(eqn, operands)
+    x = outs[: len(parts.b)]
+    moving = active[: parts.num_matvec]
+    through = None
+    if any(moving):
+        at = [*parts.matvec_consts, *x]
+        jaxpr, inner = open_jaxpr(parts.jaxprs.matvec)
+        flags = [*moving, *[False] * len(x)]
+        _, through, _ = linearize_function(lambda *values: jax.core.eval_jaxpr(jaxpr, inner, *values), at, flags)
+    avals = [tangent_aval(v.aval) for v in eqn.outvars]
+
+    def linear(ts: Sequence[Any]) -> list[Any]:
+        right = list(ts[parts.first_b :])
+        if through is not None:
+            moved = through([*ts[: parts.num_matvec], *[None] * len(x)])
+            right = [_minus(t, m) for t, m in zip(right, moved, strict=True)]
+        dense = [instantiate(t, a) for t, a in zip(right, avals[: len(x)], strict=True)]
+        return [*parts.apply(dense, transposed=False), *[None] * parts.num_aux]
+
+    return outs, linear, (*[True] * len(x), *[False] * parts.num_aux)
+
+
+def _minus(t: Any, m: Any) -> Any:
+    if m is None:
+        return t
+    return lax.neg(m) if t is None else lax.sub(t, m)
+
+
+@transposes("custom_linear_solve")
+def transpose_solve(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
+    """A solve with the transposed operator.
+
+    Raises:
+        DerivativeError: the solve was defined without its transpose.
+    """
+    parts = _Solve(eqn, operands)
+    if parts.jaxprs.transpose_solve is None:
+        raise DerivativeError(
+            f"the primitive 'custom_linear_solve' cannot be transposed ({source_line(eqn)}): `transpose_solve` was "
+            f"not given. Give it, or "
+            "`symmetric=True`, to `jax.lax.custom_linear_solve`."
+        )
+    n = len(parts.b)
+    arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents[:n], eqn.outvars[:n], strict=True)]
+    return [*[None] * parts.first_b, *parts.apply(arriving, transposed=True)]

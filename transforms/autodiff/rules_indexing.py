@@ -1,0 +1,108 @@
+"""Gather and scatter: linear in the array and the updates, not differentiable in the indices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jax import lax
+
+from ..jax_compat import bind
+from .core import Unknown, zeros
+from .registry import linearizes, transposes
+from .transpose import instantiate
+
+FILL = lax.GatherScatterMode.FILL_OR_DROP
+
+
+def shape_of(x: Any) -> tuple[int, ...]:
+    """The shape of a value or of an unknown."""
+    return x.aval.shape if isinstance(x, Unknown) else x.shape
+
+
+@linearizes("gather")
+def gather(eqn: Any, active: Sequence[bool], x: Any, indices: Any) -> Any:
+    """The tangent gathered from the same places.
+
+    A place that does not exist has tangent zero, whatever its value is filled with.
+    """
+    p = eqn.params
+    fill = 0 if p["mode"] == FILL else p["fill_value"]
+
+    def linear(ts: Sequence[Any]) -> list[Any]:
+        return [
+            lax.gather(
+                ts[0],
+                indices,
+                p["dimension_numbers"],
+                p["slice_sizes"],
+                unique_indices=p["unique_indices"],
+                indices_are_sorted=p["indices_are_sorted"],
+                mode=p["mode"],
+                fill_value=fill,
+            )
+        ]
+
+    return bind(eqn, [x, indices]), linear, (True,)
+
+
+@transposes("gather")
+def transpose_gather(eqn: Any, cts: Sequence[Any], x: Unknown, indices: Any) -> Any:
+    """The cotangent added into zeros at the places it was read from."""
+    p = eqn.params
+    n = p["dimension_numbers"]
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=n.offset_dims,
+        inserted_window_dims=n.collapsed_slice_dims,
+        scatter_dims_to_operand_dims=n.start_index_map,
+        operand_batching_dims=n.operand_batching_dims,
+        scatter_indices_batching_dims=n.start_indices_batching_dims,
+    )
+    added = lax.scatter_add(
+        zeros(x.aval),
+        indices,
+        cts[0],
+        numbers,
+        indices_are_sorted=p["indices_are_sorted"],
+        unique_indices=p["unique_indices"],
+        mode=p["mode"],
+    )
+    return [added, None]
+
+
+@linearizes("scatter-add")
+def scatter_add(eqn: Any, active: Sequence[bool], x: Any, indices: Any, updates: Any) -> Any:
+    """The same equation applied to the tangents of the array and the updates."""
+
+    def linear(ts: Sequence[Any]) -> list[Any]:
+        return bind(eqn, [instantiate(ts[0], eqn.invars[0].aval), indices, instantiate(ts[2], eqn.invars[2].aval)])
+
+    return bind(eqn, [x, indices, updates]), linear, (True,)
+
+
+@transposes("scatter-add")
+def transpose_scatter_add(eqn: Any, cts: Sequence[Any], x: Any, indices: Any, updates: Any) -> Any:
+    """The array receives the cotangent, the updates what stands at the places they were added to."""
+    p = eqn.params
+    inner = None
+    if isinstance(updates, Unknown):
+        n, shape = p["dimension_numbers"], shape_of(updates)
+        window = iter(shape[i] for i in n.update_window_dims)
+        absent = {*n.inserted_window_dims, *n.operand_batching_dims}
+        numbers = lax.GatherDimensionNumbers(
+            offset_dims=n.update_window_dims,
+            collapsed_slice_dims=n.inserted_window_dims,
+            start_index_map=n.scatter_dims_to_operand_dims,
+            operand_batching_dims=n.operand_batching_dims,
+            start_indices_batching_dims=n.scatter_indices_batching_dims,
+        )
+        sizes = tuple(1 if i in absent else next(window) for i in range(len(shape_of(x))))
+        inner = lax.gather(
+            cts[0],
+            indices,
+            numbers,
+            sizes,
+            unique_indices=p["unique_indices"],
+            indices_are_sorted=p["indices_are_sorted"],
+            mode=p["mode"],
+            fill_value=0,
+        )
+    return [cts[0] if isinstance(x, Unknown) else None, None, inner]

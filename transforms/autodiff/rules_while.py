@@ -1,0 +1,162 @@
+"""`while_loop`, whose number of turns is not known: reversed exactly, without storage, where the order of the turns
+does not matter.
+
+The linear program of a while loop is a while loop that computes the known carries again beside the tangents. Its
+transpose runs forwards too, if
+the loop adds up terms that do not depend on the sum, or applies the same linear map at every turn
+(`loop_bodies.order_free`). Memory
+does not grow with the number of turns. Any other loop is refused, with the way out: a stated capacity (`dynamic_loop`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from ..errors import DerivativeError
+from ..jax_compat import bind, open_jaxpr
+from .activity import fixpoint, needed_inputs
+from .core import Unknown, add, push_forward, tangent_aval
+from .loop_bodies import RecomputingBody, chosen, needed_equations, order_free, run_equations, split_body, spread
+from .registry import forwards, linearizes, source_line, transposes
+from .transpose import backward, instantiate
+
+
+class _Layout:
+    """A while equation, cut into its parts, with what is active in it."""
+
+    def __init__(self, eqn: Any, active: Sequence[bool]):
+        p = eqn.params
+        self.cond, self.cond_consts = open_jaxpr(p["cond_jaxpr"])
+        self.body, self.body_consts = open_jaxpr(p["body_jaxpr"])
+        self.skip, self.num_consts = p["cond_nconsts"], p["body_nconsts"]
+        self.first = self.skip + self.num_consts
+        self.num_carry = len(eqn.outvars)
+        self.out_active = fixpoint(p["body_jaxpr"], active[self.skip :], self.num_consts, self.num_carry)
+        self.active = (*active[self.skip : self.first], *self.out_active)
+        self.avals = [tangent_aval(v.aval) for v in self.body.invars[self.num_consts :]]
+
+    def parts(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """Constants of the condition, constants of the body, carries."""
+        return list(values[: self.skip]), list(values[self.skip : self.first]), list(values[self.first :])
+
+    def holds(self, cond_consts: Sequence[Any], carry: Sequence[Any]) -> Any:
+        return jax.core.eval_jaxpr(self.cond, self.cond_consts, *cond_consts, *carry)[0]
+
+    def start(self, tangents: Sequence[Any]) -> list[Any]:
+        """The initial tangents of the active carries."""
+        return [instantiate(t, a) for t, a, on in zip(tangents[self.first :], self.avals, self.out_active, strict=True) if on]
+
+
+@forwards("while")
+def forward_while(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    """One loop that carries values and tangents together."""
+    at = _Layout(eqn, [t is not None for t in tangents])
+    cond_consts, consts, carry = at.parts(primals)
+    _, const_ts, _ = at.parts(tangents)
+
+    def turn(state: Any) -> Any:
+        values, moving = state
+        outs, out_ts = push_forward(at.body, at.body_consts, [*consts, *values], [*const_ts, *spread(moving, at.out_active)])
+        return outs, [instantiate(t, a) for t, a, on in zip(out_ts, at.avals, at.out_active, strict=True) if on]
+
+    outs, moving = lax.while_loop(lambda s: at.holds(cond_consts, s[0]), turn, (carry, at.start(tangents)))
+    return outs, spread(moving, at.out_active)
+
+
+@linearizes("while")
+def linearize_while(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
+    """See the module."""
+    at = _Layout(eqn, active)
+    outs = bind(eqn, primals)
+    if not any(at.out_active):
+        return outs, lambda ts: [None] * len(outs), at.out_active
+    cond_consts, consts, carry = at.parts(primals)
+    body = split_body(at.body, at.body_consts, at.active, at.out_active)
+    asked = needed_inputs(at.cond, [True])[at.skip :]
+    program = RecomputingBody(body, at.num_consts, at.num_carry, at.active, extra=asked)
+    start = chosen(carry, program.needed)
+
+    def linear(ts: Sequence[Any]) -> list[Any]:
+        const_ts = chosen(at.parts(ts)[1], at.active[: at.num_consts])
+
+        def holds(state: Any) -> Any:
+            known = iter(state[0])
+            return at.holds(
+                cond_consts,
+                [next(known) if n else _absent(v.aval) for n, v in zip(program.needed, at.cond.invars[at.skip :], strict=True)],
+            )
+
+        _, moved = lax.while_loop(holds, lambda s: tuple(program.turn(consts, s[0], const_ts, s[1])), (start, at.start(ts)))
+        return spread(moved, at.out_active)
+
+    return outs, linear, at.out_active
+
+
+def _absent(aval: Any) -> Any:
+    """A value for a carry that the condition does not read."""
+    return lax.full(aval.shape, 0, aval.dtype)
+
+
+@transposes("while")
+def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
+    """A loop over the same turns, forwards, that carries the cotangents and adds up those of the constants.
+
+    Raises:
+        DerivativeError: the order of the turns matters.
+    """
+    at = _Layout(eqn, [isinstance(x, Unknown) for x in operands])
+    cond_consts, _, _ = at.parts(operands)
+    on = at.out_active
+    if any(isinstance(x, Unknown) for x in cond_consts) or any(chosen(needed_inputs(at.cond, [True])[at.skip :], on)):
+        raise _irreversible(eqn, "its condition reads a value that depends on the tangents")
+    unknown = at.active
+    changing = [i >= at.num_consts and not u for i, u in enumerate(unknown)]
+    if not order_free(at.body, unknown, on, changing, False):
+        raise _irreversible(eqn, "a turn's derivative depends on values that later turns overwrite")
+    _, consts, carry = at.parts(operands)
+    const_avals = [tangent_aval(v.aval) for v, u in zip(at.body.invars[: at.num_consts], unknown, strict=False) if u]
+    known_outs = [v for v, u in zip(at.body.outvars, on, strict=True) if not u]
+    advancing = needed_equations(at.body, known_outs)
+
+    def turn(state: Any) -> Any:
+        known, ct_carry, ct_const = state
+        rest = iter(known)
+        values = [
+            Unknown(v.aval) if u else consts[i] if i < at.num_consts else next(rest)
+            for i, (v, u) in enumerate(zip(at.body.invars, unknown, strict=True))
+        ]
+        made = backward(at.body, at.body_consts, values, spread(ct_carry, on))
+        new_carry = [instantiate(ct, a) for ct, a, u in zip(made[at.num_consts :], at.avals, on, strict=True) if u]
+        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], unknown[: at.num_consts]), strict=True)]
+        env = dict(zip(at.body.constvars, at.body_consts, strict=True))
+        env.update((v, x) for v, x in zip(at.body.invars, values, strict=True) if not isinstance(x, Unknown))
+        return run_equations(advancing, env, known_outs), new_carry, new_const
+
+    def holds(state: Any) -> Any:
+        known = iter(state[0])
+        return at.holds(
+            cond_consts,
+            [_absent(v.aval) if u else next(known) for u, v in zip(on, at.cond.invars[at.skip :], strict=True)],
+        )
+
+    arriving = [instantiate(ct, a) for ct, a, u in zip(cotangents, at.avals, on, strict=True) if u]
+    start = (chosen(carry, [not u for u in on]), arriving, [instantiate(None, a) for a in const_avals])
+    _, ct_carry, ct_const = lax.while_loop(holds, turn, start)
+    full = spread(ct_carry, on)
+    return [
+        *[None] * at.skip,
+        *spread(ct_const, unknown[: at.num_consts]),
+        *(ct if isinstance(x, Unknown) else None for ct, x in zip(full, carry, strict=True)),
+    ]
+
+
+def _irreversible(eqn: Any, why: str) -> DerivativeError:
+    return DerivativeError(
+        f"the primitive 'while' cannot be reversed ({source_line(eqn)}): {why}, and the number of turns is not "
+        f"known, so that there is no room to "
+        "store them. Give the loop a capacity with `dynamic_loop(n, step, theta, init, max_trips=...)`, use "
+        "`jax.lax.fori_loop` with a static "
+        "number of turns or `jax.lax.scan`, or use a forward derivative (`jvp`)."
+    )
