@@ -1,8 +1,4 @@
-"""The long tail: a primitive without a rule of ours is differentiated by JAX's public transformations, on its one equation.
-
-Importing this file installs it; delete it with its import in `__init__`, and such primitives raise `DerivativeError`.
-`fallback_counts` counts what was served: ("linearize" or "transpose", primitive).
-"""
+"""The long tail: JAX's public transformations on an equation without a rule of ours, counted. Deletable with its import."""
 
 from collections import Counter
 from typing import Any
@@ -38,8 +34,8 @@ def linearize(eqn: Any, active: Any, *primals: Any) -> Any:
 
 def transpose(eqn: Any, cotangents: Any, *operands: Any) -> Any:
     unknown = [isinstance(x, Unknown) for x in operands]
-    avals = [x.aval for x in chosen(operands, unknown)]
-    pull = jax.linear_transpose(lambda *xs: bind(eqn, merge(operands, unknown, xs)), *avals)
+    at = [x.aval for x in chosen(operands, unknown)]
+    pull = jax.linear_transpose(lambda *xs: bind(eqn, merge(operands, unknown, xs)), *at)
     return spread(pull([instantiate(ct, v.aval) for ct, v in zip(cotangents, eqn.outvars, strict=True)]), unknown)
 
 

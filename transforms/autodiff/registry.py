@@ -84,7 +84,7 @@ def source_line(eqn: JaxprEqn) -> str:
 def unknown_primitive(eqn: JaxprEqn, what: str) -> DerivativeError:
     """The error for a primitive without a rule; `what` is "linearize" or "transpose"."""
     return DerivativeError(
-        f"the primitive {eqn.primitive.name!r} cannot be {what}d: it has no rule ({source_line(eqn)}). Write the derivative of the "
-        f"function around it with "
-        "`defines_linearization`, or keep it out of the differentiated path with `jax.lax.stop_gradient`."
+        f"the primitive {eqn.primitive.name!r} cannot be {what}d: it has no rule ({source_line(eqn)}). Write the "
+        "derivative of the function around it with `defines_linearization`, or keep it out of the differentiated path "
+        "with `jax.lax.stop_gradient`."
     )

@@ -39,6 +39,9 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("harness", [pytest.param(h, id=h.fullname) for h in chosen])
 
 
+COMPARED: set[str] = set()
+
+
 def compare(harness):
     with jax.enable_x64(False):
         args = harness.dyn_args_maker(np.random.RandomState(0))
@@ -60,7 +63,7 @@ def compare(harness):
             return jnp.asarray(t + 1j * rng.normal(size=np.shape(x)) if jnp.iscomplexobj(x) else t, jnp.result_type(x))
 
         at = [jnp.asarray(args[i]) for i in moving]
-        tangents = [like(x) for x in at]
+        tangents = tuple(like(x) for x in at)
         try:
             expected = jax.jit(lambda *xs: jax.jvp(f, xs, tangents))(*at)
             cotangents = [like(v) for v in expected[0]]
@@ -69,8 +72,9 @@ def compare(harness):
             pytest.skip(f"JAX does not differentiate this: {type(error).__name__}")
         if not cotangents:
             pytest.skip("no result of floating point type")
-        close(jax.jit(lambda *xs: ad.jvp(f, xs, tuple(tangents)))(*at), expected)
+        close(jax.jit(lambda *xs: ad.jvp(f, xs, tangents))(*at), expected)
         close(jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at), pulled)
+        COMPARED.add(harness.group_name)
 
 
 def close(ours, theirs):
@@ -85,6 +89,13 @@ def close(ours, theirs):
 
 def test_one_case_of_each_group(harness):
     compare(harness)
+
+
+def test_that_something_was_compared(request):
+    """A test whose cases are all skipped proves nothing: of some 120 groups JAX differentiates about 80."""
+    if catalogue is None or not any("one_case" in item.name for item in request.session.items):
+        pytest.skip("runs after the cases of this file")
+    assert len(COMPARED) > 60
 
 
 @pytest.mark.slow
