@@ -4,9 +4,10 @@
 
 Sampling is a run of 1000 + 1000 transitions less what JAX reports as tracing, lowering and compiling (NumPyro compiles in every run; a
 second run of ours does not). The two libraries walk different trajectories, so the ratio per gradient stands beside the ratio of times.
-Whole runs, compilation included, are compared as well: the second of a process, where ours has nothing left to compile. Compilation is what JAX reports
-for the first run of a fresh process, with no persistent cache. Bounds: sampling at most 1.25 times and compilation at most once NumPyro's; `import luciole` at most once
-`import numpyro`. NumPyro is run vectorized, as ours is, and sequential; the bounds are on the former.
+Whole runs, compilation included, are compared as well: the second of a process, where ours has nothing left to compile. Compilation is
+what JAX reports for the first run of a fresh process, with no persistent cache. Bounds: sampling at most 1.25 times and compilation at
+most once NumPyro's; `import luciole` at most once `import numpyro`. NumPyro is run vectorized, as
+ours is, and sequential; the bounds are on the former.
 """
 
 import json

@@ -190,8 +190,8 @@ class Affine:
         expected = [aval(v).shape for v in program.x_vars]
         if treedef != program.argdefs[program.argnum] or [np.shape(leaf) for leaf in leaves] != expected:
             raise DerivativeError(
-                f"apply: the argument has structure {treedef} and shapes {[np.shape(leaf) for leaf in leaves]}; the function was traced with "
-                f"{program.argdefs[program.argnum]} and {expected}."
+                f"apply: the argument has structure {treedef} and shapes {[np.shape(leaf) for leaf in leaves]}; the function was traced "
+                f"with {program.argdefs[program.argnum]} and {expected}."
             )
         parts = [
             Linear(jnp.asarray(leaf, aval(v).dtype)) if aval(v).size else jnp.asarray(leaf, aval(v).dtype)

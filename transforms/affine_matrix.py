@@ -115,7 +115,7 @@ def _rule(eqn: JaxprEqn, operands: list[Any], slots: frozenset[int], leaf: int) 
 
 
 def _pushed(eqn: JaxprEqn, operands: list[Any], leaf: int) -> list[Any]:
-    """The columns (*out, leaf size) of every result: the linear part of the equation, for all columns at once. None where there are none."""
+    """The columns (*out, leaf size) of every result: the linear part of the equation, for all columns at once; None where none are."""
     blocks = [x.blocks.get(leaf) if isinstance(x, _Sum) else None for x in operands]
 
     def one(columns: list[Any]) -> list[Any]:

@@ -27,6 +27,10 @@ __all__ = ["grad", "hvp", "jvp", "linearize", "transpose", "value_and_grad", "vj
 class _Traced:
     """A function as a jaxpr of the leaves of its arguments; with `has_aux` the second result has no derivative."""
 
+    out_tree: Any
+    aux_tree: Any
+    num_out: int
+
     def __init__(self, f: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool):
         leaves, self.in_tree = jax.tree.flatten(primals)
         for leaf, name in zip(leaves, leaf_names(self.in_tree), strict=True):

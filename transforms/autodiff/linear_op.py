@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 
 from ..jax_compat import (
     Primitive,
@@ -70,7 +71,7 @@ def linearize_function(function: Callable[..., Sequence[Any]], primals: Sequence
     outs, program = linearize_jaxpr(jaxpr, consts, primals, active)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
-        made = iter(jax.core.eval_jaxpr(program.jaxpr, program.residuals, *(t for t in ts if t is not None)))
+        made = iter(eval_jaxpr(program.jaxpr, program.residuals, *(t for t in ts if t is not None)))
         return [next(made) if a else None for a in program.out_active]
 
     return outs, linear, program.out_active

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, open_jaxpr
 from .activity import needed_inputs
@@ -158,7 +159,7 @@ class RecomputingBody:
         env.update(zip(self.carry_vars, known, strict=True))
         made = run_equations(self.equations, env, self.outs)
         n = len(self.carry_vars)
-        outs = jax.core.eval_jaxpr(self.body.linear.jaxpr, made[n:], *const_ts, *carry_ts)
+        outs = eval_jaxpr(self.body.linear.jaxpr, made[n:], *const_ts, *carry_ts)
         return made[:n], outs
 
     @property

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer, eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
@@ -68,7 +69,7 @@ def dynamic_loop(
     """
     if max_trips < 1:
         raise DerivativeError(f"dynamic_loop: max_trips must be positive, found {max_trips}.")
-    if not isinstance(n, jax.core.Tracer) and int(n) > max_trips:
+    if not isinstance(n, Tracer) and int(n) > max_trips:
         raise DerivativeError(f"dynamic_loop: {int(n)} turns exceed the stated capacity max_trips={max_trips}.")
     carry, carry_tree = jax.tree.flatten(init)
     carry = [jnp.asarray(c) for c in carry]
@@ -90,7 +91,7 @@ def dynamic_loop(
             raise DerivativeError(f"dynamic_loop: step turns a carry of {jax.typeof(before).str_short()} into {after.aval.str_short()}.")
     turns = _Turns(jaxpr, len(consts), len(carry), max_trips, checkpoint)
     report = jnp.greater(index, max_trips)
-    if isinstance(report, jax.core.Tracer):
+    if isinstance(report, Tracer):
         lax.cond(report, lambda: jax.debug.callback(_report, report, index, max_trips), lambda: None)
 
     def body(n: Any, carry: Any, params: Any) -> Any:
@@ -133,7 +134,7 @@ class _Turns:
         return 1 if self.checkpoint == "tape" else math.isqrt(self.capacity - 1) + 1
 
     def one(self, i: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
-        return jax.core.eval_jaxpr(self.jaxpr, consts, i, *carry, *params)
+        return eval_jaxpr(self.jaxpr, consts, i, *carry, *params)
 
     def poison(self, n: Any, values: Sequence[Any]) -> list[Any]:
         """NaN instead of a result that the capacity made wrong."""

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import (
@@ -98,7 +99,7 @@ def _close(closed: Any) -> tuple[Any, list[Any]]:
         return jaxpr, []
     avals = [v.aval for v in (*jaxpr.constvars, *jaxpr.invars)]
     n = len(consts)
-    lifted, none = open_jaxpr(jax.make_jaxpr(lambda *xs: jax.core.eval_jaxpr(jaxpr, xs[:n], *xs[n:]))(*avals))
+    lifted, none = open_jaxpr(jax.make_jaxpr(lambda *xs: eval_jaxpr(jaxpr, xs[:n], *xs[n:]))(*avals))
     assert not none
     return lifted, consts
 
@@ -156,7 +157,7 @@ def _trace_rule(
     known, consts = _close(jax.make_jaxpr(flat)(*leaves))
     linear = box[-1]
     avals = [[v.aval for v in linear.constvars], [v.aval for v in linear.invars]]
-    lifted, _ = open_jaxpr(jax.make_jaxpr(lambda residuals, ts: jax.core.eval_jaxpr(linear, residuals, *ts))(*avals))
+    lifted, _ = open_jaxpr(jax.make_jaxpr(lambda residuals, ts: eval_jaxpr(linear, residuals, *ts))(*avals))
     return known, consts, lifted
 
 
@@ -222,15 +223,15 @@ def _parts(operands: Sequence[Any], num_consts: tuple[int, int]) -> tuple[Sequen
 
 def _run(*operands: Any, body: Any, num_consts: tuple[int, int], **_: Any) -> list[Any]:
     consts, _rule_consts, leaves = _parts(operands, num_consts)
-    return jax.core.eval_jaxpr(body, (), *consts, *leaves)
+    return eval_jaxpr(body, (), *consts, *leaves)
 
 
 def _linearized(operands: Sequence[Any], params: dict[str, Any]) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
     """Values by the rule, and the map from the tangents of differentiable leaves to those of differentiable results."""
     _, consts, leaves = _parts(operands, params["num_consts"])
-    made = jax.core.eval_jaxpr(params["known"], (), *consts, *leaves)
+    made = eval_jaxpr(params["known"], (), *consts, *leaves)
     n = len(params["body"].outvars)
-    return made[:n], lambda ts: jax.core.eval_jaxpr(params["linear"], (), *made[n:], *ts)
+    return made[:n], lambda ts: eval_jaxpr(params["linear"], (), *made[n:], *ts)
 
 
 def _refuse_constants(active: Sequence[bool], params: dict[str, Any]) -> None:
@@ -278,7 +279,7 @@ def _vmapped(jaxpr: Any, size: int, axes: Sequence[int | None], out_axes: Sequen
         jax.ShapeDtypeStruct(v.aval.shape if a is None else (size, *v.aval.shape), v.aval.dtype)
         for v, a in zip(jaxpr.invars, axes, strict=True)
     ]
-    run = jax.vmap(lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs), tuple(axes), list(out_axes), axis_size=size)
+    run = jax.vmap(lambda *xs: eval_jaxpr(jaxpr, (), *xs), tuple(axes), list(out_axes), axis_size=size)
     return open_jaxpr(jax.make_jaxpr(run)(*avals))[0]
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, open_jaxpr
 from .activity import active_outputs
@@ -66,7 +66,7 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         by_slot = {slot: atom for atom, slot in place.items()}
 
         def run(*values: Any) -> Any:
-            outs = jax.core.eval_jaxpr(body.known, body.consts, *values)
+            outs = eval_jaxpr(body.known, body.consts, *values)
             atoms = zip(body.residual_atoms, outs[body.num_out :], strict=True)
             made = {x: v for x, v in atoms if not isinstance(x, Literal)}
             return outs[: body.num_out], [made[by_slot[i]] if i in by_slot else zeros(slot.aval) for i, slot in enumerate(slots)]
@@ -84,7 +84,7 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
                 given = dict(zip(body.known.invars, values, strict=True))
                 given.update((atom, kept[i]) for atom, i in place.items())
                 residuals = [literal(x) if isinstance(x, Literal) else given[x] for x in body.residual_atoms]
-                return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
+                return eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
             return run
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, bind, equation_context, open_jaxpr
 from .activity import active_outputs
@@ -81,7 +82,7 @@ def linearize_remat(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
 
     def again(primals: Any, saved: Any, moving: Any) -> Any:
         _, program = linearize_jaxpr(jaxpr, consts, primals, active, out_active, overrides=dict(zip(places, saved, strict=True)))
-        return jax.core.eval_jaxpr(program.jaxpr, program.residuals, *moving)
+        return eval_jaxpr(program.jaxpr, program.residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         return spread(_again(eqn, again)(list(primals), saved, chosen(ts, active)), out_active)

@@ -10,8 +10,8 @@ nothing: its linear program computes the known carries again (see `loop_bodies.o
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, bind, open_jaxpr, scan_layout
 from .activity import fixpoint
@@ -113,7 +113,7 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             moving, values = inputs
             env = {**invariant, **dict(zip(per_turn_vars, values, strict=True))}
             residuals = [literal(x) if isinstance(x, Literal) else env[x] for x in atoms]
-            outs = jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *const_ts, *carry_ts, *moving)
+            outs = eval_jaxpr(body.linear.jaxpr, residuals, *const_ts, *carry_ts, *moving)
             return outs[:num_on], outs[num_on:]
 
         carry_ts, ys_ts = _scan(eqn, turn, at.start(ts), (xs_ts, per_turn_values))

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.sharding import PartitionSpec
 
 from ..jax_compat import Literal, bind, open_jaxpr, varying_axes
@@ -75,7 +76,7 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     stored_specs = [_block_spec(eqn, x.aval) for x in stored]
 
     def known(*values: Any) -> Any:
-        outs = jax.core.eval_jaxpr(body.known, body.consts, *values)
+        outs = eval_jaxpr(body.known, body.consts, *values)
         made = {x: v for x, v in zip(body.residual_atoms, outs[body.num_out :], strict=True) if not isinstance(x, Literal)}
         return outs[: body.num_out], [lax.expand_dims(made[x], (0,)) for x in stored]
 
@@ -89,7 +90,7 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             **dict(zip(given, passed, strict=True)),
         }
         residuals = [literal(x) if isinstance(x, Literal) else values[x] for x in body.residual_atoms]
-        return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
+        return eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         return spread(_map(eqn, run, specs, chosen(out_specs, out_active))(kept, passed, chosen(ts, active)), out_active)
@@ -105,7 +106,7 @@ def _split_inside(
 
     def look(*values: Any) -> Any:
         box.append(split_body(jaxpr, consts, active, out_active))
-        return list(jax.core.eval_jaxpr(jaxpr, consts, *values))
+        return list(eval_jaxpr(jaxpr, consts, *values))
 
     jax.make_jaxpr(_map(eqn, look, tuple(eqn.params["in_specs"]), list(eqn.params["out_specs"])))(*primals)
     return box[-1]

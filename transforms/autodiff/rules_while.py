@@ -11,8 +11,8 @@ does not grow with the number of turns. Any other loop is refused, with the way 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import bind, open_jaxpr
@@ -42,7 +42,7 @@ class _Layout:
         return list(values[: self.skip]), list(values[self.skip : self.first]), list(values[self.first :])
 
     def holds(self, cond_consts: Sequence[Any], carry: Sequence[Any]) -> Any:
-        return jax.core.eval_jaxpr(self.cond, self.cond_consts, *cond_consts, *carry)[0]
+        return eval_jaxpr(self.cond, self.cond_consts, *cond_consts, *carry)[0]
 
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
