@@ -12,6 +12,8 @@ from jax import lax
 from luciole import transforms as lt
 from luciole.transforms import affine
 
+pytestmark = pytest.mark.slow  # a minute in all, and the quick set has three
+
 RNG = np.random.default_rng(7)
 COUNTY = RNG.integers(0, 85, 900)
 LOGPPM, FLOOR = RNG.normal(size=900), RNG.integers(0, 2, 900).astype(float)

@@ -14,6 +14,8 @@ from jax import lax
 from luciole import transforms as lt
 from luciole.transforms import affine_proof
 
+pytestmark = pytest.mark.slow  # a minute in all, and the quick set has three
+
 SIZE = 4
 RNG = np.random.default_rng(3)
 W = RNG.normal(size=(SIZE, SIZE))

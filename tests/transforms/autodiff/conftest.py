@@ -1,6 +1,7 @@
 """The programs that every derivative is tried on, in float64."""
 
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -199,3 +200,11 @@ def directions():
         return jax.tree.unflatten(structure, [one(v) for v in leaves])
 
     return draw
+
+
+def pytest_collection_modifyitems(items):
+    """All of these are slow for now: minutes, where the quick set has three in all. Sort them when the room is finished."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("slow")
