@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.core import ShapedArray
 
@@ -163,3 +164,61 @@ def test_user_frames():
     assert frames[0] == (__file__, here.__code__.co_firstlineno + 1, frames[0][2])
     assert "here" in frames[0][2]
     assert all("/jax/_src/" not in f for f, _, _ in frames)
+
+
+halve_p = compat.Primitive("halve")
+halve_p.multiple_results = True
+compat.define_result(halve_p, lambda x: ([ShapedArray(x.shape, x.dtype)], set()))
+compat.define_lowering(halve_p, lambda x: [x / 2])
+compat.define_jvp(
+    halve_p,
+    lambda primals, tangents: (
+        halve_p.bind(*primals),
+        halve_p.bind(*compat.instantiate_tangents(primals, tangents)),
+    ),
+)
+compat.define_transpose(
+    halve_p,
+    lambda cotangents, linear, operands: [halve_p.bind(cotangents[0])[0] if linear == [True] and operands == [None] else None],
+)
+
+
+def test_a_primitive_that_runs_compiles_and_transposes():
+    f = lambda x: halve_p.bind(x)[0] ** 2  # noqa: E731
+    assert f(jnp.float32(6.0)) == jax.jit(f)(jnp.float32(6.0)) == 9.0
+    assert jax.grad(f)(6.0) == 3.0
+
+
+def test_instantiated_tangents_leave_integers_out():
+    dense = compat.instantiate_tangents([1.0, 2], [jnp.ones(()), np.zeros((), jax.dtypes.float0)])
+    assert dense[0] == 1.0
+    assert dense[1] is None
+
+
+def test_new_equations_carry_the_line_of_the_old_one():
+    (old,) = equations(jnp.sin, 1.0)
+
+    def write(x):
+        with compat.equation_context(old):
+            return jnp.cos(x)
+
+    (new,) = equations(write, 1.0)
+    assert compat.user_frames(new) == compat.user_frames(old)
+
+
+def test_varying_axes():
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    seen = []
+    spec = jax.sharding.PartitionSpec("i")
+    jax.make_jaxpr(jax.shard_map(lambda x: seen.append(compat.varying_axes(jax.typeof(x))) or x, mesh=mesh, in_specs=spec, out_specs=spec))(
+        jnp.ones(2)
+    )
+    assert seen[0] == {"i"}
+    assert compat.varying_axes(jax.typeof(jnp.ones(2))) == frozenset()
+
+
+def test_which_triangle_of_a_matrix_cholesky_reads_in_derivatives():
+    upper = jnp.array([[0.0, 1.0], [0.0, 0.0]])
+    factor = lambda a: jax.lax.linalg.cholesky(a, symmetrize_input=False)  # noqa: E731
+    moved = jax.jvp(factor, (jnp.eye(2),), (upper,))[1]
+    assert (abs(moved).max() == 0) or not compat.CHOLESKY_READS_LOWER_TRIANGLE

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr
+from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, varying_axes
 from .registry import FORWARD, LINEARIZE, unknown_primitive
 
 __all__ = [
@@ -99,13 +99,8 @@ def tangent_aval(aval: Any) -> Any:
 def zeros(aval: Any) -> Any:
     """Explicit zeros of a type."""
     out = jnp.zeros(aval.shape, aval.dtype)
-    axes = tuple(sorted(_varying(aval)))
+    axes = tuple(sorted(varying_axes(aval)))
     return jax.lax.pcast(out, axes, to="varying") if axes else out
-
-
-def _varying(aval: Any) -> frozenset[str]:
-    manual = getattr(aval, "manual_axis_type", None)
-    return manual.varying if manual is not None else frozenset()
 
 
 def add(x: Any, y: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The long tail: JAX's public transformations on an equation without a rule of ours, counted. Deletable with its import."""
+"""The long tail: JAX's public transformations on the one equation, counted. Deletable, with its import."""
 
 from collections import Counter
 from typing import Any
