@@ -30,7 +30,10 @@ def posteriors():
 
 def announce(rule):
     """Machine, versions and the warm-up rule."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
     versions = ", ".join(f"{p} {importlib.import_module(p).__version__}" for p in ("luciole", "numpyro", "jax", "jaxlib", "numpy"))
     load = " ".join(f"{x:.1f}" for x in os.getloadavg())
     print(f"machine   {cpu}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, load {load}, {platform.platform()}")

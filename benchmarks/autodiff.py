@@ -63,9 +63,7 @@ def hierarchical_scan() -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 def perceptron() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     sizes = (64, 256, 256, 10)
-    params = [
-        (jnp.asarray(RNG.normal(size=s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in itertools.pairwise(sizes)
-    ]
+    params = [(jnp.asarray(RNG.normal(size=s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in itertools.pairwise(sizes)]
     x, label = jnp.asarray(RNG.normal(size=(1024, 64)), jnp.float32), jnp.asarray(RNG.integers(0, 10, size=1024))
 
     def f(params, x, label):
@@ -84,9 +82,7 @@ def gaussian_process() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     def f(p, t, y):
         k = jnp.exp(p[0] - 0.5 * (t[:, None] - t) ** 2 * jnp.exp(p[1])) + jnp.exp(p[2]) * jnp.eye(400)
         factor = jnp.linalg.cholesky(k)
-        return -0.5 * jnp.sum(jsp.linalg.solve_triangular(factor, y, lower=True) ** 2) - jnp.sum(
-            jnp.log(jnp.diag(factor))
-        )
+        return -0.5 * jnp.sum(jsp.linalg.solve_triangular(factor, y, lower=True) ** 2) - jnp.sum(jnp.log(jnp.diag(factor)))
 
     return f, (jnp.array([0.0, 2.0, -2.0]), t, y)
 
@@ -240,18 +236,13 @@ def hessian_flops() -> tuple[float, float]:
     g = ad.grad(lambda p: f(p, x, label))
     _, hessian = jax.jit(lambda p: ad.linearize(g, p))(params)
     once = cost(jax.jit(lambda h, t: h(t)).lower(hessian, params).compile())[0]
-    fused = cost(
-        jax.jit(lambda p, t: jax.jvp(jax.grad(lambda q: f(q, x, label)), (p,), (t,))[1]).lower(params, params).compile()
-    )[0]
+    fused = cost(jax.jit(lambda p, t: jax.jvp(jax.grad(lambda q: f(q, x, label)), (p,), (t,))[1]).lower(params, params).compile())[0]
     return once, fused
 
 
 def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    print(
-        f"jax {jax.__version__}, python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"{jax.devices()[0].device_kind}, float32"
-    )
+    print(f"jax {jax.__version__}, python {platform.python_version()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, float32")
     print(f"{repeats} interleaved repeats; every number is ours / jax.grad, the last column linear program / primal\n")
     columns = ("run", "temp", "trace", "flops", "linear/primal")
     print(f"{'':22s}" + "".join(f"{c:>15s}" for c in columns))
@@ -260,9 +251,7 @@ def main() -> None:
         print(f"{name:22s}" + "".join(f"{row[c]:15.3f}" for c in columns), flush=True)
     print("\ntemporary bytes of the gradient of an additive loop, by its static number of turns")
     for name, transform in (("ours", ad.grad), ("jax.grad", jax.grad)):
-        print(
-            f"{name:22s}" + "".join(f"{n:>8d}: {additive_memory(transform, n):>10d}" for n in (10, 100, 1000, 10_000))
-        )
+        print(f"{name:22s}" + "".join(f"{n:>8d}: {additive_memory(transform, n):>10d}" for n in (10, 100, 1000, 10_000)))
     once, fused = hessian_flops()
     print(f"\nflops of a Hessian-vector product, linearized once / jvp of grad: {once / fused:.3f}")
 

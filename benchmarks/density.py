@@ -85,7 +85,10 @@ def main(patterns):
         f"Lowering: one of each first, median of {LOWERINGS}, in turn"
     )
     print(f"{'':50s} {'value and gradient':>30s} | {'ratio to NumPyro on':>23s} | {'trace + lower':>20s}")
-    print(f"{'posterior':50s} {'luciole':>10s}{'arguments':>10s}{'constants':>10s} | {'arguments':>11s} {'constants':>11s} | {'luciole':>8s} {'ratio':>11s}")
+    print(
+        f"{'posterior':50s} {'luciole':>10s}{'arguments':>10s}{'constants':>10s} | "
+        f"{'arguments':>11s} {'constants':>11s} | {'luciole':>8s} {'ratio':>11s}"
+    )
     ratios, folded, lowered = [], [], []
     begin = time.perf_counter()
     import luciole as lc

@@ -85,14 +85,13 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         num_chains: number of chains.
         capacity: draws that a chunk holds per chain.
     """
+
     def init(run_key, data: Data, plan: Plan, start, given, fixed):
         value_and_grad = target.value_and_grad(data)
 
         def one(chain, start, fixed):
             stream = stream_for(run_key, chain)
-            position, result, ok, tries = search(
-                value_and_grad, lambda words: target.initial(data, words, fixed), stream, start, given
-            )
+            position, result, ok, tries = search(value_and_grad, lambda words: target.initial(data, words, fixed), stream, start, given)
             return start_chain(result, position, stream, plan.tuning), ok, tries
 
         return jax.vmap(one)(jnp.arange(num_chains, dtype=jnp.uint32), start, fixed)

@@ -54,9 +54,7 @@ class Run:
     settings: Mapping[str, Any]
 
 
-def to_arviz(
-    run: Run, *, log_likelihood: bool = True, prior: Values | None = None, posterior_predictive: Values | None = None
-) -> Any:
+def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = None, posterior_predictive: Values | None = None) -> Any:
     """The run as ArviZ wants it; `MCMC.to_arviz` has the words for users.
 
     Raises:
@@ -234,11 +232,7 @@ def _constant_data(run: Run, observed: Values) -> Any:
 
 def _same(value: np.ndarray, observed: np.ndarray) -> bool:
     """Whether an argument is the value of an observed site, which may have changed its dtype on the way."""
-    return (
-        value.dtype.kind != "U"
-        and value.shape == observed.shape
-        and np.array_equal(value.astype(observed.dtype), observed)
-    )
+    return value.dtype.kind != "U" and value.shape == observed.shape and np.array_equal(value.astype(observed.dtype), observed)
 
 
 def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -246,9 +240,7 @@ def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]
     shaped = {}
     for name, value in values.items():
         if name not in names.sites:
-            raise SamplerError(
-                f"MCMC.to_arviz: {group} has {name!r}, which is no site of this model ({list(names.sites)})."
-            )
+            raise SamplerError(f"MCMC.to_arviz: {group} has {name!r}, which is no site of this model ({list(names.sites)}).")
         value = np.asarray(value)
         lead = value.ndim - len(names.sites[name].shape)
         if lead == 1 and value.shape[0] == np.prod(chains, dtype=int) and chains:

@@ -4,7 +4,7 @@ Source: Neal (2011), "MCMC using Hamiltonian dynamics", figure 2; jittered traje
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from ..ppl import InitStrategy
+from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.errors import SamplerError
 from ..transforms.lanes import any_lane
 from ..transforms.streams import uniform
@@ -67,9 +67,7 @@ class HMCTransition:
             return count + 1, *jax.tree.map(lambda a, b: jnp.where(moving, a, b), new, tuple(old))
 
         start = Phase(state.position, p, state.gradient)
-        _, end, log_density = lax.while_loop(
-            lambda carry: any_lane(carry[0] < n_steps), step, (jnp.int32(0), start, state.log_density)
-        )
+        _, end, log_density = lax.while_loop(lambda carry: any_lane(carry[0] < n_steps), step, (jnp.int32(0), start, state.log_density))
         end_energy = energy(metric, log_density, end.momentum)
         error = energy_error(end_energy, start_energy)
         acceptance_rate = jnp.minimum(jnp.exp(-error), 1)
@@ -123,16 +121,14 @@ class HMC:
     dense_mass: bool = False
     step_size: float | None = None
     inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: InitStrategy = InitStrategy()
+    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
 
     def __post_init__(self):
         check_tuning("HMC", self.target_accept_prob, self.step_size, self.dense_mass)
         steps, length = self.num_steps, self.trajectory_length
         if steps is not None and length is not None:
             raise SamplerError("HMC: num_steps and trajectory_length are both given; give one of them.")
-        if steps is not None and (
-            not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= _MAX_STEPS
-        ):
+        if steps is not None and (not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= _MAX_STEPS):
             raise SamplerError(f"HMC: num_steps is {steps!r}, a whole number from 1 to {_MAX_STEPS} expected.")
         if length is not None and not 0 < length < math.inf:
             raise SamplerError(f"HMC: trajectory_length is {length!r}, a positive number expected.")
@@ -148,6 +144,4 @@ class HMC:
             "trajectory_length": np.asarray(self.trajectory_length or 2 * math.pi, dtype),
             "jitter": np.asarray(self.jitter, dtype),
         }
-        return tuning_of(
-            "HMC", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, options, dim, dtype
-        )
+        return tuning_of("HMC", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, options, dim, dtype)

@@ -56,9 +56,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def drive(
-    compiled: Compiled, state: ChainState, data: Data, plan: Plan, total: int, num_kept: int, progress: Progress
-) -> Outcome:
+def drive(compiled: Compiled, state: ChainState, data: Data, plan: Plan, total: int, num_kept: int, progress: Progress) -> Outcome:
     """Advances every chain by `total` transitions, or until the user interrupts.
 
     Args:

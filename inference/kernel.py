@@ -75,16 +75,13 @@ def check_tuning(kernel: str, target_accept_prob, step_size, dense_mass) -> None
         )
     if step_size is not None and (not _is_number(step_size) or not 0 < step_size < np.inf):
         raise SamplerError(
-            f"{kernel}: step_size is {step_size!r}, a positive number or None expected; "
-            "write step_size=None to have it adapted."
+            f"{kernel}: step_size is {step_size!r}, a positive number or None expected; write step_size=None to have it adapted."
         )
     if not isinstance(dense_mass, (bool, np.bool_)):
         raise SamplerError(f"{kernel}: dense_mass is {dense_mass!r}, True or False expected.")
 
 
-def tuning_of(
-    kernel: str, target_accept_prob, step_size, inverse_mass_matrix, dense_mass, options: dict, dim: int, dtype
-) -> Tuning:
+def tuning_of(kernel: str, target_accept_prob, step_size, inverse_mass_matrix, dense_mass, options: dict, dim: int, dtype) -> Tuning:
     """Run-time settings of a kernel on a model of `dim` unconstrained dimensions.
 
     A step size or an inverse mass matrix that the user gives is used as it is and not adapted; the first step size is 1.

@@ -209,9 +209,7 @@ class MCMC:
         Raises:
             SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
         """
-        return to_arviz(
-            self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive
-        )
+        return to_arviz(self._run, log_likelihood=log_likelihood, prior=prior, posterior_predictive=posterior_predictive)
 
     def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = False) -> None:
         """Prints a table: mean, sd, interval, effective sample sizes and R-hat of every element of every site.
@@ -265,9 +263,7 @@ class MCMC:
 
     def _plan(self, target: Target) -> Plan:
         tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype))
-        return Plan(
-            warmup_schedule(self.num_warmup), tuning, np.int32(self.thinning), np.asarray(bool(self.keep_warmup))
-        )
+        return Plan(warmup_schedule(self.num_warmup), tuning, np.int32(self.thinning), np.asarray(bool(self.keep_warmup)))
 
     @property
     def _num_warmup_kept(self) -> int:
@@ -359,7 +355,5 @@ _USUAL = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4, "thinning": 
 
 def _whole(name: str, value, least: int) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise SamplerError(
-            f"MCMC: {name} is {value!r}, a whole number of at least {least} expected; write {name}={_USUAL[name]}."
-        )
+        raise SamplerError(f"MCMC: {name} is {value!r}, a whole number of at least {least} expected; write {name}={_USUAL[name]}.")
     return int(value)

@@ -3,13 +3,13 @@
 Source: Hoffman & Gelman (2014), "The No-U-Turn Sampler", JMLR 15; `tree` says which variant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..ppl import InitStrategy
+from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.errors import SamplerError
 from .adaptation import adapt
 from .integrator import Phase, ValueAndGrad
@@ -38,9 +38,7 @@ class NUTSTransition:
         stream = state.stream
         p = momentum(state.metric, stream, Purpose.MOMENTUM)
         start = Phase(state.position, p, state.gradient)
-        trajectory = grow(
-            value_and_grad, state.metric, state.step_size, stream, start, state.log_density, self.max_tree_depth
-        )
+        trajectory = grow(value_and_grad, state.metric, state.step_size, stream, start, state.log_density, self.max_tree_depth)
         choice = trajectory.choice
         acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)
         step_size, metric, adaptation = adapt(
@@ -91,7 +89,7 @@ class NUTS:
     dense_mass: bool = False
     step_size: float | None = None
     inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: InitStrategy = InitStrategy()
+    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
 
     def __post_init__(self):
         check_tuning("NUTS", self.target_accept_prob, self.step_size, self.dense_mass)
@@ -105,6 +103,4 @@ class NUTS:
         return NUTSTransition(int(self.max_tree_depth), bool(self.dense_mass))
 
     def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
-        return tuning_of(
-            "NUTS", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype
-        )
+        return tuning_of("NUTS", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype)

@@ -19,13 +19,9 @@ def summary_table(run: Run, *, prob: float = 0.9, exclude_deterministic: bool = 
     import arviz  # heavy: see `export`
 
     if not isinstance(prob, (int, float)) or not 0 < prob < 1:
-        raise SamplerError(
-            f"MCMC.print_summary: prob is {prob!r}, a number strictly between 0 and 1 expected; write prob=0.9."
-        )
+        raise SamplerError(f"MCMC.print_summary: prob is {prob!r}, a number strictly between 0 and 1 expected; write prob=0.9.")
     if next(iter(run.samples.values())).shape[1] < 4:
-        raise SamplerError(
-            "MCMC.print_summary: fewer than four draws per chain were kept; ask for more with num_samples=1000."
-        )
+        raise SamplerError("MCMC.print_summary: fewer than four draws per chain were kept; ask for more with num_samples=1000.")
     posterior, variables = posterior_dataset(run)
     sites = {} if run.program is None else run.program.sites
     hidden = {n for n, site in sites.items() if exclude_deterministic and not site.latent}
@@ -42,9 +38,7 @@ def summary_table(run: Run, *, prob: float = 0.9, exclude_deterministic: bool = 
     decimals = _decimals(table["sd"].to_numpy())
     for column in ("mean", "sd", *columns.values()):
         table[column] = [f"{value:.{places}f}" for value, places in zip(table[column], decimals, strict=True)]
-    return table.to_string(
-        formatters={"ess_bulk": "{:.0f}".format, "ess_tail": "{:.0f}".format, "r_hat": "{:.3f}".format}
-    )
+    return table.to_string(formatters={"ess_bulk": "{:.0f}".format, "ess_tail": "{:.0f}".format, "r_hat": "{:.3f}".format})
 
 
 def _decimals(sd: np.ndarray) -> np.ndarray:

@@ -5,7 +5,9 @@ and `reparam` have done their work when the message arrives here. What arrives b
 may not contain (params, subsampling, keys) is refused here, by name.
 """
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +27,10 @@ from .checks import check_observation, check_shape, check_value
 from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, split_distribution
 
-__all__ = ["Bridge", "current_bridge"]
+__all__ = ["Bridge", "current_bridge", "trace_context"]
+
+# Names the trace in progress to JAX's caches; () outside.
+trace_context = jax.make_user_context(())
 
 _REFUSED = {
     "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
@@ -33,6 +38,26 @@ _REFUSED = {
     "prng_key": "a model draws only with `sample`; give the random number a distribution and a name (a site that "
     "`handlers.block` hides is drawn by `handlers.seed` around it)",
 }
+
+
+@contextlib.contextmanager
+def _validation_outside_the_trace() -> Iterator[None]:
+    """NumPyro checks known parameters as a distribution is made, by operations that it has JAX run at once.
+
+    Under the context of a trace each of them would be compiled for this trace alone, and again for the next.
+    """
+    validate = Distribution.validate_args
+
+    @functools.wraps(validate)
+    def outside(self: Distribution, strict: bool = True) -> None:
+        with trace_context(()):
+            validate(self, strict)
+
+    Distribution.validate_args = outside
+    try:
+        yield
+    finally:
+        Distribution.validate_args = validate
 
 
 class Bridge(Messenger):
@@ -43,6 +68,16 @@ class Bridge(Messenger):
         self.step: Any = None  # index of the step inside numpyro.contrib.control_flow.scan, else None
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
+        self._validation = contextlib.ExitStack()
+
+    def __enter__(self) -> "Bridge":
+        self._validation.enter_context(_validation_outside_the_trace())
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._validation.close()
+        super().__exit__(*exception)
 
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]

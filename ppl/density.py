@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.partial import Split, split
@@ -47,13 +48,13 @@ class _Skeleton:
     @functools.cached_property
     def scored(self) -> Split:
         """The density as a jaxpr of (data, position), split into what reads only data and the rest."""
-
-        def total(data: Sequence[Any], position: Mapping[str, Any]) -> Any:
-            scores = interpreters.score_sites(self.program, data, position)
-            return functools.reduce(jnp.add, [jnp.sum(s) for s in scores.values()])
-
-        jaxpr = jax.make_jaxpr(total)(self.program.data, self.positions)
+        jaxpr = jax.make_jaxpr(self.total)(self.program.data, self.positions)
         return split(jaxpr, len(self.program.data))
+
+    def total(self, data: Sequence[Any], position: Mapping[str, Any]) -> jax.Array:
+        """The log density, straight from the interpreter."""
+        scores = interpreters.score_sites(self.program, data, position)
+        return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
 
 @jax.tree_util.register_pytree_node_class
@@ -92,6 +93,10 @@ class LogDensity:
 
     def __call__(self, position: Mapping[str, Any]) -> jax.Array:
         self._check(position)
+        if all(isinstance(x, Tracer) for x in [*self.data, *position.values()]):
+            # About to be compiled: to differentiate and lower a copy that was traced before costs a fifth more.
+            values = {n: jnp.asarray(position[n], s.dtype) for n, s in self.skeleton.positions.items()}
+            return self.skeleton.total(self.data, values)
         return self.evaluate(self.prepare(), position)
 
     def prepare(self) -> list[Any]:
@@ -188,8 +193,8 @@ def _check_latent(site: Site) -> None:
         )
     if site.spec.scale is not None and not site.spec.unit_jacobian:
         warnings.warn(
-            f"site {site.name!r} ({site.line}) is latent, constrained and scaled by `handlers.scale`: its log probability is scaled and the "
-            "Jacobian of its bijection is not. NumPyro scales both, which makes its density depend on the parametrisation.",
+            f"site {site.name!r} ({site.line}) is latent, constrained and scaled by `handlers.scale`: its log probability is scaled and "
+            "the Jacobian of its bijection is not. NumPyro scales both, which makes its density depend on the parametrisation.",
             ScaledLatentWarning,
             stacklevel=3,
         )

@@ -102,9 +102,9 @@ def score_sites(program: ModelProgram, data: Data, position: Values) -> dict[str
             return operands[0], None
         if not spec.latent:
             total = spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands)
-            return operands[spec.num_leaves], jnp.sum(total)
+            return operands[spec.num_leaves], total_of(total)
         value, total = spec.apply(_score_latent(spec), operands, u)
-        return value, jnp.sum(total)
+        return value, total_of(total)
 
     return _run(program, data, rule, position)
 
@@ -166,11 +166,11 @@ def _value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
 def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
     def score(dist: Distribution, scale: Any, obs: Any, u: Any) -> tuple[Any, Any]:
         if spec.unit_jacobian:
-            return u, jnp.sum(_scaled(dist.log_prob(u), scale))
+            return u, total_of(_scaled(dist.log_prob(u), scale))
         bijection = spec.bijection(dist)
         value = bijection(u)
         log_det = bijection.log_abs_det_jacobian(u, value)
-        return value, jnp.sum(_scaled(dist.log_prob(value), scale)) + jnp.sum(_masked(log_det, dist))
+        return value, total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
 
     return score
 
@@ -197,6 +197,11 @@ def _draw(spec: Spec) -> Callable[..., Any]:
             ) from e
 
     return draw
+
+
+def total_of(x: Any) -> Any:
+    """The sum over all elements. A scalar is left as it is: a sum over no axes is one more equation to trace and differentiate."""
+    return x if jnp.ndim(x) == 0 else jnp.sum(x)
 
 
 def _scaled(log_prob: Any, scale: Any) -> Any:

@@ -1,12 +1,12 @@
 """The five statements of the model language. They are NumPyro's, with earlier and clearer errors, so either spelling works anywhere.
 
-    @lc.model
-    def eight_schools(J, sigma, y=None):
-        mu = lc.sample("mu", dist.Normal(0, 5))
-        tau = lc.sample("tau", dist.HalfCauchy(5))
-        with lc.plate("school", J):
-            theta = lc.sample("theta", dist.Normal(mu, tau))
-            lc.sample("y", dist.Normal(theta, sigma), obs=y)
+@lc.model
+def eight_schools(J, sigma, y=None):
+    mu = lc.sample("mu", dist.Normal(0, 5))
+    tau = lc.sample("tau", dist.HalfCauchy(5))
+    with lc.plate("school", J):
+        theta = lc.sample("theta", dist.Normal(mu, tau))
+        lc.sample("y", dist.Normal(theta, sigma), obs=y)
 """
 
 import functools
@@ -129,7 +129,9 @@ class plate(numpyro.plate):
             raise ModelError(f"plate {name!r}: dim is {dim}; expected a negative integer, counted from the right (-1 is the last).")
         taken = {h.dim: h.name for h in _PYRO_STACK if isinstance(h, numpyro.plate)}
         if dim in taken:
-            raise ModelError(f"plate {name!r}: dim {dim} is taken by the plate {taken[dim]!r} around it; leave `dim` out or choose another.")
+            raise ModelError(
+                f"plate {name!r}: dim {dim} is taken by the plate {taken[dim]!r} around it; leave `dim` out or choose another."
+            )
         if coords is not None:
             labels = np.asarray(coords).tolist()
             if len(labels) != size:

@@ -7,13 +7,14 @@ The batch function is compiled once for a model and the shapes of its data; new 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..transforms import ModelError
+from ..transforms import ModelError, structure
 from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
@@ -87,7 +88,9 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
     given, lead = _given(program, samples)
     missing = [n for n in program.latents if n not in given]
     if missing:
-        raise ModelError(f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}.")
+        raise ModelError(
+            f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
+        )
     return _in_batches(_pointwise, program, jax.random.key(0), given, math.prod(lead), lead)
 
 
@@ -122,10 +125,27 @@ def _pointwise(program: ModelProgram, data: Sequence[Any], key: Any, values: Sam
     return interpreters.pointwise(program, data, values)
 
 
+@dataclass(frozen=True, eq=False)
+class _Forward:
+    """A program that will not be differentiated: derivative rules, which every trace makes anew, are no part of its identity."""
+
+    program: ModelProgram
+
+    @functools.cached_property
+    def _key(self) -> Any:
+        return structure(self.program.jaxpr, differentiated=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Forward) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _batch(one: Callable[..., Any], program: ModelProgram, data: Sequence[Any], key: Any, numbers: Any, values: Samples) -> dict[str, Any]:
+def _batch(one: Callable[..., Any], forward: _Forward, data: Sequence[Any], key: Any, numbers: Any, values: Samples) -> dict[str, Any]:
     """`one` for every draw of a batch; draw number i uses the key fold_in(key, i), whatever the batch."""
-    return jax.vmap(lambda i, v: one(program, data, jax.random.fold_in(key, i), v))(numbers, values)
+    return jax.vmap(lambda i, v: one(forward.program, data, jax.random.fold_in(key, i), v))(numbers, values)
 
 
 def _in_batches(
@@ -144,7 +164,7 @@ def _in_batches(
     out = {n: np.empty((total, *s.shape), s.dtype) for n, s in shapes.items()}
     for begin in range(0, total, size):
         numbers = np.minimum(np.arange(begin, begin + size), total - 1)  # the last batch is filled up with its last draw
-        batch = _batch(one, program, program.data, key, numbers.astype(np.uint32), {n: v[numbers] for n, v in values.items()})
+        batch = _batch(one, _Forward(program), program.data, key, numbers.astype(np.uint32), {n: v[numbers] for n, v in values.items()})
         for name, value in batch.items():
             out[name][begin : begin + size] = np.asarray(value)[: total - begin]
     return {n: v.reshape(*lead, *v.shape[1:]) for n, v in out.items()}

@@ -20,20 +20,17 @@ import numpyro
 
 from ..transforms import LucioleError, ModelError, structure
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
-from .bridge import Bridge
+from .bridge import Bridge, trace_context
 from .primitives import is_site
 from .spec import Spec
 
 __all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
 
-_context = jax.make_user_context(())
 _trace_numbers = itertools.count()
 _HERE = Path(__file__).parent  # src/luciole/ppl, a link to ppl in a checkout: frames may show either path
-_LIBRARIES = tuple(
-    f"{folder}{os.sep}"
-    for module in (jax, jaxlib, numpyro)
-    for folder in (Path(module.__file__ or ".").parent,)
-) + tuple(f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in ("ppl", "inference", "transforms"))
+_LIBRARIES = tuple(f"{folder}{os.sep}" for module in (jax, jaxlib, numpyro) for folder in (Path(module.__file__ or ".").parent,)) + tuple(
+    f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in ("ppl", "inference", "transforms")
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
     try:
         # The number makes every trace a new one to JAX's caches: a jitted helper or a scan body that an earlier trace has
         # left there would bring the sites, names and masks of that trace with it.
-        with _context(("luciole trace", next(_trace_numbers))):
+        with trace_context(("luciole trace", next(_trace_numbers))):
             jaxpr = jax.make_jaxpr(run)()
     except LucioleError as e:
         raise _located(e, e) from e.__cause__
@@ -226,8 +223,8 @@ def _branch_sites(eqn: JaxprEqn, loops: tuple[int, ...]) -> Iterator[Site]:
     for name, site in merged.items():
         if site.latent and not all(name in branch for branch in branches):
             raise ModelError(
-                f"site {name!r} ({site.line}) is latent in one branch of a `cond` and absent in another. Every branch needs the same latent "
-                "sites: sample before the `cond`, or sample it in each branch."
+                f"site {name!r} ({site.line}) is latent in one branch of a `cond` and absent in another. Every branch needs the same "
+                "latent sites: sample before the `cond`, or sample it in each branch."
             )
     yield from merged.values()
 

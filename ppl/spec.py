@@ -112,8 +112,8 @@ class Spec:
         except NotImplementedError as e:
             raise ModelError(
                 f"site {self.name!r} is latent and its support, {dist.support}, has no bijection from unconstrained space "
-                f"({distribution_name(dist)}). Gradient-based inference needs one: observe the site, marginalise it, or write the model with "
-                "a distribution on the reals, an interval, the positive numbers, a simplex or a matrix constraint of NumPyro."
+                f"({distribution_name(dist)}). Gradient-based inference needs one: observe the site, marginalise it, or write the model "
+                "with a distribution on the reals, an interval, the positive numbers, a simplex or a matrix constraint of NumPyro."
             ) from e
 
 
@@ -140,8 +140,9 @@ def split_distribution(dist: Distribution, name: str) -> tuple[list[Any], Any, t
     for attribute, value in vars(dist).items():
         if any(isinstance(x, Tracer) for cell in getattr(value, "__closure__", None) or () for x in _cell_leaves(cell)):
             raise ModelError(
-                f"site {name!r}: {attribute} of {distribution_name(dist)} is a function that reads a value of the model from around it, and "
-                "such a distribution cannot be taken out of the trace. Write the process as a `jax.lax.scan` with a `sample` in its body."
+                f"site {name!r}: {attribute} of {distribution_name(dist)} is a function that reads a value of the model from around "
+                "it, and such a distribution cannot be taken out of the trace. "
+                "Write the process as a `jax.lax.scan` with a `sample` in its body."
             )
     static = tuple(leaves[i] for i in statics)
     _check_round_trip(dist, treedef, leaves, name)
@@ -176,9 +177,7 @@ def _leaf_paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
         yield path
         return
     children = list(one_level[0])
-    names = (
-        type(node).gather_pytree_data_fields() if isinstance(node, Distribution) else [f"{i:06d}" for i in range(len(children))]
-    )
+    names = type(node).gather_pytree_data_fields() if isinstance(node, Distribution) else [f"{i:06d}" for i in range(len(children))]
     for name, child in zip(names, children, strict=True):
         yield from _leaf_paths(child, (*path, name))
 
@@ -189,8 +188,8 @@ def _check_round_trip(dist: Distribution, treedef: Any, leaves: list[Any], name:
     lost = sorted(k for k in vars(dist) if k not in vars(rebuilt) and not hasattr(Distribution, k) and not _is_lazy(dist, k))
     if lost:
         raise ModelError(
-            f"site {name!r}: {distribution_name(dist)} loses its attribute {lost[0]!r} when it is taken apart and rebuilt, as JAX does. Declare "
-            f'it in the class: `pytree_data_fields = ("{lost[0]}",)` for arrays, `pytree_aux_fields = ("{lost[0]}",)` for the rest.'
+            f"site {name!r}: {distribution_name(dist)} loses its attribute {lost[0]!r} when it is taken apart and rebuilt, as JAX does. "
+            f'Declare it in the class: `pytree_data_fields = ("{lost[0]}",)` for arrays, `pytree_aux_fields = ("{lost[0]}",)` for the rest.'
         )
 
 

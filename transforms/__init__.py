@@ -3,6 +3,8 @@
 if __name__ == "transforms":
     raise ImportError("this folder is part of the package luciole: write `from luciole import transforms`")
 
+from .affine import Affine, Dependence, Input, NotAffine, affine_in, why_not_affine
+from .affine_blocks import ContractBlock, DenseBlock, GatherBlock
 from .autodiff import (
     LinearProgram,
     check_linearization,
@@ -22,14 +24,22 @@ from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
 
 __all__ = [
+    "Affine",
+    "ContractBlock",
+    "DenseBlock",
+    "Dependence",
     "DerivativeError",
+    "GatherBlock",
     "InitError",
+    "Input",
     "LinearProgram",
     "LucioleError",
     "LucioleWarning",
     "ModelError",
+    "NotAffine",
     "SamplerError",
     "Stream",
+    "affine_in",
     "any_lane",
     "check_linearization",
     "defines_linearization",
@@ -46,4 +56,5 @@ __all__ = [
     "uniform",
     "value_and_grad",
     "vjp",
+    "why_not_affine",
 ]

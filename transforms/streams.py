@@ -85,9 +85,7 @@ def stream_for(run_key: ArrayLike, chain: ArrayLike) -> Stream:
     return Stream(key=jnp.stack(words), counter=jnp.zeros((), jnp.uint32))
 
 
-def random_bits(
-    stream: Stream, purpose: int, shape: tuple[int, ...] = (), index: ArrayLike = 0
-) -> tuple[jax.Array, jax.Array]:
+def random_bits(stream: Stream, purpose: int, shape: tuple[int, ...] = (), index: ArrayLike = 0) -> tuple[jax.Array, jax.Array]:
     """Two words of 32 random bits for each entry of `shape`.
 
     Args:
@@ -115,9 +113,7 @@ def random_bits(
     return threefry(stream.key[0], stream.key[1], lax.broadcast(stream.counter, shape), low)
 
 
-def uniform(
-    stream: Stream, purpose: int, shape: tuple[int, ...] = (), index: ArrayLike = 0, dtype: np.dtype | None = None
-) -> jax.Array:
+def uniform(stream: Stream, purpose: int, shape: tuple[int, ...] = (), index: ArrayLike = 0, dtype: np.dtype | None = None) -> jax.Array:
     """Uniform numbers on [0, 1): multiples of 2**-24 in float32, of 2**-52 in float64.
 
     Args:
@@ -128,9 +124,7 @@ def uniform(
     return whole * whole.dtype.type(2.0**-bits)
 
 
-def normal(
-    stream: Stream, purpose: int, shape: tuple[int, ...] = (), index: ArrayLike = 0, dtype: np.dtype | None = None
-) -> jax.Array:
+def normal(stream: Stream, purpose: int, shape: tuple[int, ...] = (), index: ArrayLike = 0, dtype: np.dtype | None = None) -> jax.Array:
     """Standard normal numbers by inversion: sqrt(2) * erfinv(2 u - 1) with u in the open interval, symmetric about 1/2.
 
     Args:

@@ -24,6 +24,7 @@ from .ppl import prior_predictive as prior_predictive
 from .ppl import render_model as render_model
 from .ppl import sample as sample
 from .ppl import trace as trace
+from .transforms import DerivativeError as DerivativeError
 from .transforms import InitError as InitError
 from .transforms import LucioleError as LucioleError
 from .transforms import LucioleWarning as LucioleWarning
@@ -36,6 +37,7 @@ __all__ = [
     "HMC",
     "MCMC",
     "NUTS",
+    "DerivativeError",
     "InitError",
     "LogDensity",
     "LucioleError",

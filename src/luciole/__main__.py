@@ -16,13 +16,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m luciole",
         description="Sample the eight-schools posterior with NUTS, summarise it, write an ArviZ file and a trace plot.",
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("luciole-demo"), metavar="DIR", help="folder for the results (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, default=Path("luciole-demo"), metavar="DIR", help="folder for the results (%(default)s)")
     parser.add_argument("--draws", type=int, default=1000, metavar="N", help="draws per chain (%(default)s)")
-    parser.add_argument(
-        "--warmup", type=int, default=1000, metavar="N", help="warm-up transitions per chain (%(default)s)"
-    )
+    parser.add_argument("--warmup", type=int, default=1000, metavar="N", help="warm-up transitions per chain (%(default)s)")
     parser.add_argument("--chains", type=int, default=4, metavar="N", help="number of chains (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random key (%(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="draw no progress bar")
@@ -69,18 +65,12 @@ def verdict(summary, num_divergent: int, num_chains: int) -> tuple[bool, str]:
     if num_chains < 2:
         complaints.append("one chain has nothing to be compared with: use at least four")
     elif not r_hat <= MAX_R_HAT:
-        complaints.append(
-            f"R-hat above {MAX_R_HAT} means that the chains disagree: draw more, or look at the trace plot"
-        )
+        complaints.append(f"R-hat above {MAX_R_HAT} means that the chains disagree: draw more, or look at the trace plot")
     if not ess >= needed:
         complaints.append(f"fewer than {needed} effective draws: means and intervals are rough")
     if num_divergent:
-        complaints.append(
-            "divergent transitions hint at a region that the sampler cannot enter: raise target_accept_prob"
-        )
-    numbers = (
-        f"largest R-hat {r_hat:.3f}, smallest effective sample size {ess:.0f}, divergent transitions {num_divergent}"
-    )
+        complaints.append("divergent transitions hint at a region that the sampler cannot enter: raise target_accept_prob")
+    numbers = f"largest R-hat {r_hat:.3f}, smallest effective sample size {ess:.0f}, divergent transitions {num_divergent}"
     if complaints:
         return False, f"Not to be trusted as it stands: {numbers}.\n  - " + "\n  - ".join(complaints)
     return True, f"Nothing speaks against these draws: {numbers}."
@@ -115,9 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = mcmc.to_arviz()
 
     summary = az.summary(data, var_names=["mu", "tau", "theta"])
-    print(
-        "\nThe posterior, in points on the SAT-V scale (mu: mean effect, tau: spread of schools, theta: each school):\n"
-    )
+    print("\nThe posterior, in points on the SAT-V scale (mu: mean effect, tau: spread of schools, theta: each school):\n")
     print(summary.to_string())
 
     options.output.mkdir(parents=True, exist_ok=True)

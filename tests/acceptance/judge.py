@@ -10,11 +10,21 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-from luciole import dist
-from luciole.ppl import LogDensity
 from scipy import stats
 
-__all__ = ["FAILURE_RATE", "Verdict", "WithoutJacobian", "against_reference", "judge", "scalars", "stein", "uniform_ranks"]
+from luciole import dist
+from luciole.ppl import LogDensity
+
+__all__ = [
+    "FAILURE_RATE",
+    "Verdict",
+    "WithoutJacobian",
+    "against_reference",
+    "judge",
+    "scalars",
+    "stein",
+    "uniform_ranks",
+]
 
 FAILURE_RATE = 1e-4
 
@@ -128,10 +138,16 @@ class WithoutJacobian(LogDensity):
     def of(cls, density):
         return cls(density.data, density.skeleton)
 
+    def __call__(self, position):
+        return self.evaluate(self.prepare(), position)
+
     def evaluate(self, prepared, position):
-        total = super().evaluate(prepared, position)
+        return super().evaluate(prepared, position) - self._log_jacobian(position)
+
+    def _log_jacobian(self, position):
+        total = 0.0
         for name, site in self.program.latents.items():
             if all(isinstance(bound, (int, float, np.ndarray, jax.Array)) for bound in jax.tree.leaves(site.support)):
                 bijection = dist.biject_to(site.support)
-                total = total - bijection.log_abs_det_jacobian(position[name], bijection(position[name])).sum()
+                total = total + bijection.log_abs_det_jacobian(position[name], bijection(position[name])).sum()
         return total

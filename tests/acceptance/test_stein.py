@@ -23,7 +23,10 @@ def supports():
     lc.sample("interval", dist.Uniform(-1.0, 2.0))
     lc.sample("unit", dist.Beta(2.0, 3.0))
     lc.sample("simplex", dist.Dirichlet(jnp.array([2.0, 3.0, 4.0])))
-    lc.sample("above", dist.TransformedDistribution(dist.Exponential(1.0), dist.transforms.AffineTransform(0.5, 2.0, domain=dist.constraints.positive)))
+    lc.sample(
+        "above",
+        dist.TransformedDistribution(dist.Exponential(1.0), dist.transforms.AffineTransform(0.5, 2.0, domain=dist.constraints.positive)),
+    )
 
 
 def draws_of_supports(rng, n):
@@ -72,7 +75,11 @@ def draws_of_volatility(rng, n):
     return {"persistence": persistence, "shock": shock, "variance": np.stack(variances, 1)}
 
 
-MODELS = {"supports": (supports, draws_of_supports), "hierarchy": (hierarchy, draws_of_hierarchy), "volatility": (volatility, draws_of_volatility)}
+MODELS = {
+    "supports": (supports, draws_of_supports),
+    "hierarchy": (hierarchy, draws_of_hierarchy),
+    "volatility": (volatility, draws_of_volatility),
+}
 
 
 @pytest.fixture(params=MODELS)

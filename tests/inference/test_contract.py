@@ -17,7 +17,10 @@ KERNELS = {
 }
 
 
-@pytest.fixture(params=KERNELS)
+SLOW = {"nuts_dense", "hmc_length"}
+
+
+@pytest.fixture(params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KERNELS])
 def kernel(request):
     return KERNELS[request.param]
 

@@ -1,8 +1,10 @@
 """The way out: groups, names, dimensions and labels for ArviZ, files, the summary table and the diagnosis."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import arviz as az
 import jax
@@ -13,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+import luciole as lc
 from luciole.inference import MCMC, NUTS, Diagnosis
 from luciole.inference.diagnosis import diagnose
 from luciole.inference.export import Run, array_arguments, to_arviz
@@ -115,9 +118,7 @@ def test_dims_and_coords_come_from_the_plates(schools, exported):
     assert posterior["theta"].dims == ("chain", "draw", "school") == exported["log_likelihood"]["y"].dims
     assert exported["observed_data"]["y"].dims == ("school",)
     assert posterior["school"].values.tolist() == SCHOOLS == exported["observed_data"]["school"].values.tolist()
-    np.testing.assert_array_equal(
-        posterior["theta"].sel(school="Hotchkiss"), schools.get_samples(group_by_chain=True)["theta"][:, :, 4]
-    )
+    np.testing.assert_array_equal(posterior["theta"].sel(school="Hotchkiss"), schools.get_samples(group_by_chain=True)["theta"][:, :, 4])
     np.testing.assert_array_equal(posterior["draw"], np.arange(250))
 
 
@@ -139,9 +140,7 @@ def test_attributes_tell_where_it_comes_from(schools, exported):
 
 def test_log_likelihood_is_numpyros(schools, exported):
     samples = schools.get_samples(group_by_chain=True)
-    expected = numpyro.infer.log_likelihood(
-        eight_schools, {n: samples[n] for n in ("mu", "tau", "z")}, 8, ERRORS, y=EFFECTS, batch_ndims=2
-    )
+    expected = numpyro.infer.log_likelihood(eight_schools, {n: samples[n] for n in ("mu", "tau", "z")}, 8, ERRORS, y=EFFECTS, batch_ndims=2)
     np.testing.assert_allclose(exported["log_likelihood"]["y"], expected["y"], rtol=1e-5)
 
 
@@ -261,9 +260,7 @@ def test_constant_data_of_nested_and_scoped_arguments():
             sample("obs", dist.Normal(b * rows["x"] + more[0] + options["shift"], scale), obs=rows["y"])
 
     rows = {"x": np.arange(4.0), "y": np.ones(4), "label": "not an array"}
-    data = exported_prior(
-        numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0)
-    )
+    data = exported_prior(numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0))
     assert set(data["constant_data"].data_vars) == {"rows.x", "more.0", "shift"}
     assert data["constant_data"]["rows.x"].dims == ("rows.x_dim_0",)
 
@@ -294,9 +291,7 @@ def test_warmup_groups_and_thinning():
 def test_predictive_groups(schools):
     prior = prior_predictive(eight_schools, jax.random.key(1), 30, 8, ERRORS)
     flat = posterior_predictive(eight_schools, jax.random.key(2), schools.get_samples(), 8, ERRORS)
-    by_chain = posterior_predictive(
-        eight_schools, jax.random.key(2), schools.get_samples(group_by_chain=True), 8, ERRORS
-    )
+    by_chain = posterior_predictive(eight_schools, jax.random.key(2), schools.get_samples(group_by_chain=True), 8, ERRORS)
     data = schools.to_arviz(prior=prior, posterior_predictive=flat)
     assert set(data["prior"].data_vars) == {"mu", "tau", "z", "theta"}
     assert data["prior"]["theta"].sizes == {"chain": 1, "draw": 30, "school": 8}
@@ -343,7 +338,8 @@ def test_before_a_run():
 
 def test_arviz_is_imported_by_who_asks_for_it():
     code = "import sys, luciole.inference; sys.exit('arviz' in sys.modules or 'xarray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    source = str(Path(lc.__file__).parents[1])
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}).returncode == 0
 
 
 def test_new_data_replace_the_old():
@@ -456,9 +452,7 @@ class TestDiagnosis:
         stats = {**good.sample_stats, "n_steps": steps, "energy": np.cumsum(noise(4, 500, seed=3), axis=1)}
         found = diagnose(dataclasses.replace(good, sample_stats=stats))
         assert found.saturated == (0, 5, 0, 0)
-        assert "5 of 2000 trajectories took all the steps that max_tree_depth allows (by chain: 0, 5, 0, 0)." in str(
-            found
-        )
+        assert "5 of 2000 trajectories took all the steps that max_tree_depth allows (by chain: 0, 5, 0, 0)." in str(found)
         assert max(found.bfmi) < 0.3
         assert "BFMI below 0.3 (by chain: " in str(found)
 

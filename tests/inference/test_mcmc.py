@@ -82,7 +82,7 @@ def test_interrupt_in_warmup_leaves_nothing(density, monkeypatch):
 def test_divergences_are_counted_and_warned_of(targets):
     funnel = targets.FakeDensity(
         {"v": (), "x": (6,)},
-        lambda p, _: -p["v"] ** 2 / 18 - 0.5 * (p["x"] ** 2).sum() * jnp.exp(-p["v"]) - 3 * p["v"],
+        lambda p, _: -(p["v"] ** 2) / 18 - 0.5 * (p["x"] ** 2).sum() * jnp.exp(-p["v"]) - 3 * p["v"],
     )
     with pytest.warns(DivergenceWarning, match="diverged") as caught:
         mcmc = small(HMC(funnel, num_steps=8, step_size=0.5), num_samples=300).run(KEY)
@@ -221,7 +221,7 @@ def test_what_is_no_kernel(density):
 
 
 def test_asking_too_early(density):
-    with pytest.raises(SamplerError, match="no draws yet; call mcmc.run"):
+    with pytest.raises(SamplerError, match=r"no draws yet; call mcmc\.run"):
         small(NUTS(density)).get_samples()
 
 

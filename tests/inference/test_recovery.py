@@ -30,7 +30,7 @@ def worst_z(draws, expected):
     "kernel",
     [
         lambda d: NUTS(d),
-        lambda d: NUTS(d, dense_mass=True),
+        pytest.param(lambda d: NUTS(d, dense_mass=True), marks=pytest.mark.slow),
         lambda d: HMC(d, num_steps=6, jitter=0.5),
     ],
     ids=["nuts", "nuts_dense", "hmc"],
@@ -44,6 +44,7 @@ def test_moments_of_a_skewed_target(kernel, targets):
     assert worst_z(gamma, SHAPES - 1) > 10
 
 
+@pytest.mark.slow
 def test_trajectories_are_as_deep_as_numpyro_s():
     dim, num, step = 5, 20_000, np.float32(0.35)
     rng = np.random.default_rng(0)

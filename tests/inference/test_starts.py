@@ -16,10 +16,13 @@ def starts(log_density, given=None):
 
     def one(chain):
         stream = stream_for(jnp.asarray([1, 2], jnp.uint32), chain)
-        initial = lambda words: jax.random.uniform(jax.random.wrap_key_data(words), (1,), minval=-2.0, maxval=2.0)
+
+        def initial(words):
+            return jax.random.uniform(jax.random.wrap_key_data(words), (1,), minval=-2.0, maxval=2.0)
+
         start = jnp.full(1, 0.0 if given is None else given)
         value_and_grad = jax.value_and_grad(lambda x: log_density(x[0]))
-        position, _, ok = search(value_and_grad, initial, stream, start, jnp.asarray(given is not None))
+        position, _, ok, _ = search(value_and_grad, initial, stream, start, jnp.asarray(given is not None))
         return position[0], ok
 
     position, ok = jax.jit(jax.vmap(one))(jnp.arange(CHAINS, dtype=jnp.uint32))

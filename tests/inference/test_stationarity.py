@@ -46,7 +46,7 @@ def log_density_rows(x):
     return (SHAPES * x - np.exp(x)).sum(1)
 
 
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_nuts_is_stationary(dense):
     matrix = np.array([[1.5, 0.3, 0.0], [0.3, 0.8, 0.1], [0.0, 0.1, 0.3]], np.float32)
     matrix = matrix if dense else np.diag(matrix)
@@ -58,17 +58,19 @@ def test_nuts_with_weight_sign_flipped_is_not(monkeypatch):
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
 
 
+@pytest.mark.slow
 def test_nuts_without_subtree_check_is_not(monkeypatch):
     monkeypatch.setattr(tree, "_close_subtrees", lambda t, *_: (t.momenta, t.rhos, jnp.bool_(False)))
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > MAX_Z
 
 
+@pytest.mark.slow
 def test_nuts_that_only_goes_forward_is_not(monkeypatch):
     monkeypatch.setattr(tree, "random_bits", lambda *_: (jnp.uint32(0xFFFFFFFF), None))
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > MAX_Z
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.7])
+@pytest.mark.parametrize("jitter", [0.0, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_hmc_is_stationary(jitter):
     assert worst_z(HMC(None, num_steps=4, jitter=jitter, step_size=0.6, inverse_mass_matrix=np.ones(3))) < MAX_Z
 
@@ -78,6 +80,7 @@ def test_hmc_that_accepts_the_wrong_way_is_not(monkeypatch):
     assert worst_z(HMC(None, num_steps=4, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
 
 
+@pytest.mark.slow
 def test_hmc_that_always_accepts_is_not(monkeypatch):
     monkeypatch.setattr(hmc, "energy_error", lambda new, start: jnp.zeros_like(new))
     assert worst_z(HMC(None, num_steps=4, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z

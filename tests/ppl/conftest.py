@@ -57,9 +57,7 @@ def assert_equals_numpyro(random_position, assert_close):
 
         @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
         def both(density, z):
-            return jax.value_and_grad(density)(z), jax.value_and_grad(
-                lambda z: -potential_energy(theirs, args, kwargs, z)
-            )(z)
+            return jax.value_and_grad(density)(z), jax.value_and_grad(lambda z: -potential_energy(theirs, args, kwargs, z))(z)
 
         values = []
         for seed in range(points):

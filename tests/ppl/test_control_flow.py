@@ -327,9 +327,7 @@ def test_program_does_not_depend_on_the_hash_seed():
             "PYTHONPATH": os.pathsep.join([str(source), *sys.path]),
             "JAX_PLATFORMS": "cpu",
         }
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True).stdout
 
     found = {text(seed) for seed in ("0", "1", "2")}
     assert len(found) == 1, found

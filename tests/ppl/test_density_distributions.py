@@ -75,9 +75,7 @@ LATENT = {
     "normal covariance": lambda m: dist.MultivariateNormal(m * jnp.ones(3), covariance_matrix=MATRIX),
     "normal precision": lambda m: dist.MultivariateNormal(m * jnp.ones(3), precision_matrix=MATRIX * jnp.exp(m)),
     "normal triangle": lambda m: dist.MultivariateNormal(m * jnp.ones(3), scale_tril=TRIANGLE),
-    "ordered": lambda m: dist.TransformedDistribution(
-        dist.Normal(m, 1.0).expand([4]).to_event(1), transforms.OrderedTransform()
-    ),
+    "ordered": lambda m: dist.TransformedDistribution(dist.Normal(m, 1.0).expand([4]).to_event(1), transforms.OrderedTransform()),
     "pareto": lambda m: dist.Pareto(jnp.exp(m), 2.5),
     "relaxed bernoulli": lambda m: dist.RelaxedBernoulliLogits(0.7, m),
     "right truncated": lambda m: dist.RightTruncatedDistribution(dist.Cauchy(0.0, 1.0), high=m),
@@ -186,9 +184,7 @@ def test_observation_outside_a_latent_support(make, validate):
     assert (float("-inf") in outside) == (validate is not False)
 
 
-@pytest.mark.parametrize(
-    "name", marked(["half cauchy", "lkj cholesky", "left truncated", "uniform", "wishart", "zero sum", "car"])
-)
+@pytest.mark.parametrize("name", marked(["half cauchy", "lkj cholesky", "left truncated", "uniform", "wishart", "zero sum", "car"]))
 def test_round_trip(name, random_position, assert_close):
     """unconstrain is the inverse of constrain, and constrain lands in the support."""
 

@@ -45,9 +45,7 @@ def second_order():
 def switch():
     chosen = lc.sample("chosen", dist.Normal(0.0, 1.0))
     a, b = lc.sample("a", dist.Normal(0.0, 1.0)), lc.sample("b", dist.Normal(0.0, 1.0))
-    out = jax.lax.cond(
-        chosen > 0, lambda: lc.sample("z", dist.Normal(a, 1.0)), lambda: lc.sample("z", dist.Normal(0.0, 1.0))
-    )
+    out = jax.lax.cond(chosen > 0, lambda: lc.sample("z", dist.Normal(a, 1.0)), lambda: lc.sample("z", dist.Normal(0.0, 1.0)))
     lc.factor("f", out * b)
 
 

@@ -95,9 +95,7 @@ def correlations(draws):
     walk = np.asarray(draws["walk"])
     innovations = walk - 0.5 * np.concatenate([np.zeros((len(walk), 1)), walk[:, :-1]], axis=1)
     mapped = np.asarray(draws["mapped"]) / [1.0, 4.0]
-    columns = np.concatenate(
-        [np.asarray(draws["mu"])[:, None], innovations, mapped, np.asarray(draws["theta"])], axis=1
-    )
+    columns = np.concatenate([np.asarray(draws["mu"])[:, None], innovations, mapped, np.asarray(draws["theta"])], axis=1)
     c = np.corrcoef(columns.T)
     off = np.abs(c[np.triu_indices_from(c, 1)])
     return off.max(), off.size, columns
@@ -185,9 +183,7 @@ class TestPytree:
     """A LogDensity goes through jit, grad and vmap as an argument whose leaves are the data."""
 
     def density(self, y=Y):
-        return lc.log_density(
-            lambda y: lc.sample("y", dist.Normal(lc.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=y), y
-        )
+        return lc.log_density(lambda y: lc.sample("y", dist.Normal(lc.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=y), y)
 
     def expected(self, m, y):
         return stats.norm.logpdf(m) + stats.norm.logpdf(y, m).sum()
@@ -250,6 +246,17 @@ class TestPytree:
             assert word not in late
 
 
+def test_arrays_without_axes_are_data_and_numbers_are_not():
+    def model(scale, y):
+        mu = lc.sample("mu", dist.Normal(0, 1))
+        lc.sample("y", dist.Normal(mu, scale), obs=y)
+
+    program = lc.trace(model, np.array(2.0), np.zeros(3))
+    assert program == lc.trace(model, np.array(3.0), np.ones(3))
+    assert program != lc.trace(model, 2.0, np.zeros(3))
+    assert lc.trace(model, 2.0, np.zeros(3)) != lc.trace(model, 3.0, np.zeros(3))
+
+
 def test_starts():
     density = lc.log_density(everything)
     uniform = jax.jit(lambda d, k: d.init(k, lc.init_to_uniform(0.5)))(density, jax.random.key(0))
@@ -287,9 +294,7 @@ def test_single_precision():
     with jax.enable_x64(False):
         density = lc.log_density(model, np.array(Y))
         assert {s.dtype for s in density.positions.values()} == {np.dtype("float32")}
-        value, gradient = jax.value_and_grad(density)(
-            {n: jnp.zeros(s.shape, s.dtype) for n, s in density.positions.items()}
-        )
+        value, gradient = jax.value_and_grad(density)({n: jnp.zeros(s.shape, s.dtype) for n, s in density.positions.items()})
     assert {value.dtype, *(g.dtype for g in gradient.values())} == {np.dtype("float32")}
     z = {n: jnp.zeros(s.shape) for n, s in density.positions.items()}
     assert float(value) == pytest.approx(float(lc.log_density(model, np.array(Y))(z)), rel=1e-5)

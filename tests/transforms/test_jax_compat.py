@@ -18,9 +18,7 @@ MARK = Mark()
 twice_p = compat.Primitive("twice")
 compat.declare_effect(Mark)
 compat.define_result(twice_p, lambda x, **params: (ShapedArray(x.shape, x.dtype), {MARK}))
-compat.define_batching(
-    twice_p, lambda size, operands, axes, **params: (twice_p.bind(*operands, size=size, axes=tuple(axes)), axes[0])
-)
+compat.define_batching(twice_p, lambda size, operands, axes, **params: (twice_p.bind(*operands, size=size, axes=tuple(axes)), axes[0]))
 compat.define_jvp(twice_p, lambda primals, tangents, **params: (twice_p.bind(*primals), 2.0 * tangents[0]))
 
 
@@ -98,9 +96,7 @@ def test_scan_layout(num_consts, num_carry):
     def f(consts, carry, xs):
         return jax.lax.scan(lambda c, x: ([v + x + sum(consts) for v in c], x), carry, xs)
 
-    (eqn,) = [
-        e for e in equations(f, consts, [jnp.asarray(0.0)] * num_carry, jnp.ones(4)) if e.primitive.name == "scan"
-    ]
+    (eqn,) = [e for e in equations(f, consts, [jnp.asarray(0.0)] * num_carry, jnp.ones(4)) if e.primitive.name == "scan"]
     assert compat.scan_layout(eqn) == (num_consts, num_carry)
     assert len(eqn.invars) == num_consts + num_carry + 1
 
@@ -129,18 +125,10 @@ def test_effect_is_never_lowered():
 
 def test_batching_is_asked_even_when_nothing_is_batched():
     for x, axis, expected in [(jnp.ones((5, 3)), 0, (0,)), (jnp.ones((5, 3)), 1, (1,))]:
-        (eqn,) = [
-            e
-            for e in equations(jax.vmap(lambda x: twice_p.bind(x), in_axes=axis, out_axes=axis), x)
-            if e.primitive is twice_p
-        ]
+        (eqn,) = [e for e in equations(jax.vmap(lambda x: twice_p.bind(x), in_axes=axis, out_axes=axis), x) if e.primitive is twice_p]
         assert eqn.params["axes"] == expected
         assert eqn.params["size"] == x.shape[axis]
-    (eqn,) = [
-        e
-        for e in equations(jax.vmap(lambda x: (twice_p.bind(jnp.float32(1.0)), x)[1]), jnp.ones(7))
-        if e.primitive is twice_p
-    ]
+    (eqn,) = [e for e in equations(jax.vmap(lambda x: (twice_p.bind(jnp.float32(1.0)), x)[1]), jnp.ones(7)) if e.primitive is twice_p]
     assert eqn.params == {"size": 7, "axes": (None,)}
 
 
@@ -191,9 +179,7 @@ compat.define_jvp(
 )
 compat.define_transpose(
     halve_p,
-    lambda cotangents, linear, operands: [
-        halve_p.bind(cotangents[0])[0] if linear == [True] and operands == [None] else None
-    ],
+    lambda cotangents, linear, operands: [halve_p.bind(cotangents[0])[0] if linear == [True] and operands == [None] else None],
 )
 
 

@@ -121,9 +121,5 @@ def test_constants_belong_to_the_first_part():
 
 
 def test_steps_are_all_used():
-    used = set(
-        itertools.chain.from_iterable(
-            count(random_program(s), (jnp.ones(4),) * 2, (jnp.ones(4),) * 2) for s in range(30)
-        )
-    )
+    used = set(itertools.chain.from_iterable(count(random_program(s), (jnp.ones(4),) * 2, (jnp.ones(4),) * 2) for s in range(30)))
     assert {"sin", "rev", "scan", "concatenate", "transpose", "reshape", "broadcast_in_dim"} <= used

@@ -66,9 +66,7 @@ def test_same_numbers_in_every_executor():
     compiled = jax.jit(jax.vmap(draw))(jnp.arange(3))
     for other in (batched, compiled):
         for chain in range(3):
-            jax.tree.map(
-                lambda a, b, chain=chain: np.testing.assert_allclose(a, b[chain], rtol=1e-6), eager[chain], other
-            )
+            jax.tree.map(lambda a, b, chain=chain: np.testing.assert_allclose(a, b[chain], rtol=1e-6), eager[chain], other)
             np.testing.assert_array_equal(eager[chain][0][0], other[0][0][chain])
             np.testing.assert_array_equal(eager[chain][1], other[1][chain])
 

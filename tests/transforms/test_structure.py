@@ -34,9 +34,7 @@ PROGRAMS = {
     "arithmetic": lambda: lambda x: (2.0 * x + 1.0).sum(),
     "scan": lambda: lambda x: jax.lax.scan(lambda c, y: (c * 0.5 + y, c), 0.0, x)[0],
     "cond": lambda: lambda x: jax.lax.cond(x[0] > 0, lambda y: y.sum(), lambda y: y.prod(), x),
-    "while": lambda: (
-        lambda x: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2.0), (0, x))[1].sum()
-    ),
+    "while": lambda: lambda x: jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * 2.0), (0, x))[1].sum(),
     "remat": lambda: lambda x: jax.checkpoint(lambda y: jnp.sin(y).sum())(x),
     "cholesky": lambda: lambda x: jnp.log(jnp.linalg.cholesky(jnp.eye(4) + jnp.outer(x, x))[-1, -1]),
     "jit": lambda: lambda x: jax.jit(lambda y: jnp.cos(y).sum())(x),

@@ -32,9 +32,7 @@ def active_outputs(jaxpr: Any, active: Sequence[bool]) -> tuple[bool, ...]:
     for eqn in inner.eqns:
         reads = [not isinstance(x, Literal) and x in alive for x in eqn.invars]
         if any(reads):
-            alive.update(
-                v for v, a in zip(eqn.outvars, _equation(eqn, reads), strict=True) if a and is_differentiable(v.aval)
-            )
+            alive.update(v for v, a in zip(eqn.outvars, _equation(eqn, reads), strict=True) if a and is_differentiable(v.aval))
     return tuple(not isinstance(v, Literal) and v in alive for v in inner.outvars)
 
 

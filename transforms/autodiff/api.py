@@ -27,22 +27,23 @@ __all__ = ["grad", "hvp", "jvp", "linearize", "transpose", "value_and_grad", "vj
 class _Traced:
     """A function as a jaxpr of the leaves of its arguments; with `has_aux` the second result has no derivative."""
 
+    out_tree: Any
+    aux_tree: Any
+    num_out: int
+
     def __init__(self, f: Callable[..., Any], primals: tuple[Any, ...], has_aux: bool):
         leaves, self.in_tree = jax.tree.flatten(primals)
         for leaf, name in zip(leaves, leaf_names(self.in_tree), strict=True):
             if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
                 raise DerivativeError(
-                    f"{_name(f)}: the differentiated argument {name} is a {type(leaf).__name__}, expected an array "
-                    f"or a number."
+                    f"{_name(f)}: the differentiated argument {name} is a {type(leaf).__name__}, expected an array or a number."
                 )
         self.leaves = leaves = [v if hasattr(v, "dtype") else jax.numpy.asarray(v) for v in leaves]
 
         def flat(*values: Any) -> list[Any]:
             out = f(*jax.tree.unflatten(self.in_tree, values))
             if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                raise DerivativeError(
-                    f"{_name(f)}: with has_aux=True the function returns (value, aux); found a {type(out).__name__}."
-                )
+                raise DerivativeError(f"{_name(f)}: with has_aux=True the function returns (value, aux); found a {type(out).__name__}.")
             out, aux = out if has_aux else (out, ())
             results, self.out_tree = jax.tree.flatten(out)
             extra, self.aux_tree = jax.tree.flatten(aux)
@@ -54,9 +55,7 @@ class _Traced:
         self.out_avals = tuple(v.aval for v in self.jaxpr.outvars[: self.num_out])
 
     def split(self, outs: Sequence[Any]) -> tuple[Any, Any]:
-        return jax.tree.unflatten(self.out_tree, outs[: self.num_out]), jax.tree.unflatten(
-            self.aux_tree, outs[self.num_out :]
-        )
+        return jax.tree.unflatten(self.out_tree, outs[: self.num_out]), jax.tree.unflatten(self.aux_tree, outs[self.num_out :])
 
     def linearize(self) -> tuple[list[Any], LinearProgram]:
         active = tuple(is_differentiable(a) for a in self.avals)
@@ -134,9 +133,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     return (value, transpose(program), *aux)
 
 
-def value_and_grad(
-    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
-) -> Callable[..., Any]:
+def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """A function that returns the value of f and its gradient.
 
     Args:
@@ -159,8 +156,7 @@ def value_and_grad(
         places = [n + len(args) if n < 0 else n for n in chosen]
         if any(not 0 <= n < len(args) for n in places):
             raise DerivativeError(
-                f"{_name(f)} was called with {len(args)} positional arguments; argnums={argnums} names one that is "
-                f"not there."
+                f"{_name(f)} was called with {len(args)} positional arguments; argnums={argnums} names one that is not there."
             )
 
         def of_chosen(*values: Any) -> Any:
@@ -175,9 +171,7 @@ def value_and_grad(
         _check_scalar(traced, _name(f))
         outs, program = traced.linearize()
         value, aux = traced.split(outs)
-        gradient = program.apply_transposed(
-            jax.tree.unflatten(traced.out_tree, [np.ones((), traced.out_avals[0].dtype)])
-        )
+        gradient = program.apply_transposed(jax.tree.unflatten(traced.out_tree, [np.ones((), traced.out_avals[0].dtype)]))
         return ((value, aux) if has_aux else value), (gradient[0] if isinstance(argnums, int) else gradient)
 
     return with_gradient
@@ -223,13 +217,8 @@ def _check_inputs(traced: _Traced, name: str, places: Sequence[int]) -> None:
 
 
 def _check_scalar(traced: _Traced, name: str) -> None:
-    if (
-        traced.num_out != 1
-        or traced.out_avals[0].shape != ()
-        or not jax.dtypes.issubdtype(traced.out_avals[0].dtype, np.floating)
-    ):
+    if traced.num_out != 1 or traced.out_avals[0].shape != () or not jax.dtypes.issubdtype(traced.out_avals[0].dtype, np.floating):
         found = ", ".join(a.str_short() for a in traced.out_avals) or "nothing"
         raise DerivativeError(
-            f"{name}: a gradient needs a function that returns one real scalar; found {found}. For other results use "
-            f"`vjp` or `linearize`."
+            f"{name}: a gradient needs a function that returns one real scalar; found {found}. For other results use `vjp` or `linearize`."
         )

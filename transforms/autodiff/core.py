@@ -160,9 +160,7 @@ def push(
         value.update(zip(eqn.outvars, outs, strict=True))
         if overrides:
             value.update((v, overrides[v]) for v in eqn.outvars if v in overrides)
-    return [read(value, x) for x in jaxpr.outvars], [
-        None if isinstance(x, Literal) else tangent.get(x) for x in jaxpr.outvars
-    ]
+    return [read(value, x) for x in jaxpr.outvars], [None if isinstance(x, Literal) else tangent.get(x) for x in jaxpr.outvars]
 
 
 def linearize_equation(eqn: JaxprEqn, active: tuple[bool, ...], primals: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -189,9 +187,7 @@ def forward_equation(eqn: JaxprEqn, primals: list[Any], tangents: list[Any]) -> 
     return outs, linear(tangents)
 
 
-def push_forward(
-    jaxpr: Any, consts: Sequence[Any], primals: Sequence[Any], tangents: Sequence[Any]
-) -> tuple[list[Any], list[Any]]:
+def push_forward(jaxpr: Any, consts: Sequence[Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The forward derivative of a jaxpr: results and their tangents (None for zero)."""
     return push(jaxpr, consts, primals, tangents, forward_equation)
 
@@ -288,10 +284,7 @@ def linearize_jaxpr(
     slots = [Slot(tangent_aval(v.aval)) if a else None for v, a in zip(jaxpr.invars, active, strict=True)]
     outs, out_slots = push(jaxpr, consts, primals, slots, tape.apply_rule, overrides)
     if want is not None:
-        out_slots = [
-            (s or Slot(tangent_aval(v.aval))) if w else None
-            for s, v, w in zip(out_slots, jaxpr.outvars, want, strict=True)
-        ]
+        out_slots = [(s or Slot(tangent_aval(v.aval))) if w else None for s, v, w in zip(out_slots, jaxpr.outvars, want, strict=True)]
     inputs, outputs = [s for s in slots if s is not None], [s for s in out_slots if s is not None]
     closed = jax.make_jaxpr(tape.replay(inputs, outputs))(*[s.aval for s in inputs])
     linear, residuals = open_jaxpr(closed)

@@ -48,10 +48,7 @@ def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[
         DerivativeError: the shapes do not fit.
     """
     if x.ndim != 2 or y.shape != x.shape[:1]:
-        raise DerivativeError(
-            f"gaussian_regression_log_likelihood: x has shape {x.shape} and y {y.shape}; expected (row, dim) and "
-            f"(row,)."
-        )
+        raise DerivativeError(f"gaussian_regression_log_likelihood: x has shape {x.shape} and y {y.shape}; expected (row, dim) and (row,).")
     n, gram, moment, square = x.shape[0], x.T @ x, x.T @ y, jnp.vdot(y, y)
 
     def body(w: Any, sigma: Any) -> Any:
@@ -69,9 +66,7 @@ def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[
     return log_likelihood
 
 
-def exponential_family_log_likelihood(
-    statistics: jax.Array, log_partition: Callable[[Any], Any]
-) -> Callable[[Any], jax.Array]:
+def exponential_family_log_likelihood(statistics: jax.Array, log_partition: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
     """sum_i (eta . T_i - A(eta)) as a function of the natural parameters that all rows share; base measures left out.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 
 from ..jax_compat import (
     Primitive,
@@ -36,9 +37,7 @@ linear_op_p.multiple_results = True
 Half = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
 
 
-def linear_op(
-    forward: Half, backward: Half, residuals: Sequence[Any], tangents: Sequence[Any], out_avals: Sequence[Any]
-) -> list[Any]:
+def linear_op(forward: Half, backward: Half, residuals: Sequence[Any], tangents: Sequence[Any], out_avals: Sequence[Any]) -> list[Any]:
     """forward(residuals, tangents), with `backward` as its transpose.
 
     Args:
@@ -72,7 +71,7 @@ def linearize_function(function: Callable[..., Sequence[Any]], primals: Sequence
     outs, program = linearize_jaxpr(jaxpr, consts, primals, active)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
-        made = iter(jax.core.eval_jaxpr(program.jaxpr, program.residuals, *(t for t in ts if t is not None)))
+        made = iter(eval_jaxpr(program.jaxpr, program.residuals, *(t for t in ts if t is not None)))
         return [next(made) if a else None for a in program.out_active]
 
     return outs, linear, program.out_active
@@ -86,16 +85,12 @@ def linearize_linear_op(eqn: Any, active: Sequence[bool], *operands: Any) -> Any
     outs = linear_op_p.bind(*operands, **p)
     through_residuals = None
     if any(active[:n]):
-        _, through_residuals, _ = linearize_function(
-            lambda *residuals: p["forward"](residuals, operands[n:]), operands[:n], active[:n]
-        )
+        _, through_residuals, _ = linearize_function(lambda *residuals: p["forward"](residuals, operands[n:]), operands[:n], active[:n])
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         made: list[Any] = [None] * len(outs)
         if any(active[n:]):
-            made = linear_op_p.bind(
-                *operands[:n], *(instantiate(t, a) for t, a in zip(ts[n:], p["in_avals"], strict=True)), **p
-            )
+            made = linear_op_p.bind(*operands[:n], *(instantiate(t, a) for t, a in zip(ts[n:], p["in_avals"], strict=True)), **p)
         if through_residuals is not None:
             made = [add(a, b) for a, b in zip(made, through_residuals(ts[:n]), strict=True)]
         return made
@@ -131,9 +126,7 @@ def _jax_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> 
     return outs, moved
 
 
-def _jax_transpose(
-    cotangents: Sequence[Any], linear: Sequence[bool], operands: Sequence[Any], **params: Any
-) -> list[Any]:
+def _jax_transpose(cotangents: Sequence[Any], linear: Sequence[bool], operands: Sequence[Any], **params: Any) -> list[Any]:
     n = params["num_residuals"]
     made = linear_op_p.bind(*operands[:n], *cotangents, **_swapped(params))
     return [*[None] * n, *(ct if u else None for ct, u in zip(made, linear[n:], strict=True))]
@@ -157,9 +150,7 @@ def _batch(size: int, operands: Sequence[Any], axes: Sequence[int | None], **par
         return outs, [None] * len(outs)
     n = params["num_residuals"]
     front = [x if a is None else jnp.moveaxis(x, a, 0) for x, a in zip(operands, axes, strict=True)]
-    linear = [
-        jnp.broadcast_to(x, (size, *x.shape)) if a is None else x for x, a in zip(front[n:], axes[n:], strict=True)
-    ]
+    linear = [jnp.broadcast_to(x, (size, *x.shape)) if a is None else x for x, a in zip(front[n:], axes[n:], strict=True)]
     residual_axes = tuple(None if a is None else 0 for a in axes[:n])
     outs = linear_op(
         _Batched(params["forward"], residual_axes),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, open_jaxpr
 from .activity import needed_inputs
@@ -133,17 +134,12 @@ class RecomputingBody:
     needed: which carries the linear part or `extra` is computed from, directly or through other carries.
     """
 
-    def __init__(
-        self, body: SplitBody, num_consts: int, num_carry: int, active: Sequence[bool], extra: Sequence[bool] = ()
-    ):
+    def __init__(self, body: SplitBody, num_consts: int, num_carry: int, active: Sequence[bool], extra: Sequence[bool] = ()):
         self.body, self.num_consts, self.num_carry, self.active = body, num_consts, num_carry, active
         carry = slice(num_consts, num_consts + num_carry)
         num_out = body.num_out
         residual = [False] * num_out + [True] * (len(body.known.outvars) - num_out)
-        needed = [
-            a or b
-            for a, b in zip(needed_inputs(body.known, residual)[carry], extra or [False] * num_carry, strict=True)
-        ]
+        needed = [a or b for a, b in zip(needed_inputs(body.known, residual)[carry], extra or [False] * num_carry, strict=True)]
         while True:
             flags = [*needed, *[False] * (num_out - num_carry), *residual[num_out:]]
             grown = [a or b for a, b in zip(needed, needed_inputs(body.known, flags)[carry], strict=True)]
@@ -156,16 +152,14 @@ class RecomputingBody:
         self.carry_vars = chosen(body.known.invars[carry], needed)
         self.on_carry = active[carry]
 
-    def turn(
-        self, consts: Sequence[Any], known: Sequence[Any], const_ts: Sequence[Any], carry_ts: Sequence[Any]
-    ) -> Any:
+    def turn(self, consts: Sequence[Any], known: Sequence[Any], const_ts: Sequence[Any], carry_ts: Sequence[Any]) -> Any:
         """(known carries, tangents) -> the same one turn later."""
         env = dict(zip(self.body.known.constvars, self.body.consts, strict=True))
         env.update(zip(self.body.known.invars[: self.num_consts], consts, strict=True))
         env.update(zip(self.carry_vars, known, strict=True))
         made = run_equations(self.equations, env, self.outs)
         n = len(self.carry_vars)
-        outs = jax.core.eval_jaxpr(self.body.linear.jaxpr, made[n:], *const_ts, *carry_ts)
+        outs = eval_jaxpr(self.body.linear.jaxpr, made[n:], *const_ts, *carry_ts)
         return made[:n], outs
 
     @property
@@ -173,9 +167,7 @@ class RecomputingBody:
         """Whether the transpose can run forwards; see `loop_bodies.order_free`."""
         jaxpr = self.body.linear.jaxpr
         varies = _varying_residuals(self.body, self.num_consts, self.num_carry)
-        return order_free(
-            jaxpr, [True] * len(jaxpr.invars), [True] * len(jaxpr.outvars), [False] * len(jaxpr.invars), varies
-        )
+        return order_free(jaxpr, [True] * len(jaxpr.invars), [True] * len(jaxpr.outvars), [False] * len(jaxpr.invars), varies)
 
 
 def _varying_residuals(body: SplitBody, num_consts: int, num_carry: int) -> list[bool]:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer, eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
@@ -68,7 +69,7 @@ def dynamic_loop(
     """
     if max_trips < 1:
         raise DerivativeError(f"dynamic_loop: max_trips must be positive, found {max_trips}.")
-    if not isinstance(n, jax.core.Tracer) and int(n) > max_trips:
+    if not isinstance(n, Tracer) and int(n) > max_trips:
         raise DerivativeError(f"dynamic_loop: {int(n)} turns exceed the stated capacity max_trips={max_trips}.")
     carry, carry_tree = jax.tree.flatten(init)
     carry = [jnp.asarray(c) for c in carry]
@@ -87,12 +88,10 @@ def dynamic_loop(
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat)(index, carry, params))
     for before, after in zip(carry, jaxpr.outvars, strict=True):
         if before.shape != after.aval.shape or before.dtype != after.aval.dtype:
-            raise DerivativeError(
-                f"dynamic_loop: step turns a carry of {jax.typeof(before).str_short()} into {after.aval.str_short()}."
-            )
+            raise DerivativeError(f"dynamic_loop: step turns a carry of {jax.typeof(before).str_short()} into {after.aval.str_short()}.")
     turns = _Turns(jaxpr, len(consts), len(carry), max_trips, checkpoint)
     report = jnp.greater(index, max_trips)
-    if isinstance(report, jax.core.Tracer):
+    if isinstance(report, Tracer):
         lax.cond(report, lambda: jax.debug.callback(_report, report, index, max_trips), lambda: None)
 
     def body(n: Any, carry: Any, params: Any) -> Any:
@@ -108,9 +107,7 @@ def dynamic_loop(
             moving = [t for t in (*carry_ts, *params_ts) if t is not None]
             on = [is_differentiable(a) for a in avals]
             made = linear_op(_Forward(turns), _Backward(turns), residuals, moving, chosen(avals, on))
-            return [
-                jnp.zeros(a.shape, a.dtype) if t is None else t for t, a in zip(spread(made, on), avals, strict=True)
-            ]
+            return [jnp.zeros(a.shape, a.dtype) if t is None else t for t, a in zip(spread(made, on), avals, strict=True)]
 
         return outs, linear
 
@@ -119,9 +116,7 @@ def dynamic_loop(
 
 def _report(overrun: Any, n: Any, max_trips: int) -> None:
     if bool(overrun):
-        _log.error(
-            "dynamic_loop: %d turns exceed the stated capacity max_trips=%d; the result is NaN.", int(n), max_trips
-        )
+        _log.error("dynamic_loop: %d turns exceed the stated capacity max_trips=%d; the result is NaN.", int(n), max_trips)
 
 
 @dataclass(frozen=True)
@@ -139,14 +134,11 @@ class _Turns:
         return 1 if self.checkpoint == "tape" else math.isqrt(self.capacity - 1) + 1
 
     def one(self, i: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
-        return jax.core.eval_jaxpr(self.jaxpr, consts, i, *carry, *params)
+        return eval_jaxpr(self.jaxpr, consts, i, *carry, *params)
 
     def poison(self, n: Any, values: Sequence[Any]) -> list[Any]:
         """NaN instead of a result that the capacity made wrong."""
-        return [
-            jnp.where(n > self.capacity, jnp.full_like(v, jnp.nan), v) if is_differentiable(jax.typeof(v)) else v
-            for v in values
-        ]
+        return [jnp.where(n > self.capacity, jnp.full_like(v, jnp.nan), v) if is_differentiable(jax.typeof(v)) else v for v in values]
 
     def run(self, n: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
         last = jnp.minimum(n, self.capacity)
@@ -157,9 +149,7 @@ class _Turns:
         )[1]
         return self.poison(n, outs)
 
-    def record(
-        self, n: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
+    def record(self, n: Any, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The result, and the carry before every `spacing`-th turn."""
         last, k = jnp.minimum(n, self.capacity), self.spacing
         room = -(-self.capacity // k)
@@ -208,17 +198,11 @@ class _Forward:
 
         def turn(state: Any) -> Any:
             i, values, moving = state
-            outs, made = push_forward(
-                t.jaxpr, consts, [i, *values, *params], [None, *spread(moving, t.on_carry), *params_ts]
-            )
+            outs, made = push_forward(t.jaxpr, consts, [i, *values, *params], [None, *spread(moving, t.on_carry), *params_ts])
             return (
                 i + 1,
                 outs,
-                [
-                    instantiate(m, tangent_aval(v.aval))
-                    for m, v, on in zip(made, t.jaxpr.outvars, t.on_carry, strict=True)
-                    if on
-                ],
+                [instantiate(m, tangent_aval(v.aval)) for m, v, on in zip(made, t.jaxpr.outvars, t.on_carry, strict=True) if on],
             )
 
         last = jnp.minimum(n, t.capacity)
@@ -241,9 +225,7 @@ class _Backward:
         def back(i: Any, values: Sequence[Any], state: Any) -> Any:
             carry_cts, params_cts = state
             _, program = linearize_jaxpr(t.jaxpr, consts, [i, *values, *params], t.active, t.on_carry)
-            made = backward(
-                program.jaxpr, program.residuals, [Unknown(v.aval) for v in program.jaxpr.invars], carry_cts
-            )
+            made = backward(program.jaxpr, program.residuals, [Unknown(v.aval) for v in program.jaxpr.invars], carry_cts)
             dense = [instantiate(ct, v.aval) for ct, v in zip(made, program.jaxpr.invars, strict=True)]
             return dense[: len(carry_cts)], [a + b for a, b in zip(params_cts, dense[len(carry_cts) :], strict=True)]
 
@@ -257,10 +239,7 @@ class _Backward:
 
             def again(s: Any) -> Any:
                 i, values, inner = s
-                inner = [
-                    lax.dynamic_update_index_in_dim(buffer, v, i - start, 0)
-                    for buffer, v in zip(inner, values, strict=True)
-                ]
+                inner = [lax.dynamic_update_index_in_dim(buffer, v, i - start, 0) for buffer, v in zip(inner, values, strict=True)]
                 return i + 1, t.one(i, consts, values, params), inner
 
             empty = [jnp.zeros((k, *v.shape), v.dtype) for v in values]

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
@@ -88,12 +89,10 @@ class LinearProgram:
             DerivativeError: a tangent has another structure, shape or dtype than the value it belongs to.
         """
         if not self.source.unpack and len(tangents) != 1:
-            raise DerivativeError(
-                f"this linear program takes one argument, of structure {self.source.tree}; found {len(tangents)}."
-            )
+            raise DerivativeError(f"this linear program takes one argument, of structure {self.source.tree}; found {len(tangents)}.")
         moved = self.source.flatten(tangents if self.source.unpack else tangents[0], "tangent")
         moved = [instantiate(t, a) for t, a in zip(moved, self.source.chosen, strict=True)]
-        outs = jax.core.eval_jaxpr(self.jaxpr, self.residuals, *moved)
+        outs = eval_jaxpr(self.jaxpr, self.residuals, *moved)
         return self.target.unflatten(outs)
 
     def apply_transposed(self, cotangents: Any) -> Any:

@@ -45,9 +45,7 @@ TRANSPOSE: dict[str, Callable[..., Any]] = {}
 DECLINED = (None, None, None)
 
 
-def _entry(
-    table: dict[str, Callable[..., Any]], names: Sequence[str]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _entry(table: dict[str, Callable[..., Any]], names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def enter(rule: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             if name in table:

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import (
@@ -98,7 +99,7 @@ def _close(closed: Any) -> tuple[Any, list[Any]]:
         return jaxpr, []
     avals = [v.aval for v in (*jaxpr.constvars, *jaxpr.invars)]
     n = len(consts)
-    lifted, none = open_jaxpr(jax.make_jaxpr(lambda *xs: jax.core.eval_jaxpr(jaxpr, xs[:n], *xs[n:]))(*avals))
+    lifted, none = open_jaxpr(jax.make_jaxpr(lambda *xs: eval_jaxpr(jaxpr, xs[:n], *xs[n:]))(*avals))
     assert not none
     return lifted, consts
 
@@ -145,21 +146,18 @@ def _trace_rule(
                 jnp.shape(t) != a.shape for t, a in zip(ts_wanted, _only(out_avals, wanted), strict=True)
             ):
                 raise DerivativeError(
-                    f"the linear map of {name} returns structure {found}; expected a tangent shaped like the value, "
-                    f"{out_tree}."
+                    f"the linear map of {name} returns structure {found}; expected a tangent shaped like the value, {out_tree}."
                 )
             return [jnp.asarray(t, a.dtype) for t, a in zip(ts_wanted, _only(out_avals, wanted), strict=True)]
 
-        residuals, program = _as_linear_program(
-            flat_map, [tangent_aval(jax.typeof(v)) for v in _only(values, moving)], name
-        )
+        residuals, program = _as_linear_program(flat_map, [tangent_aval(jax.typeof(v)) for v in _only(values, moving)], name)
         box.append(program)
         return [*outs, *residuals]
 
     known, consts = _close(jax.make_jaxpr(flat)(*leaves))
     linear = box[-1]
     avals = [[v.aval for v in linear.constvars], [v.aval for v in linear.invars]]
-    lifted, _ = open_jaxpr(jax.make_jaxpr(lambda residuals, ts: jax.core.eval_jaxpr(linear, residuals, *ts))(*avals))
+    lifted, _ = open_jaxpr(jax.make_jaxpr(lambda residuals, ts: eval_jaxpr(linear, residuals, *ts))(*avals))
     return known, consts, lifted
 
 
@@ -225,17 +223,15 @@ def _parts(operands: Sequence[Any], num_consts: tuple[int, int]) -> tuple[Sequen
 
 def _run(*operands: Any, body: Any, num_consts: tuple[int, int], **_: Any) -> list[Any]:
     consts, _rule_consts, leaves = _parts(operands, num_consts)
-    return jax.core.eval_jaxpr(body, (), *consts, *leaves)
+    return eval_jaxpr(body, (), *consts, *leaves)
 
 
-def _linearized(
-    operands: Sequence[Any], params: dict[str, Any]
-) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+def _linearized(operands: Sequence[Any], params: dict[str, Any]) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
     """Values by the rule, and the map from the tangents of differentiable leaves to those of differentiable results."""
     _, consts, leaves = _parts(operands, params["num_consts"])
-    made = jax.core.eval_jaxpr(params["known"], (), *consts, *leaves)
+    made = eval_jaxpr(params["known"], (), *consts, *leaves)
     n = len(params["body"].outvars)
-    return made[:n], lambda ts: jax.core.eval_jaxpr(params["linear"], (), *made[n:], *ts)
+    return made[:n], lambda ts: eval_jaxpr(params["linear"], (), *made[n:], *ts)
 
 
 def _refuse_constants(active: Sequence[bool], params: dict[str, Any]) -> None:
@@ -259,18 +255,13 @@ def linearize_ruled_call(eqn: Any, active: Sequence[bool], *operands: Any) -> An
 
 
 def _jax_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    symbolic = [
-        type(t).__name__ in ("Zero", "SymbolicZero") or getattr(t, "dtype", None) == jax.dtypes.float0 for t in tangents
-    ]
+    symbolic = [type(t).__name__ in ("Zero", "SymbolicZero") or getattr(t, "dtype", None) == jax.dtypes.float0 for t in tangents]
     _refuse_constants([not s for s in symbolic], params)
     skip = sum(params["num_consts"])
     outs, apply = _linearized(primals, params)
     moving = [t for t in instantiate_tangents(primals, tangents)[skip:] if t is not None]
     made = iter(apply(moving))
-    return outs, [
-        next(made) if is_differentiable(v.aval) else np.zeros(v.aval.shape, jax.dtypes.float0)
-        for v in params["body"].outvars
-    ]
+    return outs, [next(made) if is_differentiable(v.aval) else np.zeros(v.aval.shape, jax.dtypes.float0) for v in params["body"].outvars]
 
 
 def _depends(jaxpr: Any, flags: Sequence[bool]) -> list[bool]:
@@ -288,7 +279,7 @@ def _vmapped(jaxpr: Any, size: int, axes: Sequence[int | None], out_axes: Sequen
         jax.ShapeDtypeStruct(v.aval.shape if a is None else (size, *v.aval.shape), v.aval.dtype)
         for v, a in zip(jaxpr.invars, axes, strict=True)
     ]
-    run = jax.vmap(lambda *xs: jax.core.eval_jaxpr(jaxpr, (), *xs), tuple(axes), list(out_axes), axis_size=size)
+    run = jax.vmap(lambda *xs: eval_jaxpr(jaxpr, (), *xs), tuple(axes), list(out_axes), axis_size=size)
     return open_jaxpr(jax.make_jaxpr(run)(*avals))[0]
 
 
@@ -337,9 +328,7 @@ def check_linearization(
 
     def both(f: Callable[..., Any], ts: Sequence[Any]) -> Any:
         active = [t is not None for t in ts]
-        outs, linear, out_active = linearize_function(
-            lambda *xs: jax.tree.leaves(f(*jax.tree.unflatten(tree, xs))), leaves, active
-        )
+        outs, linear, out_active = linearize_function(lambda *xs: jax.tree.leaves(f(*jax.tree.unflatten(tree, xs))), leaves, active)
         return outs, linear(ts), out_active
 
     avals = [jax.typeof(v) for v in leaves]
@@ -348,11 +337,7 @@ def check_linearization(
         (_, moved, on), (expected, expected_moved, _) = both(ruled, ts), both(ruled.body, ts)  # type: ignore[attr-defined]
         values = both(lambda *xs: ruled.rule(*xs)[0], ts)[0]  # type: ignore[attr-defined]
         _compare("the value", values, expected, tolerance)
-        dense = [
-            instantiate(t, tangent_aval(jax.typeof(v)))
-            for t, v, o in zip(expected_moved, expected, on, strict=True)
-            if o
-        ]
+        dense = [instantiate(t, tangent_aval(jax.typeof(v))) for t, v, o in zip(expected_moved, expected, on, strict=True) if o]
         _compare("the derivative", [t for t, o in zip(moved, on, strict=True) if o], dense, tolerance)
 
 
@@ -362,9 +347,7 @@ def _compare(what: str, found: Sequence[Any], expected: Sequence[Any], tolerance
         scale = 1.0 + float(jnp.max(jnp.abs(b), initial=0.0)) if jnp.size(b) else 1.0
         error = float(jnp.max(jnp.abs(jnp.asarray(a) - b), initial=0.0)) / scale
         if not error <= limit:
-            raise DerivativeError(
-                f"{what} of the rule differs from that of the function by {error:.3g} (relative; allowed {limit:.3g})."
-            )
+            raise DerivativeError(f"{what} of the rule differs from that of the function by {error:.3g} (relative; allowed {limit:.3g}).")
 
 
 define_result(ruled_call_p, lambda *avals, body, **_: ([tangent_aval(v.aval) for v in body.outvars], set()))

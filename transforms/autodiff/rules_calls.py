@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer, eval_jaxpr
 
 from ..jax_compat import open_jaxpr
 from .core import Tape, Unknown, linearize_jaxpr, push, push_forward
@@ -34,7 +35,7 @@ def called(eqn: Any) -> tuple[Any, list[Any]]:
 
 def is_concrete(values: Sequence[Any]) -> bool:
     """Whether no value belongs to a trace."""
-    return not any(isinstance(v, (jax.core.Tracer, Unknown)) for v in values if v is not None)
+    return not any(isinstance(v, (Tracer, Unknown)) for v in values if v is not None)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -60,7 +61,7 @@ def _compiled_linearize(jaxpr: Any, active: tuple[bool, ...], consts: Any, prima
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled_run(jaxpr: Any, residuals: Any, tangents: Any) -> Any:
-    return jax.core.eval_jaxpr(jaxpr, residuals, *tangents)
+    return eval_jaxpr(jaxpr, residuals, *tangents)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -112,7 +113,5 @@ def transpose_call(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     jaxpr, consts = called(eqn)
     known = [None if isinstance(x, Unknown) else x for x in operands]
     if is_concrete([*known, *cotangents]):
-        return _compiled_backward(
-            jaxpr, tuple(isinstance(x, Unknown) for x in operands), consts, known, list(cotangents)
-        )
+        return _compiled_backward(jaxpr, tuple(isinstance(x, Unknown) for x in operands), consts, known, list(cotangents))
     return backward(jaxpr, consts, operands, cotangents)

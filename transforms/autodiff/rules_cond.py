@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, open_jaxpr
 from .activity import active_outputs
@@ -37,11 +37,7 @@ def forward_cond(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
     def forward(jaxpr: Any, consts: Any) -> Any:
         def run(values: Any, moving: Any) -> Any:
             outs, out_ts = push_forward(jaxpr, consts, values, spread(moving, active))
-            return outs, [
-                instantiate(t, tangent_aval(v.aval))
-                for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True)
-                if on
-            ]
+            return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on]
 
         return run
 
@@ -70,12 +66,10 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         by_slot = {slot: atom for atom, slot in place.items()}
 
         def run(*values: Any) -> Any:
-            outs = jax.core.eval_jaxpr(body.known, body.consts, *values)
+            outs = eval_jaxpr(body.known, body.consts, *values)
             atoms = zip(body.residual_atoms, outs[body.num_out :], strict=True)
             made = {x: v for x, v in atoms if not isinstance(x, Literal)}
-            return outs[: body.num_out], [
-                made[by_slot[i]] if i in by_slot else zeros(slot.aval) for i, slot in enumerate(slots)
-            ]
+            return outs[: body.num_out], [made[by_slot[i]] if i in by_slot else zeros(slot.aval) for i, slot in enumerate(slots)]
 
         return run
 
@@ -90,7 +84,7 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
                 given = dict(zip(body.known.invars, values, strict=True))
                 given.update((atom, kept[i]) for atom, i in place.items())
                 residuals = [literal(x) if isinstance(x, Literal) else given[x] for x in body.residual_atoms]
-                return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
+                return eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
             return run
 
@@ -139,19 +133,13 @@ def transpose_cond(eqn: Any, cotangents: Sequence[Any], index: Any, *operands: A
     """A switch over the transposed branches."""
     unknown = [isinstance(x, Unknown) for x in operands]
     branches, out_active = _branches(eqn, unknown)
-    arriving = [
-        instantiate(ct, tangent_aval(v.aval))
-        for ct, v, on in zip(cotangents, eqn.outvars, out_active, strict=True)
-        if on
-    ]
+    arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v, on in zip(cotangents, eqn.outvars, out_active, strict=True) if on]
 
     def transposed(jaxpr: Any, consts: Any) -> Any:
         def run(known: Any, cts: Any) -> Any:
             values = [Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, known, strict=True)]
             made = backward(jaxpr, consts, values, spread(cts, out_active))
-            return [
-                instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u
-            ]
+            return [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
 
         return run
 

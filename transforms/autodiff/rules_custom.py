@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr
@@ -75,8 +76,7 @@ def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
                     env[place] = c
                 walk(called, inside)
                 rename.update(
-                    (v, x if isinstance(x, Literal) else inside.get(x, x))
-                    for v, x in zip(eqn.outvars, called.outvars, strict=True)
+                    (v, x if isinstance(x, Literal) else inside.get(x, x)) for v, x in zip(eqn.outvars, called.outvars, strict=True)
                 )
             else:
                 places = [_Place() for _ in eqn.outvars]
@@ -172,7 +172,7 @@ class _Solve:
 
     def function(self, name: str, consts: Sequence[Any]) -> Any:
         jaxpr, inner = open_jaxpr(getattr(self.jaxprs, name))
-        return lambda *values: jax.core.eval_jaxpr(jaxpr, inner, *consts, *values)
+        return lambda *values: eval_jaxpr(jaxpr, inner, *consts, *values)
 
     def apply(self, b: Sequence[Any], transposed: bool) -> list[Any]:
         """A solve (or a solve with the transposed operator), itself a `custom_linear_solve`."""
@@ -203,7 +203,7 @@ def linearize_solve(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
         at = [*parts.matvec_consts, *x]
         jaxpr, inner = open_jaxpr(parts.jaxprs.matvec)
         flags = [*moving, *[False] * len(x)]
-        _, through, _ = linearize_function(lambda *values: jax.core.eval_jaxpr(jaxpr, inner, *values), at, flags)
+        _, through, _ = linearize_function(lambda *values: eval_jaxpr(jaxpr, inner, *values), at, flags)
     avals = [tangent_aval(v.aval) for v in eqn.outvars]
 
     def linear(ts: Sequence[Any]) -> list[Any]:

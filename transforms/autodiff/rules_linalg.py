@@ -43,9 +43,7 @@ def _receive(eqn: Any, ct: Any, known: Any, unknown: Unknown, axes: Sequence[Seq
     num_batch = len(batch_u)
     first = num_batch + (len(kept_u) if known_last else 0)
     numbers = ((tuple(range(first, first + len(kept_k))), tuple(kept_k)), (tuple(range(num_batch)), batch_k))
-    out = lax.dot_general(
-        ct, known, numbers, precision=eqn.params["precision"], preferred_element_type=unknown.aval.dtype
-    )
+    out = lax.dot_general(ct, known, numbers, precision=eqn.params["precision"], preferred_element_type=unknown.aval.dtype)
     order = [*batch_u, *kept_u, *(contract_u[i] for i in np.argsort(contract_k))]
     return lax.transpose(out, tuple(np.argsort(order)))
 
@@ -146,9 +144,7 @@ def eigh(eqn: Any, active: Sequence[bool], a: Any) -> Any:
     row, col = (lax.broadcasted_iota(np.int32, a.shape, a.ndim - k) for k in (2, 1))
     diagonal = lax.eq(row, col)
     lead = tuple(range(w.ndim - 1))
-    gap = lax.sub(
-        lax.broadcast_in_dim(w, a.shape, (*lead, w.ndim)), lax.broadcast_in_dim(w, a.shape, (*lead, w.ndim - 1))
-    )
+    gap = lax.sub(lax.broadcast_in_dim(w, a.shape, (*lead, w.ndim)), lax.broadcast_in_dim(w, a.shape, (*lead, w.ndim - 1)))
     gaps = lax.select(diagonal, lax.full_like(gap, np.inf), gap)
     inverse = lax.convert_element_type(lax.div(lax.full_like(gaps, 1), gaps), v.dtype)
     adjoint = lax.conj(_transposed(v)) if np.issubdtype(v.dtype, np.complexfloating) else _transposed(v)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -234,7 +235,7 @@ def arctangent(eqn: Any, active: Sequence[bool], x: Any, y: Any) -> Any:
 def clamping(eqn: Any, active: Sequence[bool], low: Any, x: Any, high: Any) -> Any:
     """The tangent of the bound or of the operand, whichever the result is."""
     (out,) = bind(eqn, [low, x, high])
-    low, high = expand(jax.numpy.asarray(low), out), expand(jax.numpy.asarray(high), out)
+    low, high = expand(jnp.asarray(low), out), expand(jnp.asarray(high), out)
     chosen = [
         lax.bitwise_and(lax.gt(low, x), lax.lt(low, high)),
         lax.bitwise_and(lax.gt(x, low), lax.lt(x, high)),

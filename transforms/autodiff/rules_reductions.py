@@ -35,18 +35,14 @@ def reduce_product(eqn: Any, active: Sequence[bool], x: Any) -> Any:
     axes = tuple(eqn.params["axes"])
     kept = tuple(i for i in range(x.ndim) if i not in axes)
     order = (*kept, *axes)
-    lined = lax.reshape(
-        lax.transpose(x, order), (*(x.shape[i] for i in kept), int(np.prod([x.shape[i] for i in axes], dtype=int)))
-    )
+    lined = lax.reshape(lax.transpose(x, order), (*(x.shape[i] for i in kept), int(np.prod([x.shape[i] for i in axes], dtype=int))))
     last = lined.ndim - 1
     if lined.shape[last] == 0:
         return bind(eqn, [x]), lambda ts: [None], (False,)
     one = np.ones((), x.dtype)
     before = _shifted_products(lined, one, last, reverse=False)
     after = _shifted_products(lined, one, last, reverse=True)
-    others = lax.transpose(
-        lax.reshape(lax.mul(before, after), tuple(x.shape[i] for i in order)), tuple(np.argsort(order))
-    )
+    others = lax.transpose(lax.reshape(lax.mul(before, after), tuple(x.shape[i] for i in order)), tuple(np.argsort(order)))
     return bind(eqn, [x]), lambda ts: [lax.reduce_sum(lax.mul(ts[0], others), axes)], (True,)
 
 
@@ -92,9 +88,7 @@ def sort(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
     """The tangents permuted as the values were."""
     axis = eqn.params["dimension"]
     place = lax.broadcasted_iota(np.int32, operands[0].shape, axis)
-    *outs, order = lax.sort(
-        (*operands, place), dimension=axis, is_stable=eqn.params["is_stable"], num_keys=eqn.params["num_keys"]
-    )
+    *outs, order = lax.sort((*operands, place), dimension=axis, is_stable=eqn.params["is_stable"], num_keys=eqn.params["num_keys"])
     shape = order.shape
     grid = [lax.broadcasted_iota(np.int32, shape, i) if i != axis else order for i in range(len(shape))]
     index = lax.concatenate([lax.reshape(g, (*shape, 1)) for g in grid], len(shape))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, bind, equation_context, open_jaxpr
 from .activity import active_outputs
@@ -80,10 +81,8 @@ def linearize_remat(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         saved = [env[v] for v in places]
 
     def again(primals: Any, saved: Any, moving: Any) -> Any:
-        _, program = linearize_jaxpr(
-            jaxpr, consts, primals, active, out_active, overrides=dict(zip(places, saved, strict=True))
-        )
-        return jax.core.eval_jaxpr(program.jaxpr, program.residuals, *moving)
+        _, program = linearize_jaxpr(jaxpr, consts, primals, active, out_active, overrides=dict(zip(places, saved, strict=True)))
+        return eval_jaxpr(program.jaxpr, program.residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         return spread(_again(eqn, again)(list(primals), saved, chosen(ts, active)), out_active)
@@ -100,9 +99,7 @@ def forward_remat(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> 
 
     def forward(primals: Any, moving: Any) -> Any:
         outs, out_ts = push_forward(jaxpr, consts, primals, spread(moving, active))
-        return outs, [
-            instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on
-        ]
+        return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on]
 
     outs, moved = _again(eqn, forward)(list(primals), chosen(tangents, active))
     return outs, spread(moved, out_active)
@@ -117,13 +114,10 @@ def transpose_remat(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
 
     def transposed(known: Any, cts: Any) -> Any:
         values = [
-            Unknown(v.aval) if u else x
-            for v, u, x in zip(jaxpr.invars, unknown, spread(known, [not u for u in unknown]), strict=True)
+            Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, spread(known, [not u for u in unknown]), strict=True)
         ]
         made = backward(jaxpr, consts, values, cts)
-        return [
-            instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u
-        ]
+        return [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
 
     known = [x for x, u in zip(operands, unknown, strict=True) if not u]
     return spread(_again(eqn, transposed)(known, arriving), unknown)

@@ -10,8 +10,8 @@ nothing: its linear program computes the known carries again (see `loop_bodies.o
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, bind, open_jaxpr, scan_layout
 from .activity import fixpoint
@@ -32,9 +32,7 @@ from .transpose import backward, instantiate
 
 def _scan(eqn: Any, body: Any, carry: Any, xs: Any, reverse: bool | None = None) -> Any:
     p = eqn.params
-    return lax.scan(
-        body, carry, xs, length=p["length"], reverse=p["reverse"] if reverse is None else reverse, unroll=p["unroll"]
-    )
+    return lax.scan(body, carry, xs, length=p["length"], reverse=p["reverse"] if reverse is None else reverse, unroll=p["unroll"])
 
 
 class _Layout:
@@ -52,11 +50,7 @@ class _Layout:
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
         avals = [tangent_aval(v.aval) for v in self.jaxpr.invars[self.carry]]
-        return [
-            instantiate(t, a)
-            for t, a, on in zip(tangents[self.carry], avals, self.active[self.carry], strict=True)
-            if on
-        ]
+        return [instantiate(t, a) for t, a, on in zip(tangents[self.carry], avals, self.active[self.carry], strict=True) if on]
 
 
 @forwards("scan")
@@ -70,11 +64,7 @@ def forward_scan(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
         (carry, carry_ts), (xs, xs_ts) = state, inputs
         moving = [*const_ts, *spread(carry_ts, on_carry), *spread(xs_ts, on_xs)]
         outs, out_ts = push_forward(at.jaxpr, at.consts, [*consts, *carry, *xs], moving)
-        dense = [
-            instantiate(t, tangent_aval(v.aval))
-            for t, v, on in zip(out_ts, at.jaxpr.outvars, at.out_active, strict=True)
-            if on
-        ]
+        dense = [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, at.jaxpr.outvars, at.out_active, strict=True) if on]
         n = sum(on_carry)
         return (outs[: at.num_carry], dense[:n]), (outs[at.num_carry :], dense[n:])
 
@@ -123,7 +113,7 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             moving, values = inputs
             env = {**invariant, **dict(zip(per_turn_vars, values, strict=True))}
             residuals = [literal(x) if isinstance(x, Literal) else env[x] for x in atoms]
-            outs = jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *const_ts, *carry_ts, *moving)
+            outs = eval_jaxpr(body.linear.jaxpr, residuals, *const_ts, *carry_ts, *moving)
             return outs[:num_on], outs[num_on:]
 
         carry_ts, ys_ts = _scan(eqn, turn, at.start(ts), (xs_ts, per_turn_values))
@@ -193,11 +183,7 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     else:
         known_start = []
     avals = [tangent_aval(v.aval) for v in jaxpr.invars]
-    out_cts = [
-        instantiate(ct, tangent_aval(v.aval))
-        for ct, v in zip(cotangents, jaxpr.outvars, strict=True)
-        if is_differentiable(v.aval)
-    ]
+    out_cts = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents, jaxpr.outvars, strict=True) if is_differentiable(v.aval)]
     out_on = [is_differentiable(v.aval) for v in jaxpr.outvars]
     full = spread(out_cts, out_on)
     carry_cts = chosen(full[:num_carry], linear_carry)
@@ -217,9 +203,7 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
         arriving = [*spread(ct_carry, linear_carry), *spread(ct_ys, ys_on)]
         made = backward(jaxpr, consts, values, arriving)
         dense = [instantiate(ct, a) if u else None for ct, a, u in zip(made, avals, unknown, strict=True)]
-        new_const = [
-            add(a, ct) for a, ct in zip(ct_const, chosen(made[:num_consts], unknown[:num_consts]), strict=True)
-        ]
+        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[:num_consts], unknown[:num_consts]), strict=True)]
         new_carry = chosen(dense[num_consts:first], linear_carry)
         if forward_order:
             known = _advance(jaxpr, consts, values, linear_carry, num_carry)
@@ -235,9 +219,7 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     ]
 
 
-def _advance(
-    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], linear_carry: Sequence[bool], num_carry: int
-) -> list[Any]:
+def _advance(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], linear_carry: Sequence[bool], num_carry: int) -> list[Any]:
     """The known carries one turn later."""
     outs = [v for v, on in zip(jaxpr.outvars[:num_carry], linear_carry, strict=True) if not on]
     env = dict(zip(jaxpr.constvars, consts, strict=True))

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.sharding import PartitionSpec
 
 from ..jax_compat import Literal, bind, open_jaxpr, varying_axes
@@ -31,9 +32,7 @@ from .transpose import backward, instantiate
 def _map(eqn: Any, function: Any, in_specs: Any, out_specs: Any) -> Any:
     p = eqn.params
     axes = p.get("newly_manual_axes", p.get("manual_axes"))
-    return jax.shard_map(
-        function, mesh=p["mesh"], in_specs=in_specs, out_specs=out_specs, check_vma=p["check_vma"], axis_names=set(axes)
-    )
+    return jax.shard_map(function, mesh=p["mesh"], in_specs=in_specs, out_specs=out_specs, check_vma=p["check_vma"], axis_names=set(axes))
 
 
 def _axes(eqn: Any) -> tuple[str, ...]:
@@ -56,11 +55,7 @@ def forward_shard_map(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any])
 
     def forward(values: Any, moving: Any) -> Any:
         outs, out_ts = push_forward(jaxpr, consts, values, spread(moving, active))
-        return outs, [
-            instantiate(t, tangent_aval(v.aval))
-            for t, v, on in zip(out_ts, jaxpr.outvars, out_active, strict=True)
-            if on
-        ]
+        return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, jaxpr.outvars, out_active, strict=True) if on]
 
     specs = (list(in_specs), chosen(in_specs, active)), (list(out_specs), chosen(out_specs, out_active))
     outs, moved = _map(eqn, forward, *specs)(list(primals), chosen(tangents, active))
@@ -81,10 +76,8 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     stored_specs = [_block_spec(eqn, x.aval) for x in stored]
 
     def known(*values: Any) -> Any:
-        outs = jax.core.eval_jaxpr(body.known, body.consts, *values)
-        made = {
-            x: v for x, v in zip(body.residual_atoms, outs[body.num_out :], strict=True) if not isinstance(x, Literal)
-        }
+        outs = eval_jaxpr(body.known, body.consts, *values)
+        made = {x: v for x, v in zip(body.residual_atoms, outs[body.num_out :], strict=True) if not isinstance(x, Literal)}
         return outs[: body.num_out], [lax.expand_dims(made[x], (0,)) for x in stored]
 
     outs, kept = _map(eqn, known, tuple(in_specs), (out_specs, stored_specs))(*primals)
@@ -97,12 +90,10 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             **dict(zip(given, passed, strict=True)),
         }
         residuals = [literal(x) if isinstance(x, Literal) else values[x] for x in body.residual_atoms]
-        return jax.core.eval_jaxpr(body.linear.jaxpr, residuals, *moving)
+        return eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
-        return spread(
-            _map(eqn, run, specs, chosen(out_specs, out_active))(kept, passed, chosen(ts, active)), out_active
-        )
+        return spread(_map(eqn, run, specs, chosen(out_specs, out_active))(kept, passed, chosen(ts, active)), out_active)
 
     return outs, linear, out_active
 
@@ -115,7 +106,7 @@ def _split_inside(
 
     def look(*values: Any) -> Any:
         box.append(split_body(jaxpr, consts, active, out_active))
-        return list(jax.core.eval_jaxpr(jaxpr, consts, *values))
+        return list(eval_jaxpr(jaxpr, consts, *values))
 
     jax.make_jaxpr(_map(eqn, look, tuple(eqn.params["in_specs"]), list(eqn.params["out_specs"])))(*primals)
     return box[-1]
@@ -147,9 +138,7 @@ def transpose_shard_map(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> 
             cts = [ct if n == 1 else ct / n for ct, n in zip(cts, copies, strict=True)]
         values = [Unknown(v.aval) if u else next(rest) for v, u in zip(jaxpr.invars, unknown, strict=True)]
         made = backward(jaxpr, consts, values, cts)
-        dense = [
-            instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u
-        ]
+        dense = [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
         if not checked:
             axes = [_unmentioned(eqn, s) for s in chosen(in_specs, unknown)]
             dense = [lax.psum(ct, a) if a else ct for ct, a in zip(dense, axes, strict=True)]

@@ -164,26 +164,19 @@ def transpose_concatenation(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any
 def transpose_stack(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any:
     """Each operand receives its layer."""
     axis = eqn.params["axis"]
-    return [
-        lax.index_in_dim(cts[0], i, axis, keepdims=False) if isinstance(x, Unknown) else None
-        for i, x in enumerate(operands)
-    ]
+    return [lax.index_in_dim(cts[0], i, axis, keepdims=False) if isinstance(x, Unknown) else None for i, x in enumerate(operands)]
 
 
 @transposes("unstack")
 def transpose_unstack(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """The layers stacked again."""
-    return [
-        lax.stack([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], axis=eqn.params["axis"])
-    ]
+    return [lax.stack([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], axis=eqn.params["axis"])]
 
 
 @transposes("split")
 def transpose_split(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """The pieces joined again."""
-    return [
-        lax.concatenate([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], eqn.params["axis"])
-    ]
+    return [lax.concatenate([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], eqn.params["axis"])]
 
 
 @transposes("cumsum")

@@ -11,8 +11,8 @@ does not grow with the number of turns. Any other loop is refused, with the way 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import lax
+from jax.core import eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import bind, open_jaxpr
@@ -42,15 +42,11 @@ class _Layout:
         return list(values[: self.skip]), list(values[self.skip : self.first]), list(values[self.first :])
 
     def holds(self, cond_consts: Sequence[Any], carry: Sequence[Any]) -> Any:
-        return jax.core.eval_jaxpr(self.cond, self.cond_consts, *cond_consts, *carry)[0]
+        return eval_jaxpr(self.cond, self.cond_consts, *cond_consts, *carry)[0]
 
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
-        return [
-            instantiate(t, a)
-            for t, a, on in zip(tangents[self.first :], self.avals, self.out_active, strict=True)
-            if on
-        ]
+        return [instantiate(t, a) for t, a, on in zip(tangents[self.first :], self.avals, self.out_active, strict=True) if on]
 
 
 @forwards("while")
@@ -62,9 +58,7 @@ def forward_while(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> 
 
     def turn(state: Any) -> Any:
         values, moving = state
-        outs, out_ts = push_forward(
-            at.body, at.body_consts, [*consts, *values], [*const_ts, *spread(moving, at.out_active)]
-        )
+        outs, out_ts = push_forward(at.body, at.body_consts, [*consts, *values], [*const_ts, *spread(moving, at.out_active)])
         return outs, [instantiate(t, a) for t, a, on in zip(out_ts, at.avals, at.out_active, strict=True) if on]
 
     outs, moving = lax.while_loop(lambda s: at.holds(cond_consts, s[0]), turn, (carry, at.start(tangents)))
@@ -91,15 +85,10 @@ def linearize_while(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             known = iter(state[0])
             return at.holds(
                 cond_consts,
-                [
-                    next(known) if n else _absent(v.aval)
-                    for n, v in zip(program.needed, at.cond.invars[at.skip :], strict=True)
-                ],
+                [next(known) if n else _absent(v.aval) for n, v in zip(program.needed, at.cond.invars[at.skip :], strict=True)],
             )
 
-        _, moved = lax.while_loop(
-            holds, lambda s: tuple(program.turn(consts, s[0], const_ts, s[1])), (start, at.start(ts))
-        )
+        _, moved = lax.while_loop(holds, lambda s: tuple(program.turn(consts, s[0], const_ts, s[1])), (start, at.start(ts)))
         return spread(moved, at.out_active)
 
     return outs, linear, at.out_active
@@ -140,9 +129,7 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
         ]
         made = backward(at.body, at.body_consts, values, spread(ct_carry, on))
         new_carry = [instantiate(ct, a) for ct, a, u in zip(made[at.num_consts :], at.avals, on, strict=True) if u]
-        new_const = [
-            add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], unknown[: at.num_consts]), strict=True)
-        ]
+        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], unknown[: at.num_consts]), strict=True)]
         env = dict(zip(at.body.constvars, at.body_consts, strict=True))
         env.update((v, x) for v, x in zip(at.body.invars, values, strict=True) if not isinstance(x, Unknown))
         return run_equations(advancing, env, known_outs), new_carry, new_const

@@ -1,6 +1,7 @@
 """The programs that every derivative is tried on, in float64."""
 
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -55,9 +56,7 @@ def scaled(x, y):
     return jnp.sin(x) * y
 
 
-scaled.defvjp(
-    lambda x, y: (jnp.sin(x) * y, (x, y)), lambda kept, g: (g * jnp.cos(kept[0]) * kept[1], g * jnp.sin(kept[0]))
-)
+scaled.defvjp(lambda x, y: (jnp.sin(x) * y, (x, y)), lambda kept, g: (g * jnp.cos(kept[0]) * kept[1], g * jnp.sin(kept[0])))
 
 
 def gaussian_process(scales, y):
@@ -73,14 +72,10 @@ M, K = _normal(3, 4, 4), _positive(4, 4)
 CASES = {
     "polynomial": Case(lambda x: 3 * x**3 - x / (1 + x**2) + 2.0 - x, (W,)),
     "elementary": Case(
-        lambda x: (
-            jnp.exp(x) + jnp.log(x**2 + 1) + jnp.sin(x) * jnp.cos(x) + jnp.tanh(x) + jnp.log1p(x**2) * jnp.expm1(x)
-        ),
+        lambda x: jnp.exp(x) + jnp.log(x**2 + 1) + jnp.sin(x) * jnp.cos(x) + jnp.tanh(x) + jnp.log1p(x**2) * jnp.expm1(x),
         (W,),
     ),
-    "roots": Case(
-        lambda x: jnp.sqrt(x**2 + 1) + lax.rsqrt(x**2 + 1) + jnp.abs(x) + jax.nn.sigmoid(x) + (x**2 + 1) ** 1.5, (W,)
-    ),
+    "roots": Case(lambda x: jnp.sqrt(x**2 + 1) + lax.rsqrt(x**2 + 1) + jnp.abs(x) + jax.nn.sigmoid(x) + (x**2 + 1) ** 1.5, (W,)),
     "power": Case(lambda x, y: (x**2 + 0.5) ** y, (W, V[:3])),
     "special": Case(
         lambda x: lax.lgamma(x**2 + 1) + lax.digamma(x**2 + 1) + lax.erf(x) + lax.erfc(x) + lax.erf_inv(jnp.tanh(x)),
@@ -97,49 +92,29 @@ CASES = {
     "dynamic": Case(lambda x: lax.dynamic_update_slice(x, lax.dynamic_slice(x, (1,), (2,)) ** 2, (3,)), (V,)),
     "cumsum": Case(lambda x: jnp.cumsum(x**2) * x, (V,)),
     "where": Case(
-        lambda x: (
-            jnp.where(x > 0, x**2, jnp.sin(x)) + jnp.maximum(x, 0.1) + jnp.minimum(x, x**3) + jnp.clip(x, -0.5, 0.5)
-        ),
+        lambda x: jnp.where(x > 0, x**2, jnp.sin(x)) + jnp.maximum(x, 0.1) + jnp.minimum(x, x**3) + jnp.clip(x, -0.5, 0.5),
         (V,),
     ),
     "extremes": Case(lambda x: jnp.max(x, axis=0) + jnp.min(x) * jnp.prod(x, axis=0), (X,)),
     "product with zeros": Case(lambda x: jnp.prod(x * jnp.array([1.0, 0.0, 1.0]), axis=1), (X,)),
     "logsumexp": Case(lambda x: jsp.special.logsumexp(x, axis=1) + jax.nn.softmax(x)[:, 0], (X,)),
-    "gather": Case(
-        lambda x: x[jnp.array([3, 1, 1])] * x.at[jnp.array([0, 7])].get(mode="fill", fill_value=2.0).sum(), (V,)
-    ),
+    "gather": Case(lambda x: x[jnp.array([3, 1, 1])] * x.at[jnp.array([0, 7])].get(mode="fill", fill_value=2.0).sum(), (V,)),
     "scatter-add": Case(lambda x, w: x.at[jnp.array([0, 2, 0])].add(w**2) * 2, (V, W)),
     "sort": Case(lambda x: jnp.sort(x, axis=1)[:, 1] * jnp.median(x), (X,)),
     "sort two": Case(lambda x, y: lax.sort((x, y), num_keys=1)[1] * lax.sort((y, x))[0], (V, V[::-1] ** 2)),
     "cholesky": Case(lambda k: jnp.linalg.cholesky(k + k.T), (K,)),
     "cholesky raw": Case(lambda k: lax.linalg.cholesky(k, symmetrize_input=False), (K,), second=False),
-    "triangular": Case(
-        lambda a, b: jsp.linalg.solve_triangular(a, b, lower=True) + jsp.linalg.solve_triangular(a, b, trans=1), (K, M)
-    ),
-    "triangular right": Case(
-        lambda a, b: lax.linalg.triangular_solve(a, b, unit_diagonal=True, lower=True, transpose_a=True), (K, M)
-    ),
-    "eigh": Case(
-        lambda k: (lambda w, v: w * jnp.abs(v[0]))(*jnp.linalg.eigh(k + k.T)), (K + np.diag([0.0, 3.0, 7.0, 12.0]),)
-    ),
+    "triangular": Case(lambda a, b: jsp.linalg.solve_triangular(a, b, lower=True) + jsp.linalg.solve_triangular(a, b, trans=1), (K, M)),
+    "triangular right": Case(lambda a, b: lax.linalg.triangular_solve(a, b, unit_diagonal=True, lower=True, transpose_a=True), (K, M)),
+    "eigh": Case(lambda k: (lambda w, v: w * jnp.abs(v[0]))(*jnp.linalg.eigh(k + k.T)), (K + np.diag([0.0, 3.0, 7.0, 12.0]),)),
     "scan": Case(lambda x, c: lax.scan(lambda s, u: (jnp.sin(s * c) + u, s * u), x[0], x), (X, W)),
-    "scan reverse": Case(
-        lambda x, c: lax.scan(lambda s, u: (s * c + u**2, jnp.exp(s)), x[0], x, reverse=True)[1], (X, W)
-    ),
-    "scan with counter": Case(
-        lambda x: lax.scan(lambda s, u: ((s[0] + 1, s[1] * jnp.cos(u * s[0])), s[1]), (0, 1.0), x), (V,)
-    ),
-    "scan constants": Case(
-        lambda c, x: lax.scan(lambda s, u: (s + jnp.sin(jnp.exp(c) * u).sum(), u), 0.0, x)[0], (W, X)
-    ),
+    "scan reverse": Case(lambda x, c: lax.scan(lambda s, u: (s * c + u**2, jnp.exp(s)), x[0], x, reverse=True)[1], (X, W)),
+    "scan with counter": Case(lambda x: lax.scan(lambda s, u: ((s[0] + 1, s[1] * jnp.cos(u * s[0])), s[1]), (0, 1.0), x), (V,)),
+    "scan constants": Case(lambda c, x: lax.scan(lambda s, u: (s + jnp.sin(jnp.exp(c) * u).sum(), u), 0.0, x)[0], (W, X)),
     "fori static": Case(lambda x: lax.fori_loop(0, 4, lambda i, s: jnp.sin(s * x) + i, x), (W,)),
     "fori additive": Case(lambda x: lax.fori_loop(0, 4, lambda i, s: s + jnp.sin(i * x), jnp.zeros(3)), (W,)),
-    "scan of cond": Case(
-        lambda x: lax.scan(lambda s, u: (lax.cond(u > 0, jnp.sin, lambda v: v * u, s), s), 1.0, x), (V,)
-    ),
-    "scan of jit": Case(
-        lambda x: lax.scan(lambda s, u: (jax.jit(lambda a: jnp.tanh(a * x[0]))(s + u), s), 1.0, x), (V,)
-    ),
+    "scan of cond": Case(lambda x: lax.scan(lambda s, u: (lax.cond(u > 0, jnp.sin, lambda v: v * u, s), s), 1.0, x), (V,)),
+    "scan of jit": Case(lambda x: lax.scan(lambda s, u: (jax.jit(lambda a: jnp.tanh(a * x[0]))(s + u), s), 1.0, x), (V,)),
     "cond": Case(lambda x: lax.cond(x[0] > 0, lambda v: jnp.sin(v) * v, lambda v: v**3, x), (W,)),
     "switch": Case(
         lambda x, y: lax.switch(1, [lambda a, b: a * b.sum(), lambda a, b: jnp.exp(a) * b[0], lambda a, b: a], x, y),
@@ -165,15 +140,11 @@ CASES = {
     "custom_jvp of two": Case(lambda x, y: jnp.logaddexp(x, y[:3]) * jax.nn.relu6(x), (W, V)),
     "custom_vjp": Case(lambda x, y: scaled(x, y[:3]) * x, (W, V), reference=lambda x, y: jnp.sin(x) * y[:3] * x),
     "remat": Case(jax.checkpoint(lambda x: jnp.sin(jnp.sin(x) @ x.T)), (X,)),
-    "remat policy": Case(
-        jax.checkpoint(lambda x: jnp.sin(jnp.sin(x) @ x.T).sum(0), policy=jax.checkpoint_policies.dots_saveable), (X,)
-    ),
+    "remat policy": Case(jax.checkpoint(lambda x: jnp.sin(jnp.sin(x) @ x.T).sum(0), policy=jax.checkpoint_policies.dots_saveable), (X,)),
     "scan of remat": Case(lambda x: lax.scan(jax.checkpoint(lambda s, u: (jnp.sin(s * u), jnp.exp(s))), x[0], x), (X,)),
     "solve": Case(lambda k, b: jnp.linalg.solve(k, b) + jnp.linalg.solve(k.T, b**2), (K, M)),
     "slogdet": Case(lambda k: jnp.linalg.slogdet(k)[1], (K,), own=False),
-    "cg": Case(
-        lambda k, b: jsp.sparse.linalg.cg(lambda v: (k + k.T) @ v, b, tol=1e-14)[0], (K, M[0]), own=False, second=False
-    ),
+    "cg": Case(lambda k, b: jsp.sparse.linalg.cg(lambda v: (k + k.T) @ v, b, tol=1e-14)[0], (K, M[0]), own=False, second=False),
     "gp": Case(lambda s, y: gaussian_process(s, y), (W[:2], V)),
     "fft": Case(lambda x: jnp.abs(jnp.fft.rfft(x)) ** 2, (V,), own=False),
     "convolve": Case(lambda x, y: jnp.convolve(x, y), (V, W), own=False),
@@ -181,9 +152,7 @@ CASES = {
     "cumprod": Case(lambda x: jnp.cumprod(x) * jnp.cumprod(x.at[2].set(0.0), 0)[::-1], (V,), own=False),
     "betainc": Case(lambda x: jsp.special.betainc(1.5, 2.5, jax.nn.sigmoid(x)), (W,), own=False, second=False),
     "norm and det": Case(lambda k: jnp.linalg.norm(k, axis=0) * jnp.linalg.det(k), (K,), own=False),
-    "vmapped": Case(
-        lambda x, c: jax.vmap(lambda u: lax.scan(lambda s, v: (jnp.tanh(s * v) + c[0], s), u[0], u)[1])(x), (X, W)
-    ),
+    "vmapped": Case(lambda x, c: jax.vmap(lambda u: lax.scan(lambda s, v: (jnp.tanh(s * v) + c[0], s), u[0], u)[1])(x), (X, W)),
     "split": Case(lambda x: jnp.split(x, [2], axis=0)[1] ** 2, (X,)),
 }
 
@@ -212,10 +181,7 @@ def pytest_generate_tests(metafunc):
         compiled = "order" in metafunc.function.__name__ or "concrete" in metafunc.function.__name__
         metafunc.parametrize(
             "case",
-            [
-                pytest.param(c, id=n, marks=[pytest.mark.slow] if compiled and n not in CORE else [])
-                for n, c in CASES.items()
-            ],
+            [pytest.param(c, id=n, marks=[pytest.mark.slow] if compiled and n not in CORE else []) for n, c in CASES.items()],
         )
 
 
@@ -229,10 +195,16 @@ def directions():
 
         def one(leaf):
             integer = not np.issubdtype(getattr(leaf, "dtype", np.float64), np.floating)
-            return (
-                np.zeros(np.shape(leaf), jax.dtypes.float0) if integer else jnp.asarray(rng.normal(size=np.shape(leaf)))
-            )
+            return np.zeros(np.shape(leaf), jax.dtypes.float0) if integer else jnp.asarray(rng.normal(size=np.shape(leaf)))
 
         return jax.tree.unflatten(structure, [one(v) for v in leaves])
 
     return draw
+
+
+def pytest_collection_modifyitems(items):
+    """All of these are slow for now: minutes, where the quick set has three in all. Sort them when the room is finished."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("slow")

@@ -74,9 +74,7 @@ def test_while_loop_that_cannot_be_reversed():
     def f(x):
         return lax.while_loop(lambda s: jnp.sum(s) < 10.0, lambda s: s * s + 1.0, x)  # this line
 
-    with pytest.raises(
-        DerivativeError, match=rf"'while' cannot be reversed .*{HERE}:\d+, in .*f\)?.*dynamic_loop.*max_trips"
-    ):
+    with pytest.raises(DerivativeError, match=rf"'while' cannot be reversed .*{HERE}:\d+, in .*f\)?.*dynamic_loop.*max_trips"):
         ad.grad(f)(0.5)
     value, moved = ad.jvp(f, (0.5,), (1.0,))
     expected = jax.jvp(f, (0.5,), (1.0,))

@@ -29,9 +29,7 @@ def pytest_generate_tests(metafunc):
     if "harness" not in metafunc.fixturenames:
         return
     if catalogue is None:
-        metafunc.parametrize(
-            "harness", [pytest.param(None, marks=pytest.mark.skip("this wheel of JAX has no harnesses"))]
-        )
+        metafunc.parametrize("harness", [pytest.param(None, marks=pytest.mark.skip("this wheel of JAX has no harnesses"))])
         return
     groups = {name: list(cases) for name, cases in itertools.groupby(_float32(), key=lambda h: h.group_name)}
     if "every" in metafunc.function.__name__:
@@ -48,11 +46,7 @@ def compare(harness):
     with jax.enable_x64(False):
         args = harness.dyn_args_maker(np.random.RandomState(0))
         args = [jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
-        moving = [
-            i
-            for i, a in enumerate(args)
-            if jnp.issubdtype(getattr(a, "dtype", None) or jnp.result_type(a), jnp.inexact)
-        ]
+        moving = [i for i, a in enumerate(args) if jnp.issubdtype(getattr(a, "dtype", None) or jnp.result_type(a), jnp.inexact)]
         if not moving:
             pytest.skip("no operand of floating point type")
         rng = np.random.default_rng(0)

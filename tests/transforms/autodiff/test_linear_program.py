@@ -63,9 +63,7 @@ def test_none_is_zero_at_any_place_of_a_tangent():
     _, linear = ad.linearize(model, PARAMS, X)
     only_b = linear({"w": None, "b": 1.0}, None)
     np.testing.assert_array_equal(only_b, np.ones(3))
-    np.testing.assert_array_equal(
-        ad.jvp(model, (PARAMS, X), (None, X))[1], ad.jvp(model, (PARAMS, X), (None, 2 * X))[1] / 2
-    )
+    np.testing.assert_array_equal(ad.jvp(model, (PARAMS, X), (None, X))[1], ad.jvp(model, (PARAMS, X), (None, 2 * X))[1] / 2)
 
 
 def test_integers_have_float0_tangents():

@@ -38,9 +38,7 @@ def test_the_rule_is_used_and_not_the_body(t):
     np.testing.assert_allclose(jax.jit(t.grad(jax.jit(tripled)))(W), three, rtol=1e-12)
     np.testing.assert_allclose(t.jvp(tripled, (W,), (W,))[1], three @ W, rtol=1e-12)
     np.testing.assert_allclose(jax.vmap(t.grad(tripled))(BATCH), 3 * jax.vmap(jax.grad(body))(BATCH), rtol=1e-12)
-    np.testing.assert_allclose(
-        t.grad(lambda b: jax.vmap(tripled)(b).sum())(BATCH), 3 * jax.vmap(jax.grad(body))(BATCH), rtol=1e-12
-    )
+    np.testing.assert_allclose(t.grad(lambda b: jax.vmap(tripled)(b).sum())(BATCH), 3 * jax.vmap(jax.grad(body))(BATCH), rtol=1e-12)
     looped = lambda w: jax.lax.scan(lambda c, b: (c + tripled(w * b), None), 0.0, BATCH)[0]  # noqa: E731
     plain = lambda w: jax.lax.scan(lambda c, b: (c + body(w * b), None), 0.0, BATCH)[0]  # noqa: E731
     np.testing.assert_allclose(t.grad(looped)(W), 3 * jax.grad(plain)(W), rtol=1e-12)
@@ -136,9 +134,7 @@ SPD = SPD @ SPD.T + 5 * np.eye(5)
     ("make", "args"),
     [
         pytest.param(lambda: ad.gaussian_regression_log_likelihood(X, Y), (W, 1.3), id="regression"),
-        pytest.param(
-            lambda: ad.exponential_family_log_likelihood(X, lambda e: jax.scipy.special.logsumexp(e)), (W,), id="family"
-        ),
+        pytest.param(lambda: ad.exponential_family_log_likelihood(X, lambda e: jax.scipy.special.logsumexp(e)), (W,), id="family"),
         pytest.param(lambda: ad.log_determinant, (SPD,), id="log determinant"),
         pytest.param(lambda: ad.gaussian_log_density, (Y[:5], X[:5, 0], SPD), id="gaussian"),
     ],

@@ -1,0 +1,146 @@
+"""NUTS at four chains against NumPyro's: sampling, compilation and import.
+
+    python3 dev.py bench nuts [sampling] [compile] [import]
+
+Sampling is a run of 1000 + 1000 transitions less what JAX reports as tracing, lowering and compiling (NumPyro compiles in every run; a
+second run of ours does not). The two libraries walk different trajectories, so the ratio per gradient stands beside the ratio of times.
+Whole runs, compilation included, are compared as well: the second of a process, where ours has nothing left to compile. Compilation is
+what JAX reports for the first run of a fresh process, with no persistent cache. Bounds: sampling at most 1.25 times and compilation at
+most once NumPyro's; `import luciole` at most once `import numpyro`. NumPyro is run vectorized, as
+ours is, and sequential; the bounds are on the former.
+"""
+
+import json
+import sys
+import warnings
+
+from _common import announce, fresh_processes, interleaved, median, posteriors
+
+POSTERIORS = (
+    "eight_schools-eight_schools_noncentered",
+    "radon_mn-radon_hierarchical_intercept_noncentered",
+    "wells_data-wells_dist100_model",
+)
+ENGINES = ("luciole", "vectorized", "sequential")
+REPEATS, PROCESSES, IMPORTS = 5, 3, 7
+
+
+def runner(engine, model, kwargs):
+    """seed -> gradients of one run of 1000 warm-up transitions and 1000 draws (of the draws alone)."""
+    import jax
+
+    if engine == "luciole":
+        import luciole as lc
+
+        def run(seed):
+            mcmc = lc.MCMC(lc.NUTS(model), progress_bar=False)
+            mcmc.run(jax.random.PRNGKey(seed), **kwargs)
+            mcmc.get_samples()
+            return int(mcmc.sample_stats["n_steps"].sum())
+
+        return run
+    from numpyro.infer import MCMC, NUTS
+
+    mcmc = MCMC(NUTS(model), num_warmup=1000, num_samples=1000, num_chains=4, chain_method=engine, progress_bar=False)
+
+    def run(seed):
+        mcmc.run(jax.random.PRNGKey(seed), extra_fields=("num_steps",), **kwargs)
+        jax.block_until_ready(mcmc.get_samples())
+        return int(mcmc.get_extra_fields()["num_steps"].sum())
+
+    return run
+
+
+def quietly(run):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return run()
+
+
+def clocked(run, seed):
+    """(seconds of sampling, seconds in all, seconds of compilation, gradients) of one run."""
+    from harness import CompileClock
+
+    with CompileClock() as clock:
+        gradients = quietly(lambda: run(seed))
+    times = clock.timing()
+    return times["total_s"] - times["compile_s"], times["total_s"], times["compile_s"], gradients
+
+
+def sampling():
+    print(f"sampling, seconds a run; median of {REPEATS}, in turn")
+    print(
+        f"{'':50s} {'luciole':>10s} {'vectorized':>10s} {'sequential':>10s} | {'ratio':>16s} | {'per gradient':>16s} | {'whole run':>16s}"
+    )
+    found, kept = posteriors(), []
+    for name in POSTERIORS:
+        runs = {engine: runner(engine, *found[name]) for engine in ENGINES}
+        rows = {engine: [] for engine in ENGINES}
+
+        def one(engine, runs=runs, rows=rows):
+            rows[engine].append(clocked(runs[engine], len(rows[engine]) + 1))
+
+        interleaved({e: lambda e=e, one=one: one(e) for e in ENGINES}, 1 + REPEATS)
+        seconds, whole, _, gradients = ({e: median([row[i] for row in rows[e][1:]]) for e in ENGINES} for i in range(4))
+        ratios = [seconds["luciole"] / seconds[e] for e in ENGINES[1:]]
+        each = [r * gradients[e] / gradients["luciole"] for r, e in zip(ratios, ENGINES[1:], strict=True)]
+        all_in = [whole["luciole"] / whole[e] for e in ENGINES[1:]]
+        kept.append(ratios[0])
+        row = " ".join(f"{seconds[e]:10.3f}" for e in ENGINES)
+        pairs = " | ".join(f"{a:7.3f} {b:8.3f}" for a, b in (ratios, each, all_in))
+        print(f"{name:50s} {row} | {pairs}", flush=True)
+    print(f"{'median':83s} | {median(kept):7.3f}          | largest {max(kept):.3f}, bound 1.25\n")
+
+
+def compilation():
+    print(f"compilation, seconds; median of {PROCESSES} processes, in turn")
+    print(f"{'':50s} {'luciole':>10s} {'vectorized':>10s} {'sequential':>10s} | {'ratio':>16s}")
+    kept = []
+    for name in POSTERIORS:
+        commands = {engine: [__file__, "--child", engine, name] for engine in ENGINES}
+        outputs = fresh_processes(commands, PROCESSES)
+        seconds = {engine: median([json.loads(text.splitlines()[-1]) for text in outputs[engine]]) for engine in ENGINES}
+        ratios = [seconds["luciole"] / seconds[e] for e in ENGINES[1:]]
+        kept.append(ratios[0])
+        print(
+            f"{name:50s} {' '.join(f'{seconds[e]:10.2f}' for e in ENGINES)} | {ratios[0]:7.3f} {ratios[1]:8.3f}",
+            flush=True,
+        )
+    print(f"{'median':83s} | {median(kept):7.3f}          | largest {max(kept):.3f}, bound 1.00\n")
+
+
+def child(engine, name):
+    model, kwargs = posteriors()[name]
+    run = runner(engine, model, kwargs)
+    print(clocked(run, 1)[2])
+
+
+def imports():
+    statements = {
+        "luciole": "import luciole",
+        "names used": "import luciole as lc; lc.NUTS, lc.MCMC, lc.sample",
+        "numpyro": "import numpyro",
+    }
+    clock = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
+    outputs = fresh_processes({name: ["-c", clock.format(code)] for name, code in statements.items()}, IMPORTS)
+    seconds = {name: median([float(text) for text in outputs[name]]) for name in statements}
+    print(f"import, seconds; median of {IMPORTS} fresh processes, in turn")
+    for name, code in statements.items():
+        print(f"{code:60s} {seconds[name]:8.3f}   ratio {seconds[name] / seconds['numpyro']:.3f}")
+
+
+def main(parts):
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    if parts[:1] == ["--child"]:
+        return child(*parts[1:])
+    announce("sampling: one whole run before timing; compilation and import: fresh processes, each once before timing")
+    fresh_processes({"luciole": ["-c", "import luciole.inference"], "numpyro": ["-c", "import numpyro"]}, 1)
+    for name, part in {"sampling": sampling, "compile": compilation, "import": imports}.items():
+        if not parts or name in parts:
+            part()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
