@@ -274,6 +274,14 @@ def flat(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
     return bind(eqn, operands), lambda ts: [None] * len(eqn.outvars), (False,) * len(eqn.outvars)
 
 
+def as_dtype(x: Any, dtype: Any) -> Any:
+    """x converted, itself if there is nothing to do; of a complex number that becomes real, the real part."""
+    if x.dtype == dtype:
+        return x
+    drops = jax.dtypes.issubdtype(x.dtype, np.complexfloating) and not jax.dtypes.issubdtype(dtype, np.complexfloating)
+    return lax.convert_element_type(lax.real(x) if drops else x, dtype)
+
+
 @linearizes("convert_element_type", "reduce_precision")
 def conversion(eqn: Any, active: Sequence[bool], x: Any) -> Any:
     """A tangent is converted as its value is; none survives a conversion to integers."""
@@ -282,7 +290,7 @@ def conversion(eqn: Any, active: Sequence[bool], x: Any) -> Any:
         return out, lambda ts: [None], (False,)
     if eqn.primitive.name == "convert_element_type":
         dtype = out[0].dtype
-        return out, lambda ts: [ts[0] if ts[0].dtype == dtype else lax.convert_element_type(ts[0], dtype)], (True,)
+        return out, lambda ts: [as_dtype(ts[0], dtype)], (True,)
     return out, lambda ts: bind(eqn, ts), (True,)
 
 
@@ -332,7 +340,7 @@ def transpose_selection(eqn: Any, cts: Sequence[Any], which: Any, *cases: Any) -
 @transposes("convert_element_type")
 def transpose_conversion(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """Converted back; the identity if the dtype is the same, so that loops can see that nothing happened."""
-    return [cts[0] if cts[0].dtype == x.aval.dtype else lax.convert_element_type(cts[0], x.aval.dtype)]
+    return [as_dtype(cts[0], x.aval.dtype)]
 
 
 @transposes("reduce_precision")
