@@ -2,7 +2,8 @@
 """One command for each thing a developer does. Needs Python 3.11 to 3.13 and nothing else.
 
     python3 dev.py demo [options]       sample a real posterior, summarise, save and plot it (options: demo --help)
-    python3 dev.py test [pytest args]   the quick tests; `test --all` adds the slow ones and the notebooks
+    python3 dev.py test [pytest args]   the quick tests; `test --all` adds the slow ones and the notebooks;
+                                        `test -m exhaustive` runs hours of comparisons that neither has
     python3 dev.py lint                 ruff check, ruff format --check, pyright
     python3 dev.py notebooks            execute the notebooks
     python3 dev.py bench [name] [args]  run benchmarks/<name>.py; without a name, list them
@@ -22,7 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 11), (3, 13)
-QUICK = "not slow and not notebook and not gpu"
+QUICK = "not slow and not exhaustive and not notebook and not gpu"
+ALL = "not exhaustive"
 PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 LINKS = ("ppl", "inference", "transforms", "sharding")
 
@@ -111,7 +113,7 @@ def main(arguments):
     if command == "demo":
         run(python, "-m", "luciole", *rest)
     elif command == "test":
-        select = [] if "--all" in rest else ["-m", QUICK]
+        select = ["-m", ALL if "--all" in rest else QUICK]
         run(python, "-m", "pytest", *PARALLEL, *select, *(word for word in rest if word != "--all"), cwd=ROOT)
     elif command == "notebooks":
         run(python, "-m", "pytest", "-m", "notebook", *rest, cwd=ROOT)

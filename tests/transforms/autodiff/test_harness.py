@@ -20,9 +20,8 @@ except ImportError:
     catalogue = None
 
 
-def _float32():
-    harnesses = [h for h in catalogue.all_harnesses if h.dtype in (np.float32, np.complex64)]
-    return sorted(harnesses, key=lambda h: h.group_name)
+def _harnesses(*dtypes):
+    return sorted((h for h in catalogue.all_harnesses if h.dtype in dtypes), key=lambda h: h.group_name)
 
 
 def pytest_generate_tests(metafunc):
@@ -31,24 +30,29 @@ def pytest_generate_tests(metafunc):
     if catalogue is None:
         metafunc.parametrize("harness", [pytest.param(None, marks=pytest.mark.skip("this wheel of JAX has no harnesses"))])
         return
-    groups = {name: list(cases) for name, cases in itertools.groupby(_float32(), key=lambda h: h.group_name)}
-    if "every" in metafunc.function.__name__:
-        chosen = list(itertools.chain(*groups.values()))
+    if "float64" in metafunc.function.__name__:
+        chosen = _harnesses(np.float64, np.complex128)
     else:
-        chosen = [next((c for c in cases if c.dtype == np.float32), cases[0]) for cases in groups.values()]
+        chosen = _harnesses(np.float32, np.complex64)
+    if "group" in metafunc.function.__name__:
+        groups = [list(cases) for _, cases in itertools.groupby(chosen, key=lambda h: h.group_name)]
+        chosen = [next((c for c in cases if c.dtype == np.float32), cases[0]) for cases in groups]
     metafunc.parametrize("harness", [pytest.param(h, id=h.fullname) for h in chosen])
 
 
-COMPARED: set[str] = set()
+class Nothing(Exception):
+    """There is nothing to compare: why."""
 
 
 def compare(harness):
-    with jax.enable_x64(False):
+    wide = harness.dtype in (np.float64, np.complex128)
+    tolerance = 1e-10 if wide else 2e-4
+    with jax.enable_x64(wide):
         args = harness.dyn_args_maker(np.random.RandomState(0))
         args = [jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
         moving = [i for i, a in enumerate(args) if jnp.issubdtype(getattr(a, "dtype", None) or jnp.result_type(a), jnp.inexact)]
         if not moving:
-            pytest.skip("no operand of floating point type")
+            raise Nothing("no operand of floating point type")
         rng = np.random.default_rng(0)
 
         def f(*xs):
@@ -69,35 +73,51 @@ def compare(harness):
             cotangents = [like(v) for v in expected[0]]
             pulled = jax.jit(lambda *xs: jax.vjp(f, *xs)[1](cotangents))(*at)
         except Exception as error:
-            pytest.skip(f"JAX does not differentiate this: {type(error).__name__}")
+            raise Nothing(f"JAX does not differentiate this: {type(error).__name__}") from error
         if not cotangents:
-            pytest.skip("no result of floating point type")
-        close(jax.jit(lambda *xs: ad.jvp(f, xs, tangents))(*at), expected)
-        close(jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at), pulled)
-        COMPARED.add(harness.group_name)
+            raise Nothing("no result of floating point type")
+        close(jax.jit(lambda *xs: ad.jvp(f, xs, tangents))(*at), expected, tolerance)
+        close(jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at), pulled, tolerance)
 
 
-def close(ours, theirs):
+def close(ours, theirs, tolerance):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         if a.dtype == jax.dtypes.float0:
             continue
         finite = np.isfinite(b)
         scale = 1 + np.max(np.abs(np.where(finite, b, 0)), initial=0)
-        np.testing.assert_allclose(np.where(finite, a, 0), np.where(finite, b, 0), rtol=2e-4, atol=2e-4 * scale)
+        np.testing.assert_allclose(np.where(finite, a, 0), np.where(finite, b, 0), rtol=tolerance, atol=tolerance * scale)
+
+
+def compare_or_skip(harness):
+    try:
+        compare(harness)
+    except Nothing as why:
+        pytest.skip(str(why))
+
+
+# Groups whose chosen case JAX (0.10 or 0.12) does not differentiate: no real result, or the bare primitive lacks a
+# parameter that JAX's own rule wants (clamp, conj, mul), or JAX has no rule.
+WITHOUT_DERIVATIVE = set(
+    "argmax argmin clamp conj eq ge gt iota is_finite le lt mul ne nextafter random_categorical random_uniform reduce_max reduce_min "
+    "reduce_window_mul regularized_incomplete_beta scatter_mul".split()
+)
 
 
 def test_one_case_of_each_group(harness):
-    compare(harness)
+    try:
+        compare(harness)
+    except Nothing as why:
+        assert harness.group_name in WITHOUT_DERIVATIVE, why
+        pytest.skip(str(why))
 
 
-def test_that_something_was_compared(request):
-    """A test whose cases are all skipped proves nothing: of some 120 groups JAX differentiates about 80."""
-    if catalogue is None or not any("one_case" in item.name for item in request.session.items):
-        pytest.skip("runs after the cases of this file")
-    assert len(COMPARED) > 60
+@pytest.mark.exhaustive
+def test_every_case_in_float32(harness):
+    compare_or_skip(harness)
 
 
-@pytest.mark.slow
-def test_every_case(harness):
-    compare(harness)
+@pytest.mark.exhaustive
+def test_every_case_in_float64(harness):
+    compare_or_skip(harness)
