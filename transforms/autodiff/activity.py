@@ -1,7 +1,7 @@
 """Which results of a program can depend on which inputs, for derivatives: a walk that looks into nested programs.
 
-Conservative: a result that is said to be inactive certainly has no tangent; one that is said to be active may have a
-    zero one.
+Conservative: a result that is said to be inactive certainly has no tangent; one that is said to be active may have one
+that is zero.
 """
 
 from collections.abc import Sequence

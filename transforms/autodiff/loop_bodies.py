@@ -1,7 +1,4 @@
-"""What the rules of all loops share.
-
-A body split into its known and its linear part, and the test for loops that need no storage.
-"""
+"""What the rules of all loops share: bodies split into a known and a linear part, and the test for loops that need no tape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,19 +63,16 @@ def order_free(
     watched: Sequence[bool],
     const_watched: bool | Sequence[bool],
 ) -> bool:
-    """Whether the transpose of a loop may visit its turns in any order, so that it can run forwards beside the known
-    carries.
+    """Whether the transpose of a loop may visit its turns in any order, and so run forwards beside the known carries.
 
-    True if every carried cotangent comes out of the transposed body as the same variable that went in (the loop adds
-    up terms that
-    do not depend on the sum), or if the transposed body reads no known value that changes (every turn applies the same
-    linear map).
+    True if every carried cotangent comes out of the transposed body as the same variable that went in (the loop adds up
+    terms that do not depend on the sum), or if the transposed body reads no known value that changes (every turn applies
+    the same linear map).
 
     Args:
-        jaxpr: the body, open. unknown: per input, whether it is linear; carries: per output, whether it is a linear
-            carry.
-        watched: per input, whether it is known and changes from turn to turn; const_watched: the same per constant of
-            the jaxpr.
+        jaxpr: the body, open.
+        unknown: per input, whether it is linear. carries: per output, whether it is a linear carry.
+        watched: per input, whether it is known and changes from turn to turn. const_watched: the same per constant.
     """
     num_carry, num_consts = sum(carries), len(jaxpr.constvars)
     const_watched = [const_watched] * num_consts if isinstance(const_watched, bool) else list(const_watched)

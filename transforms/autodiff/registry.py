@@ -3,20 +3,15 @@
 Three tables, keyed by the name of a primitive:
 
 * `LINEARIZE`: rule(eqn, active, *primals) -> (outs, linear, out_active). `active` says which operands have a tangent.
-  The rule evaluates
-  the equation and everything non-linear that its derivative needs; `linear` maps tangents (a list, None where
-  inactive) to
-  the tangents of the results (a list, None for zero) by linear operations only. The values that `linear` closes over
-  are the residuals.
+  The rule evaluates the equation and everything non-linear that its derivative needs; `linear` maps tangents (a list,
+  None where inactive) to the tangents of the results (a list, None for zero) by linear operations only. The values that
+  `linear` closes over are the residuals.
 * `FORWARD`: rule(eqn, primals, tangents) -> (outs, out_tangents), only for primitives that contain programs, whose
-  linearization
-  would store what a forward derivative can use at once. All others use their `LINEARIZE` rule.
+  linearization would store what a forward derivative can use at once. All others use their `LINEARIZE` rule.
 * `TRANSPOSE`: rule(eqn, cotangents, *operands) -> a cotangent or None for each operand. Linear operands arrive as
-  `Unknown`. Only
-  linear primitives have one: reverse mode is linearize, then transpose, and nothing else.
+  `Unknown`. Only linear primitives have one: reverse mode is linearize, then transpose, and nothing else.
 
-A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no
-rule.
+A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no rule.
 """
 
 import os

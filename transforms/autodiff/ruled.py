@@ -6,13 +6,12 @@
         return value(w), lambda t: g @ t            # t -> linear; transposed by us
 
 The decorated name is then a function with the value of the original and the derivative of the rule, under our
-transformations and JAX's, in any
-nesting. It is one equation, `ruled_call`, that holds both programs: the original, which runs where nothing is
-differentiated, and
-the rule, cut into (values, residuals) and a linear program, which takes over where something is.
+transformations and JAX's, in any nesting. It is one equation, `ruled_call`, that holds both programs: the original,
+which runs where nothing is differentiated, and the rule, cut into (values, residuals) and a linear program, which takes
+over where something is.
 
 Sharp edges: arguments are pytrees of arrays; what the function or the rule closes over has no derivative, and to
-    differentiate it is an error.
+differentiate it is an error.
 """
 
 import functools
@@ -56,15 +55,13 @@ def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]
         f: a function of arrays (pytrees of them), positional arguments only.
 
     Returns:
-        A decorator for a rule: the same arguments -> (value, linear map). The map takes one tangent per argument
-            (shaped like it; of integers, None) and
-        returns a tangent shaped like the value. The decorated name becomes the function to call; `.body` is `f`,
-        `.rule` the rule.
+        A decorator for a rule: the same arguments -> (value, linear map). The map takes one tangent per argument (shaped like
+        it; of integers, None) and returns a tangent shaped like the value. The decorated name becomes the function to call;
+        `.body` is `f`, `.rule` the rule.
 
     Raises:
-        DerivativeError: on a call, if the rule returns anything else, if its value has another structure, shape or
-            dtype than f's, or if its map
-            is not linear: names the primitive and the line.
+        DerivativeError: on a call, if the rule returns anything else, if its value has another structure, shape or dtype than
+            f's, or if its map is not linear: names the primitive and the line.
     """
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,9 +131,8 @@ def _trace_rule(
             jnp.shape(o) != a.shape or jnp.result_type(o) != a.dtype for o, a in zip(outs, out_avals, strict=False)
         ):
             raise DerivativeError(
-                f"the rule of {name} has a value of structure {found} and types "
-                f"{[jax.typeof(o).str_short() for o in outs]}; expected "
-                f"{out_tree} and {[a.str_short() for a in out_avals]}, as the function itself."
+                f"the rule of {name} has a value of structure {found} and types {[jax.typeof(o).str_short() for o in outs]}; "
+                f"expected {out_tree} and {[a.str_short() for a in out_avals]}, as the function itself."
             )
 
         def flat_map(*tangents: Any) -> list[Any]:
@@ -168,7 +164,8 @@ def _only(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
 def _as_linear_program(flat_map: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[list[Any], Any]:
     """Linearize the map once, so that whatever it computes beside the tangents is a residual.
 
-    Residuals must not depend on tangents.
+    Raises:
+        DerivativeError: a residual depends on the tangents, so the map is not linear.
     """
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat_map)(*avals))
     box: list[Any] = []
@@ -196,8 +193,8 @@ def _not_linear(jaxpr: Any, name: str) -> DerivativeError:
         if _is_bent(eqn, flags):
             return DerivativeError(
                 f"the linear map of {name} is not linear: the primitive {eqn.primitive.name!r} ({source_line(eqn)}) "
-                f"depends on the tangents in a "
-                "way that is not linear. Compute what does not depend on the tangents before the map is returned."
+                "depends on the tangents in a way that is not linear. Compute what does not depend on the tangents before the "
+                "map is returned."
             )
     return DerivativeError(f"the linear map of {name} is not linear in the tangents.")
 
@@ -238,7 +235,7 @@ def _refuse_constants(active: Sequence[bool], params: dict[str, Any]) -> None:
     if any(active[: sum(params["num_consts"])]):
         raise DerivativeError(
             f"{params['name']} closes over a value that is being differentiated, and its rule does not say how. Pass "
-            f"the value as an argument."
+            "the value as an argument."
         )
 
 
@@ -310,13 +307,15 @@ def check_linearization(
     """Compare a registered rule with the derivative of the function itself, at one point.
 
     Args:
-        ruled: what `defines_linearization` made. args: where to check.
-        tolerance: relative; by default 1e-4 in float32 and 1e-8 in float64. num_directions: random tangents tried.
-            seed: of their generator.
+        ruled: what `defines_linearization` made.
+        args: where to check.
+        tolerance: relative; by default 1e-4 in float32 and 1e-8 in float64.
+        num_directions: random tangents tried.
+        seed: of their generator.
 
     Raises:
-        DerivativeError: the value, the forward or the reverse derivative differ: says which, and by how much; or the
-            map is not linear.
+        DerivativeError: the value, the forward or the reverse derivative differ (says which, and by how much), or the map is
+            not linear.
     """
     if not hasattr(ruled, "rule"):
         raise DerivativeError("check_linearization takes a function made by `defines_linearization`.")

@@ -1,9 +1,8 @@
 """Programs called by name: `jit`, closed calls.
 
 Inside a trace the called program is walked in place: XLA inlines such calls anyway, and residuals need not cross a
-    boundary. On concrete
-values the walk itself is compiled, once for each (program, active inputs), so that the derivative of a jitted function
-runs compiled as the function does.
+boundary. On concrete values the walk itself is compiled, once for each (program, active inputs), so that the derivative
+of a jitted function runs compiled as the function does.
 """
 
 import functools

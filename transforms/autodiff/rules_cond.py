@@ -1,9 +1,7 @@
-"""`cond` and `switch`: the branches are linearized one by one, and the residuals of the branch taken leave through
-shared slots.
+"""`cond` and `switch`: linearized branch by branch; the residuals of the branch taken leave through shared slots.
 
-A slot is shared by residuals of the same type in different branches; a branch fills the slots it does not use with
-zeros. Residuals that are
-operands of the switch need no slot.
+A slot is shared by residuals of the same type in different branches; a branch fills the slots it does not use with zeros.
+Residuals that are operands of the switch need no slot.
 """
 
 from collections import Counter

@@ -1,8 +1,7 @@
 """Functions that bring a derivative of their own: `custom_jvp`, `custom_vjp` and `custom_linear_solve`.
 
 The user's rule is run by JAX's public `jax.jvp` or `jax.vjp` on the one equation, because its parameters are private;
-what it computes becomes
-part of our trace, so that it can be differentiated again.
+what it computes becomes part of our trace, so that it can be differentiated again.
 """
 
 from collections.abc import Sequence
@@ -234,8 +233,7 @@ def transpose_solve(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     if parts.jaxprs.transpose_solve is None:
         raise DerivativeError(
             f"the primitive 'custom_linear_solve' cannot be transposed ({source_line(eqn)}): `transpose_solve` was "
-            f"not given. Give it, or "
-            "`symmetric=True`, to `jax.lax.custom_linear_solve`."
+            "not given. Give it, or `symmetric=True`, to `jax.lax.custom_linear_solve`."
         )
     n = len(parts.b)
     arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents[:n], eqn.outvars[:n], strict=True)]

@@ -1,9 +1,7 @@
-"""`jax.checkpoint`: only the operands, and what the policy allows to be saved, are residuals; the rest is computed
-again.
+"""`jax.checkpoint`: residuals are the operands and what the policy allows to be saved; the rest is computed again.
 
-The linear program holds a checkpointed program of (operands, saved values; tangents). Its transpose computes again
-what it needs, at the time
-it needs it, behind the same barrier.
+The linear program holds a checkpointed program of (operands, saved values; tangents). Its transpose computes again what
+it needs, at the time it needs it, behind the same barrier.
 """
 
 from collections.abc import Sequence
@@ -28,10 +26,7 @@ def _again(eqn: Any, function: Any) -> Any:
 
 
 def _saves(eqn: Any, policy: Any) -> bool:
-    """Whether the policy lets the results of an equation be kept.
-
-    Offloading is treated as saving where the value is.
-    """
+    """Whether the policy lets the results of an equation be kept; offloading them counts as saving them where they are."""
     verdict = policy(eqn.primitive, *(v.aval for v in eqn.invars), **eqn.params)
     if isinstance(verdict, bool):
         return verdict

@@ -1,10 +1,9 @@
 """`scan`: the linear program of a scan is a scan; its transpose is a scan in the other direction.
 
-Residuals of the body are of three kinds: those computed from loop constants alone are kept once; those that are an
-    input of the scan are not
-stored again; the rest is stacked, one entry per turn. A loop without inputs and outputs per turn (`fori_loop`) that
-only adds up terms stores
-nothing: its linear program computes the known carries again (see `loop_bodies.order_free`).
+Residuals of the body are of three kinds: those computed from loop constants alone are kept once; those that are an input
+of the scan are not stored again; the rest is stacked, one entry per turn. A loop without inputs and outputs per turn
+(`fori_loop`) that only adds up terms stores nothing: its linear program computes the known carries again (see
+`loop_bodies.order_free`).
 """
 
 from collections.abc import Sequence
@@ -135,10 +134,7 @@ def _classify(body: SplitBody, at: _Layout) -> tuple[list[Any], list[Any], list[
 
 
 def _recomputing(eqn: Any, at: _Layout, body: SplitBody, primals: Sequence[Any]) -> Any:
-    """The linearization of a loop that adds up terms: known carries are computed again beside the tangents.
-
-    None if it does more.
-    """
+    """The linearization of a loop that adds up terms, with known carries computed again beside the tangents; None if it does more."""
     program = RecomputingBody(body, at.num_consts, at.num_carry, at.active)
     if not program.order_free:
         return None

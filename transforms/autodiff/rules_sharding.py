@@ -1,15 +1,12 @@
 """`shard_map` and the collectives inside it.
 
-The linear program of a `shard_map` is one; residuals leave it stacked along the mesh axes over which they vary, one
-block per device, and
-operands that are residuals are passed again with the layout they had. Inside, a cotangent of a value that is the same
-on all devices is summed over
-them: by the transposes of `pvary` and `psum` where JAX checks the variation (`check_vma=True`), at the boundary where
-    it does not.
+The linear program of a `shard_map` is one; residuals leave it stacked along the mesh axes over which they vary, one block
+per device, and operands that are residuals are passed again with the layout they had. Inside, a cotangent of a value that
+is the same on all devices is summed over them: by the transposes of `pvary` and `psum` where JAX checks the variation
+(`check_vma=True`), at the boundary where it does not.
 
 Source: the convention for unchecked maps (cotangents of replicated results divided by the number of copies, those of
-    replicated operands
-summed) is JAX's, so that derivatives agree.
+replicated operands summed) is JAX's, so that derivatives agree.
 """
 
 import math
@@ -113,10 +110,7 @@ def _split_inside(
 
 
 def _block_spec(eqn: Any, aval: Any) -> PartitionSpec:
-    """Layout of a residual that leaves the map with a new leading axis.
-
-    One block for each device over which it may differ.
-    """
+    """Layout of a residual that leaves the map with a new leading axis: one block for each device over which it may differ."""
     varying = varying_axes(aval) if eqn.params["check_vma"] else set(_axes(eqn))
     axes = tuple(a for a in _axes(eqn) if a in varying)
     return PartitionSpec(axes) if axes else PartitionSpec()

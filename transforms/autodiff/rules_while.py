@@ -1,11 +1,9 @@
-"""`while_loop`, whose number of turns is not known: reversed exactly, without storage, where the order of the turns
-does not matter.
+"""`while_loop`, of an unknown number of turns: reversed exactly and without storage where the order of turns does not matter.
 
 The linear program of a while loop is a while loop that computes the known carries again beside the tangents. Its
-transpose runs forwards too, if
-the loop adds up terms that do not depend on the sum, or applies the same linear map at every turn
-(`loop_bodies.order_free`). Memory
-does not grow with the number of turns. Any other loop is refused, with the way out: a stated capacity (`dynamic_loop`).
+transpose runs forwards too, if the loop adds up terms that do not depend on the sum, or applies the same linear map at
+every turn (`loop_bodies.order_free`). Memory does not grow with the number of turns. Any other loop is refused, with the
+way out: a stated capacity (`dynamic_loop`).
 """
 
 from collections.abc import Sequence
@@ -155,8 +153,7 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
 def _irreversible(eqn: Any, why: str) -> DerivativeError:
     return DerivativeError(
         f"the primitive 'while' cannot be reversed ({source_line(eqn)}): {why}, and the number of turns is not "
-        f"known, so that there is no room to "
-        "store them. Give the loop a capacity with `dynamic_loop(n, step, theta, init, max_trips=...)`, use "
-        "`jax.lax.fori_loop` with a static "
-        "number of turns or `jax.lax.scan`, or use a forward derivative (`jvp`)."
+        "known, so that there is no room to store them. Give the loop a capacity with "
+        "`dynamic_loop(n, step, theta, init, max_trips=...)`, use `jax.lax.fori_loop` with a static number of turns or "
+        "`jax.lax.scan`, or use a forward derivative (`jvp`)."
     )

@@ -3,8 +3,7 @@
     <linear(t), c> = <t, transposed(c)>        for all tangents t and cotangents c
 
 Equations that do not depend on a linear input are evaluated; the others are visited in reverse, each handing the
-cotangent of its result
-to its operands. A value that is used twice receives the sum.
+cotangent of its result to its operands. A value that is used twice receives the sum.
 """
 
 from collections.abc import Sequence
@@ -63,10 +62,7 @@ def backward(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], cotange
 
 
 def transpose_equation(eqn: JaxprEqn, cotangents: Sequence[Any], operands: Sequence[Any]) -> Sequence[Any]:
-    """Apply the transposition rule of one equation.
-
-    Its own, else the fallback's, else an error with primitive and line.
-    """
+    """The transposition rule of one equation: its own, else the fallback's, else an error that names the primitive and the line."""
     rule = TRANSPOSE.get(eqn.primitive.name)
     if rule is not None:
         return rule(eqn, cotangents, *operands)
@@ -79,8 +75,8 @@ def transpose_equation(eqn: JaxprEqn, cotangents: Sequence[Any], operands: Seque
 def fit(cotangent: Any, aval: Any) -> Any:
     """A cotangent summed down to the shape of the value it belongs to.
 
-    Pointwise primitives broadcast operands of rank 0 and axes of length 1 silently; the transpose of that is a sum,
-    done here once for all rules.
+    Pointwise primitives broadcast operands of rank 0 and axes of length 1 silently; the transpose of that is a sum, done here
+    once for all rules.
     """
     if cotangent.shape == aval.shape:
         return cotangent

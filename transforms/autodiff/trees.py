@@ -55,7 +55,7 @@ def _check(leaf: Any, aval: Any, what: str, place: int, tree: Any) -> Any:
             return None
         raise DerivativeError(
             f"the {what} at {leaf_names(tree)[place]} belongs to a value of type {aval.str_short()}, which has no "
-            f"derivative; write None there."
+            "derivative; write None there."
         )
     array = jax.numpy.asarray(leaf, aval.dtype) if isinstance(leaf, (bool, int, float, complex)) else leaf
     shape, dtype = np.shape(array), getattr(array, "dtype", None)

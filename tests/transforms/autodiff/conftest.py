@@ -30,8 +30,8 @@ def quick_compile():
 class Case(NamedTuple):
     """A function of float64 arrays and points at which it is smooth.
 
-    own: it must be differentiated without the fallback. reference: the same function written so that JAX can reverse
-        it.
+    own: it must be differentiated without the fallback.
+    reference: the same function written so that JAX can reverse it.
     second: whether second derivatives in reverse over reverse exist (a loop of unknown length may have none).
     """
 
