@@ -109,7 +109,8 @@ def test_one_case_of_each_group(harness):
     try:
         compare(harness)
     except Nothing as why:
-        assert harness.group_name in WITHOUT_DERIVATIVE, why
+        if harness.group_name not in WITHOUT_DERIVATIVE:
+            raise
         pytest.skip(str(why))
 
 
