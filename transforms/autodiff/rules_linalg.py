@@ -85,7 +85,8 @@ def _halves(x: Any) -> tuple[Any, Any, Any]:
     """The blocks on and below the diagonal. `split` and not `slice`: its transpose is one concatenation, no sum of padded blocks."""
     rows = x.shape[-1] // 2, x.shape[-1] - x.shape[-1] // 2
     top, bottom = lax.split(x, rows, axis=x.ndim - 2)
-    return lax.split(top, rows, axis=x.ndim - 1)[0], *lax.split(bottom, rows, axis=x.ndim - 1)
+    below, second = lax.split(bottom, rows, axis=x.ndim - 1)
+    return lax.split(top, rows, axis=x.ndim - 1)[0], below, second
 
 
 def _split(factor: Any, depth: int) -> "Any | _Blocks":
