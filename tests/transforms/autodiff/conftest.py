@@ -90,6 +90,7 @@ CASES = {
     "slices": Case(lambda x: x[1:4:2] * x[::-1][:2] + jnp.concatenate([x[:1], x[2:3] ** 2]), (V,)),
     "shapes": Case(lambda x: jnp.pad(x.reshape(3, 5).T, ((1, 2), (0, 1))) * jnp.ravel(x, order="F").sum(), (X,)),
     "dynamic": Case(lambda x: lax.dynamic_update_slice(x, lax.dynamic_slice(x, (1,), (2,)) ** 2, (3,)), (V,)),
+    "dynamic, clamped": Case(lambda x: lax.dynamic_slice(x, (-9,), (2,)) * lax.dynamic_update_slice(x, x[:2] ** 2, (-9,)).sum(), (V,)),
     "cumsum": Case(lambda x: jnp.cumsum(x**2) * x, (V,)),
     "where": Case(
         lambda x: jnp.where(x > 0, x**2, jnp.sin(x)) + jnp.maximum(x, 0.1) + jnp.minimum(x, x**3) + jnp.clip(x, -0.5, 0.5),

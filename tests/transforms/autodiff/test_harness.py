@@ -20,20 +20,13 @@ except ImportError:
     catalogue = None
 
 
-def _harnesses(*dtypes):
-    return sorted((h for h in catalogue.all_harnesses if h.dtype in dtypes), key=lambda h: h.group_name)
-
-
 def pytest_generate_tests(metafunc):
     if "harness" not in metafunc.fixturenames:
         return
     if catalogue is None:
         metafunc.parametrize("harness", [pytest.param(None, marks=pytest.mark.skip("this wheel of JAX has no harnesses"))])
         return
-    if "float64" in metafunc.function.__name__:
-        chosen = _harnesses(np.float64, np.complex128)
-    else:
-        chosen = _harnesses(np.float32, np.complex64)
+    chosen = sorted((h for h in catalogue.all_harnesses if h.dtype in (np.float32, np.complex64)), key=lambda h: h.group_name)
     if "group" in metafunc.function.__name__:
         groups = [list(cases) for _, cases in itertools.groupby(chosen, key=lambda h: h.group_name)]
         chosen = [next((c for c in cases if c.dtype == np.float32), cases[0]) for cases in groups]
@@ -44,12 +37,11 @@ class Nothing(Exception):
     """There is nothing to compare: why."""
 
 
-def compare(harness):
-    wide = harness.dtype in (np.float64, np.complex128)
+def compare(harness, wide=False):
+    """The derivatives of one case, in its own float32, or with its operands widened to float64."""
     tolerance = 1e-10 if wide else 2e-4
     with jax.enable_x64(wide):
-        args = harness.dyn_args_maker(np.random.RandomState(0))
-        args = [jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        args = [_array(a, wide) for a in harness.dyn_args_maker(np.random.RandomState(0))]
         moving = [i for i, a in enumerate(args) if jnp.issubdtype(getattr(a, "dtype", None) or jnp.result_type(a), jnp.inexact)]
         if not moving:
             raise Nothing("no operand of floating point type")
@@ -80,6 +72,13 @@ def compare(harness):
         close(jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at), pulled, tolerance)
 
 
+def _array(value, wide):
+    if not isinstance(value, np.ndarray):
+        return value
+    wider = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
+    return jnp.asarray(value, wider.get(value.dtype) if wide else None)
+
+
 def close(ours, theirs, tolerance):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -90,9 +89,9 @@ def close(ours, theirs, tolerance):
         np.testing.assert_allclose(np.where(finite, a, 0), np.where(finite, b, 0), rtol=tolerance, atol=tolerance * scale)
 
 
-def compare_or_skip(harness):
+def compare_or_skip(harness, wide=False):
     try:
-        compare(harness)
+        compare(harness, wide)
     except Nothing as why:
         pytest.skip(str(why))
 
@@ -121,4 +120,4 @@ def test_every_case_in_float32(harness):
 
 @pytest.mark.exhaustive
 def test_every_case_in_float64(harness):
-    compare_or_skip(harness)
+    compare_or_skip(harness, wide=True)
