@@ -22,9 +22,10 @@ LOWERINGS = 6
 
 def ours(model, kwargs):
     import luciole as lc
+    from luciole import transforms as lt
 
     density = lc.log_density(model, **kwargs)
-    return jax.jit(lambda density, position: jax.value_and_grad(density)(position)), density
+    return jax.jit(lambda density, position: lt.value_and_grad(density)(position)), density
 
 
 def theirs_on_arguments(model, kwargs):

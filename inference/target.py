@@ -14,8 +14,8 @@ import numpy as np
 from jax.core import eval_jaxpr
 
 from ..ppl import InitStrategy
+from ..transforms import value_and_grad
 from ..transforms.structure import structure
-from .gradients import value_and_grad
 from .integrator import ValueAndGrad
 from .layout import Layout
 

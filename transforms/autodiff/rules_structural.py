@@ -187,8 +187,8 @@ def transpose_cumsum(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
 
 @transposes("dynamic_slice")
 def transpose_dynamic_slice(eqn: Any, cts: Sequence[Any], x: Unknown, *indices: Any) -> Any:
-    """The cotangent written into zeros."""
-    return [lax.dynamic_update_slice(instantiate(None, x.aval), cts[0], indices), *[None] * len(indices)]
+    """The cotangent written into zeros; the primitive clamps an index, and a negative one does not count from the end."""
+    return [lax.dynamic_update_slice(instantiate(None, x.aval), cts[0], indices, allow_negative_indices=False), *[None] * len(indices)]
 
 
 @transposes("dynamic_update_slice")
@@ -196,6 +196,9 @@ def transpose_dynamic_update(eqn: Any, cts: Sequence[Any], x: Any, update: Any, 
     """What was overwritten receives nothing, the update what it wrote."""
     (ct,) = cts
     size = (update.aval if isinstance(update, Unknown) else update).shape
-    outer = lax.dynamic_update_slice(ct, lax.full(size, 0, ct.dtype), indices) if isinstance(x, Unknown) else None
-    inner = lax.dynamic_slice(ct, indices, size) if isinstance(update, Unknown) else None
+    outer = inner = None
+    if isinstance(x, Unknown):
+        outer = lax.dynamic_update_slice(ct, lax.full(size, 0, ct.dtype), indices, allow_negative_indices=False)
+    if isinstance(update, Unknown):
+        inner = lax.dynamic_slice(ct, indices, size, allow_negative_indices=False)
     return [outer, inner, *[None] * len(indices)]

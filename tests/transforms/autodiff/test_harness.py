@@ -20,20 +20,13 @@ except ImportError:
     catalogue = None
 
 
-def _harnesses(*dtypes):
-    return sorted((h for h in catalogue.all_harnesses if h.dtype in dtypes), key=lambda h: h.group_name)
-
-
 def pytest_generate_tests(metafunc):
     if "harness" not in metafunc.fixturenames:
         return
     if catalogue is None:
         metafunc.parametrize("harness", [pytest.param(None, marks=pytest.mark.skip("this wheel of JAX has no harnesses"))])
         return
-    if "float64" in metafunc.function.__name__:
-        chosen = _harnesses(np.float64, np.complex128)
-    else:
-        chosen = _harnesses(np.float32, np.complex64)
+    chosen = sorted((h for h in catalogue.all_harnesses if h.dtype in (np.float32, np.complex64)), key=lambda h: h.group_name)
     if "group" in metafunc.function.__name__:
         groups = [list(cases) for _, cases in itertools.groupby(chosen, key=lambda h: h.group_name)]
         chosen = [next((c for c in cases if c.dtype == np.float32), cases[0]) for cases in groups]
@@ -44,12 +37,10 @@ class Nothing(Exception):
     """There is nothing to compare: why."""
 
 
-def compare(harness):
-    wide = harness.dtype in (np.float64, np.complex128)
-    tolerance = 1e-10 if wide else 2e-4
+def compare(harness, wide=False):
+    """The derivatives of one case, in its own float32, or with its operands widened to float64."""
     with jax.enable_x64(wide):
-        args = harness.dyn_args_maker(np.random.RandomState(0))
-        args = [jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        args = [_array(a, wide) for a in harness.dyn_args_maker(np.random.RandomState(0))]
         moving = [i for i, a in enumerate(args) if jnp.issubdtype(getattr(a, "dtype", None) or jnp.result_type(a), jnp.inexact)]
         if not moving:
             raise Nothing("no operand of floating point type")
@@ -68,7 +59,11 @@ def compare(harness):
 
         at = [jnp.asarray(args[i]) for i in moving]
         tangents = tuple(like(x) for x in at)
+        symmetric = harness.group_name == "cholesky"  # JAX 0.10 is off along other tangents, see `test_cholesky`
+        if symmetric:
+            tangents = tuple(_symmetric(t) for t in tangents)
         try:
+            jax.eval_shape(f, *at)
             expected = jax.jit(lambda *xs: jax.jvp(f, xs, tangents))(*at)
             cotangents = [like(v) for v in expected[0]]
             pulled = jax.jit(lambda *xs: jax.vjp(f, *xs)[1](cotangents))(*at)
@@ -76,8 +71,22 @@ def compare(harness):
             raise Nothing(f"JAX does not differentiate this: {type(error).__name__}") from error
         if not cotangents:
             raise Nothing("no result of floating point type")
+        narrow = any(v.dtype in (np.float32, np.complex64) for v in [*at, *expected[0]])
+        tolerance = 2e-4 if narrow else 1e-10
         close(jax.jit(lambda *xs: ad.jvp(f, xs, tangents))(*at), expected, tolerance)
-        close(jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at), pulled, tolerance)
+        ours = jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at)
+        close(*(jax.tree.map(_symmetric, tree) if symmetric else tree for tree in (ours, pulled)), tolerance)
+
+
+def _array(value, wide):
+    if not isinstance(value, np.ndarray):
+        return value
+    wider = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
+    return jnp.asarray(value, wider.get(value.dtype) if wide else None)
+
+
+def _symmetric(matrix):
+    return (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
 
 
 def close(ours, theirs, tolerance):
@@ -90,9 +99,9 @@ def close(ours, theirs, tolerance):
         np.testing.assert_allclose(np.where(finite, a, 0), np.where(finite, b, 0), rtol=tolerance, atol=tolerance * scale)
 
 
-def compare_or_skip(harness):
+def compare_or_skip(harness, wide=False):
     try:
-        compare(harness)
+        compare(harness, wide)
     except Nothing as why:
         pytest.skip(str(why))
 
@@ -109,7 +118,8 @@ def test_one_case_of_each_group(harness):
     try:
         compare(harness)
     except Nothing as why:
-        assert harness.group_name in WITHOUT_DERIVATIVE, why
+        if harness.group_name not in WITHOUT_DERIVATIVE:
+            raise
         pytest.skip(str(why))
 
 
@@ -120,4 +130,4 @@ def test_every_case_in_float32(harness):
 
 @pytest.mark.exhaustive
 def test_every_case_in_float64(harness):
-    compare_or_skip(harness)
+    compare_or_skip(harness, wide=True)
