@@ -22,11 +22,9 @@ Sharp edges. The matrix is that of the *value*: a custom derivative rule that di
 never forms the matrix; reading `matrix` does, once. A conversion between float types counts as affine if it keeps float32's digits.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +37,10 @@ from .affine_linear import Linear, evaluate
 from .affine_matrix import matrix_blocks
 from .affine_proof import Blocked, Form, walk
 from .affine_rules import aval
+from .equations import run_jaxpr
 from .errors import DerivativeError
-from .jax_compat import JaxprEqn, open_jaxpr, user_frames
-from .partial import run
+from .jax_compat import open_jaxpr
+from .source_lines import equation_frames
 
 __all__ = ["Affine", "Dependence", "Input", "NotAffine", "affine_in", "why_not_affine"]
 
@@ -125,7 +124,7 @@ class _Program:
 
         def compute(consts: list[Any], others: list[Any]) -> list[Any]:
             flat = self.inputs([jnp.zeros(aval(v).shape, aval(v).dtype) for v in self.x_vars], others)
-            return run(inner.eqns, dict(zip([*inner.constvars, *inner.invars], [*consts, *flat], strict=True)), inner.outvars)
+            return run_jaxpr(inner, consts, flat)
 
         return jax.jit(compute)
 
@@ -341,16 +340,6 @@ def _indices(flags: list[bool]) -> frozenset[int]:
     return frozenset(i for i, flag in enumerate(flags) if flag)
 
 
-_HERE = Path(__file__).parent  # src/luciole/transforms, a link to transforms in a checkout: frames may show either path
-_ROOMS = ("ppl", "inference", "sharding", "transforms")
-_OWN = tuple(f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in _ROOMS)
-_NUMPYRO = f"{os.sep}site-packages{os.sep}numpyro{os.sep}"
-
-
-def _frames(eqn: JaxprEqn) -> list[str]:
-    return [f"{file}:{line}" for file, line, _ in user_frames(eqn) if not file.startswith(_OWN) and _NUMPYRO not in file]
-
-
 def _line(blocked: Blocked) -> str:
     """The user's line of the blocking equation.
 
@@ -359,7 +348,7 @@ def _line(blocked: Blocked) -> str:
     """
     shown: list[str] = []
     for eqn in (*blocked.around, blocked.eqn):
-        frames = _frames(eqn)
+        frames = [f"{file}:{line}" for file, line, _ in equation_frames(eqn)]
         if frames and (not shown or shown[0] in frames):
             shown = frames
     return shown[0] if shown else ""

@@ -19,7 +19,8 @@ from .affine_blocks import Block, ContractBlock, DenseBlock, GatherBlock
 from .affine_linear import NOT_AFFINE, Linear, filling_zero, step, zeros
 from .affine_proof import Blocked, Form, equation
 from .affine_rules import MOVES, PASSES, aval, called_body, linear_slots
-from .jax_compat import JaxprEqn, Literal, bind, open_jaxpr
+from .equations import run_jaxpr
+from .jax_compat import JaxprEqn, bind, open_jaxpr
 
 __all__ = ["matrix_blocks"]
 
@@ -46,7 +47,7 @@ def matrix_blocks(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], va
         For each result, leaf -> block, for the leaves it depends on. Traceable: which kind a block is depends on shapes alone.
     """
     seeds = [_Sum({i: _seed(aval(var))}) if v else x for i, (x, v, var) in enumerate(zip(operands, varying, jaxpr.invars, strict=True))]
-    outs = _evaluate(jaxpr, consts, seeds)
+    outs = run_jaxpr(jaxpr, consts, seeds, _equation)
     return [{leaf: _settle(b) for leaf, b in out.blocks.items()} if isinstance(out, _Sum) else {} for out in outs]
 
 
@@ -62,26 +63,15 @@ def _settle(block: Block) -> Block:
     return block
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *operands], strict=True))
-
-    def read(x: Any) -> Any:
-        return x.val if isinstance(x, Literal) else env[x]
-
-    for eqn in jaxpr.eqns:
-        env.update(zip(eqn.outvars, _equation(eqn, [read(x) for x in eqn.invars]), strict=True))
-    return [read(x) for x in jaxpr.outvars]
-
-
 def _equation(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     """One equation on arrays (degree 0), sums of blocks (degree 1) and None (not affine)."""
-    name = eqn.primitive.name
-    called = called_body(eqn)
     if all(not isinstance(x, _Sum) and x is not None for x in operands):
         return bind(eqn, operands)
+    called = called_body(eqn, operands)
     if called is not None:
         body, taken = called
-        return _evaluate(*open_jaxpr(body), operands[taken] if isinstance(taken, slice) else [operands[i] for i in taken])
+        return run_jaxpr(*open_jaxpr(body), taken, _equation)
+    name = eqn.primitive.name
     if name in PASSES:
         return operands
     if name in ("cond", "scan", "while"):

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..equations import run_equations
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, varying_axes
 from .registry import FORWARD, LINEARIZE, unknown_primitive
 
@@ -35,11 +36,14 @@ __all__ = [
     "Unknown",
     "add",
     "evaluate",
+    "evaluate_equations",
     "fallback_rules",
     "is_differentiable",
     "linearize_jaxpr",
+    "literal",
     "push",
     "push_forward",
+    "read",
     "tangent_aval",
     "without_fallback",
     "zeros",
@@ -117,6 +121,11 @@ def evaluate(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """The results of an equation that has no tangents, with its own source line."""
     with equation_context(eqn):
         return bind(eqn, operands)
+
+
+def evaluate_equations(equations: Sequence[JaxprEqn], env: dict[Any, Any], outs: Sequence[Any]) -> list[Any]:
+    """Evaluate equations in `env` (variable -> value, extended) and read `outs`."""
+    return run_equations(equations, env, outs, evaluate, literal)
 
 
 Apply = Callable[[JaxprEqn, list[Any], list[Any]], tuple[Sequence[Any], Sequence[Any]]]

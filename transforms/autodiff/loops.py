@@ -25,11 +25,11 @@ from jax.core import Tracer, eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
-from .core import Unknown, is_differentiable, linearize_jaxpr, push_forward, tangent_aval
+from .core import is_differentiable, linearize_jaxpr, push_forward, tangent_aval
 from .linear_op import linear_op
 from .loop_bodies import chosen, spread
 from .ruled import defines_linearization
-from .transpose import backward, instantiate
+from .transpose import backward_dense, instantiate_all
 
 __all__ = ["dynamic_loop"]
 
@@ -195,11 +195,7 @@ class _Forward:
         def turn(state: Any) -> Any:
             i, values, moving = state
             outs, made = push_forward(t.jaxpr, consts, [i, *values, *params], [None, *spread(moving, t.on_carry), *params_ts])
-            return (
-                i + 1,
-                outs,
-                [instantiate(m, tangent_aval(v.aval)) for m, v, on in zip(made, t.jaxpr.outvars, t.on_carry, strict=True) if on],
-            )
+            return i + 1, outs, instantiate_all(made, t.jaxpr.outvars, t.on_carry)
 
         last = jnp.minimum(n, t.capacity)
         state = (jnp.zeros_like(n), list(carry), list(tangents[:num_on]))
@@ -221,8 +217,7 @@ class _Backward:
         def back(i: Any, values: Sequence[Any], state: Any) -> Any:
             carry_cts, params_cts = state
             _, program = linearize_jaxpr(t.jaxpr, consts, [i, *values, *params], t.active, t.on_carry)
-            made = backward(program.jaxpr, program.residuals, [Unknown(v.aval) for v in program.jaxpr.invars], carry_cts)
-            dense = [instantiate(ct, v.aval) for ct, v in zip(made, program.jaxpr.invars, strict=True)]
+            dense = backward_dense(program.jaxpr, program.residuals, [True] * len(program.jaxpr.invars), [], carry_cts)
             return dense[: len(carry_cts)], [a + b for a, b in zip(params_cts, dense[len(carry_cts) :], strict=True)]
 
         def block(b: Any, state: Any) -> Any:

@@ -14,12 +14,12 @@ Three tables, keyed by the name of a primitive:
 A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no rule.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import DerivativeError
-from ..jax_compat import JaxprEqn, user_frames
+from ..jax_compat import JaxprEqn
+from ..source_lines import source_line
 
 __all__ = [
     "DECLINED",
@@ -28,7 +28,6 @@ __all__ = [
     "TRANSPOSE",
     "forwards",
     "linearizes",
-    "source_line",
     "transposes",
     "unknown_primitive",
 ]
@@ -64,16 +63,6 @@ def forwards(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def transposes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a transposition rule for the named linear primitives."""
     return _entry(TRANSPOSE, names)
-
-
-def source_line(eqn: JaxprEqn) -> str:
-    """The user's line that made an equation, for error messages."""
-    here = os.path.dirname(__file__)
-    frames = [f for f in user_frames(eqn) if os.path.dirname(f[0]) != here]
-    if not frames:
-        return "at an unknown line"
-    file, line, function = frames[0]
-    return f"{file}:{line}, in {function}"
 
 
 def unknown_primitive(eqn: JaxprEqn, what: str) -> DerivativeError:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
 
+from ..equations import dependents, needed_equations, needed_inputs
 from ..errors import DerivativeError
 from ..jax_compat import (
     Literal,
@@ -35,11 +36,11 @@ from ..jax_compat import (
     instantiate_tangents,
     open_jaxpr,
 )
-from .activity import needed_inputs
-from .core import is_differentiable, linearize_jaxpr, tangent_aval
+from ..source_lines import source_line
+from .core import evaluate_equations, is_differentiable, linearize_jaxpr, tangent_aval
 from .linear_op import linearize_function
-from .loop_bodies import needed_equations, run_equations, spread
-from .registry import linearizes, source_line
+from .loop_bodies import chosen, spread
+from .registry import linearizes
 from .transpose import instantiate
 
 __all__ = ["check_linearization", "defines_linearization"]
@@ -139,14 +140,14 @@ def _trace_rule(
             ts, found = jax.tree.flatten(linear_map(*jax.tree.unflatten(tree, spread(tangents, moving))))
             ts_wanted = [t for t, w in zip(ts, wanted, strict=True) if w] if len(ts) == len(wanted) else ts
             if len(ts_wanted) != sum(wanted) or any(
-                jnp.shape(t) != a.shape for t, a in zip(ts_wanted, _only(out_avals, wanted), strict=True)
+                jnp.shape(t) != a.shape for t, a in zip(ts_wanted, chosen(out_avals, wanted), strict=True)
             ):
                 raise DerivativeError(
                     f"the linear map of {name} returns structure {found}; expected a tangent shaped like the value, {out_tree}."
                 )
-            return [jnp.asarray(t, a.dtype) for t, a in zip(ts_wanted, _only(out_avals, wanted), strict=True)]
+            return [jnp.asarray(t, a.dtype) for t, a in zip(ts_wanted, chosen(out_avals, wanted), strict=True)]
 
-        residuals, program = _as_linear_program(flat_map, [tangent_aval(jax.typeof(v)) for v in _only(values, moving)], name)
+        residuals, program = _as_linear_program(flat_map, [tangent_aval(jax.typeof(v)) for v in chosen(values, moving)], name)
         box.append(program)
         return [*outs, *residuals]
 
@@ -155,10 +156,6 @@ def _trace_rule(
     avals = [[v.aval for v in linear.constvars], [v.aval for v in linear.invars]]
     lifted, _ = open_jaxpr(jax.make_jaxpr(lambda residuals, ts: eval_jaxpr(linear, residuals, *ts))(*avals))
     return known, consts, lifted
-
-
-def _only(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
-    return [v for v, f in zip(values, flags, strict=True) if f]
 
 
 def _as_linear_program(flat_map: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[list[Any], Any]:
@@ -179,18 +176,15 @@ def _as_linear_program(flat_map: Callable[..., Any], avals: Sequence[Any], name:
     if any(needed_inputs(known, [True] * len(known.outvars))[len(consts) :]):
         raise _not_linear(jaxpr, name)
     env = dict(zip([*known.constvars, *known.invars], [*inner, *consts, *[None] * len(avals)], strict=True))
-    return run_equations(needed_equations(known, known.outvars), env, known.outvars), box[-1]
+    return evaluate_equations(needed_equations(known.eqns, known.outvars), env, known.outvars), box[-1]
 
 
 def _not_linear(jaxpr: Any, name: str) -> DerivativeError:
     """The error that names the first equation of a map that is not linear in the tangents."""
-    depends = set(jaxpr.invars)
+    depends = dependents(jaxpr.eqns, jaxpr.invars)
     for eqn in jaxpr.eqns:
         flags = [not isinstance(x, Literal) and x in depends for x in eqn.invars]
-        if not any(flags):
-            continue
-        depends.update(eqn.outvars)
-        if _is_bent(eqn, flags):
+        if any(flags) and _is_bent(eqn, flags):
             return DerivativeError(
                 f"the linear map of {name} is not linear: the primitive {eqn.primitive.name!r} ({source_line(eqn)}) "
                 "depends on the tangents in a way that is not linear. Compute what does not depend on the tangents before the "
@@ -261,15 +255,6 @@ def _jax_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> 
     return outs, [next(made) if is_differentiable(v.aval) else np.zeros(v.aval.shape, jax.dtypes.float0) for v in params["body"].outvars]
 
 
-def _depends(jaxpr: Any, flags: Sequence[bool]) -> list[bool]:
-    """Which outputs read an input marked in `flags`."""
-    seen = {v for v, f in zip(jaxpr.invars, flags, strict=True) if f}
-    for eqn in jaxpr.eqns:
-        if any(not isinstance(x, Literal) and x in seen for x in eqn.invars):
-            seen.update(eqn.outvars)
-    return [not isinstance(v, Literal) and v in seen for v in jaxpr.outvars]
-
-
 def _vmapped(jaxpr: Any, size: int, axes: Sequence[int | None], out_axes: Sequence[int | None]) -> Any:
     """A jaxpr without constants under `vmap`."""
     avals = [
@@ -289,7 +274,8 @@ def _batch(size: int, operands: Sequence[Any], axes: Sequence[int | None], **par
     axes = [None if a is None else 0 for a in axes]
     of_body, of_rule, of_leaves = _parts(axes, params["num_consts"])
     n = len(body.outvars)
-    kept = [0 if d else None for d in _depends(known, [a == 0 for a in (*of_rule, *of_leaves)])[n:]]
+    mapped = dependents(known.eqns, [v for v, a in zip(known.invars, (*of_rule, *of_leaves), strict=True) if a == 0])
+    kept = [0 if not isinstance(v, Literal) and v in mapped else None for v in known.outvars[n:]]
     moving = [a for a, v in zip(of_leaves, body.invars[len(of_body) :], strict=True) if is_differentiable(v.aval)]
     batched = dict(
         params,

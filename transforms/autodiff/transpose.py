@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 
+from ..equations import reads_any
 from ..jax_compat import JaxprEqn, Literal, equation_context
 from .core import Unknown, add, evaluate, fallback_rules, read, zeros
 from .registry import TRANSPOSE, unknown_primitive
 
-__all__ = ["backward", "fit", "instantiate"]
+__all__ = ["backward", "backward_dense", "fit", "instantiate", "instantiate_all", "with_unknowns"]
 
 
 def backward(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
@@ -37,7 +38,7 @@ def backward(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], cotange
     linear = {v for v, x in zip(jaxpr.invars, operands, strict=True) if isinstance(x, Unknown)}
     visited: list[JaxprEqn] = []
     for eqn in jaxpr.eqns:
-        if any(not isinstance(x, Literal) and x in linear for x in eqn.invars):
+        if reads_any(eqn, linear):
             linear.update(eqn.outvars)
             visited.append(eqn)
         else:
@@ -85,6 +86,26 @@ def fit(cotangent: Any, aval: Any) -> Any:
     return jax.lax.reshape(jax.lax.reduce_sum(cotangent, axes), aval.shape)
 
 
+def with_unknowns(variables: Sequence[Any], unknown: Sequence[bool], known: Sequence[Any]) -> list[Any]:
+    """One operand per input variable: `Unknown` where marked, elsewhere the next of the `known` values."""
+    rest = iter(known)
+    return [Unknown(v.aval) if u else next(rest) for v, u in zip(variables, unknown, strict=True)]
+
+
+def backward_dense(
+    jaxpr: Any, consts: Sequence[Any], unknown: Sequence[bool], known: Sequence[Any], cotangents: Sequence[Any]
+) -> list[Any]:
+    """`backward` as the body of a transposed program: known values and cotangents -> explicit cotangents of the unknown."""
+    made = backward(jaxpr, consts, with_unknowns(jaxpr.invars, unknown, known), cotangents)
+    return instantiate_all(made, jaxpr.invars, unknown)
+
+
 def instantiate(cotangent: Any, aval: Any) -> Any:
     """A cotangent made explicit."""
     return zeros(aval) if cotangent is None else cotangent
+
+
+def instantiate_all(cotangents: Sequence[Any], variables: Sequence[Any], flags: Sequence[bool] | None = None) -> list[Any]:
+    """The cotangents (or tangents) of variables, of those whose flag is set, made explicit."""
+    flags = [True] * len(variables) if flags is None else flags
+    return [instantiate(ct, v.aval) for ct, v, flag in zip(cotangents, variables, flags, strict=True) if flag]
