@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from luciole import transforms as lt
-from luciole.transforms import affine_proof
+from luciole.transforms.affine import proof
 
 pytestmark = pytest.mark.slow  # a minute in all, and the quick set has three
 
@@ -161,26 +161,26 @@ def test_every_piece(name):
 
 @contextlib.contextmanager
 def replaced(**rules):
-    kept = {name: getattr(affine_proof, name) for name in rules}
+    kept = {name: getattr(proof, name) for name in rules}
     for name, rule in rules.items():
-        setattr(affine_proof, name, rule)
+        setattr(proof, name, rule)
     try:
         yield
     finally:
         for name, rule in kept.items():
-            setattr(affine_proof, name, rule)
+            setattr(proof, name, rule)
 
 
 def no_dependence(primitive):
     """The lattice of derivatives: what has derivative zero is taken for a constant."""
 
-    def first_order(eqn, operands, around, rule=affine_proof._first_order):
-        return affine_proof.Form() if eqn.primitive.name == primitive else rule(eqn, operands, around)
+    def first_order(eqn, operands, around, rule=proof._first_order):
+        return proof.Form() if eqn.primitive.name == primitive else rule(eqn, operands, around)
 
     return {"_first_order": first_order}
 
 
-def products_are_affine(eqn, varies, rule=affine_proof.linear_slots):
+def products_are_affine(eqn, varies, rule=proof.linear_slots):
     return frozenset({0, 1}) if eqn.primitive.name == "mul" else rule(eqn, varies)
 
 

@@ -4,7 +4,7 @@ A value is one of
     degree 0    v = o(z)                  a `Form` without coefficients
     degree 1    v = M(z) x + o(z)         a `Form`: for each leaf of x that M touches, the other inputs z that M reads; those that o reads
     degree 2    anything else             `Blocked`, with the equation that made it so
-and an equation maps the values of its operands to that of its results by the table in `affine_rules`. Values are ordered by what
+and an equation maps the values of its operands to that of its results by the table in `rules`. Values are ordered by what
 they admit, joins go up, the lattice is finite: loops are walked to the fixpoint of their carry. A value may be placed higher than it
 belongs (x * x / x), never lower.
 """
@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .affine_rules import PASSES, called_body, linear_slots
-from .equations import run_jaxpr
-from .jax_compat import JaxprEqn, open_jaxpr, scan_layout
+from ..equations import run_jaxpr
+from ..jax_compat import JaxprEqn, open_jaxpr, scan_layout
+from .rules import PASSES, called_body, linear_slots
 
 __all__ = ["Blocked", "Form", "Value", "carried", "equation", "join", "walk"]
 

@@ -1,6 +1,6 @@
 """In which of its operands a primitive is linear while the others are held: the one table behind the affine test.
 
-Three walks read it: the proof (`affine_proof`), the linear part of a proven program (`affine_linear`) and its matrix (`affine_blocks`).
+Three walks read it: the proof (`proof`), the linear part of a proven program (`linear`) and its matrix (`blocks`).
 "Linear" is meant of the *value* and over the reals, jointly in all the positions returned: `pad` in its operand and its padding
 value, `select_n` in its cases for a given choice. The derivative is never asked: `floor` and `stop_gradient` have a derivative that
 is zero everywhere, and are not affine.
@@ -14,8 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .equations import BODY_PARAMETER
-from .jax_compat import JaxprEqn
+from ..equations import BODY_PARAMETER
+from ..jax_compat import JaxprEqn
 
 __all__ = ["MOVES", "PASSES", "aval", "called_body", "linear_slots"]
 

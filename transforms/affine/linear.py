@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .affine_proof import Blocked, Form, Value, carried, join, walk
-from .affine_rules import PASSES, aval, called_body, linear_slots
-from .equations import run_jaxpr
-from .jax_compat import JaxprEqn, bind, open_jaxpr, scan_layout
+from ..equations import run_jaxpr
+from ..jax_compat import JaxprEqn, bind, open_jaxpr, scan_layout
+from .proof import Blocked, Form, Value, carried, join, walk
+from .rules import PASSES, aval, called_body, linear_slots
 
 __all__ = ["NOT_AFFINE", "Linear", "evaluate", "filling_zero", "step", "zeros"]
 
