@@ -21,32 +21,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
 
-from ..equations import dependents, needed_equations, needed_inputs
 from ..errors import DerivativeError
-from ..jax_compat import (
-    Literal,
-    Primitive,
-    bind,
-    define_batching,
-    define_jvp,
-    define_lowering,
-    define_result,
-    instantiate_tangents,
-    open_jaxpr,
-)
-from ..source_lines import source_line
-from .core import evaluate_equations, is_differentiable, linearize_jaxpr, tangent_aval
+from .core import is_differentiable, tangent_aval
 from .linear_op import linearize_function
-from .loop_bodies import chosen, spread
-from .registry import linearizes
+from .ruled_call import ruled_call_p
+from .ruled_tracing import trace_body, trace_rule
 from .transpose import instantiate
 
 __all__ = ["check_linearization", "defines_linearization"]
-
-ruled_call_p = Primitive("ruled_call")
-ruled_call_p.multiple_results = True
 
 
 def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -70,8 +53,8 @@ def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]
         def ruled(*args: Any) -> Any:
             leaves, tree = jax.tree.flatten(args)
             name = getattr(f, "__name__", "the function")
-            body, body_consts, out_tree = _trace_body(f, tree, leaves)
-            known, rule_consts, linear = _trace_rule(rule, tree, leaves, out_tree, [v.aval for v in body.outvars], name)
+            body, body_consts, out_tree = trace_body(f, tree, leaves)
+            known, rule_consts, linear = trace_rule(rule, tree, leaves, out_tree, [v.aval for v in body.outvars], name)
             outs = ruled_call_p.bind(
                 *body_consts,
                 *rule_consts,
@@ -88,203 +71,6 @@ def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]
         return ruled
 
     return decorate
-
-
-def _close(closed: Any) -> tuple[Any, list[Any]]:
-    """A jaxpr whose constants have become leading inputs, and their values."""
-    jaxpr, consts = open_jaxpr(closed)
-    if not jaxpr.constvars:
-        return jaxpr, []
-    avals = [v.aval for v in (*jaxpr.constvars, *jaxpr.invars)]
-    n = len(consts)
-    lifted, none = open_jaxpr(jax.make_jaxpr(lambda *xs: eval_jaxpr(jaxpr, xs[:n], *xs[n:]))(*avals))
-    assert not none
-    return lifted, consts
-
-
-def _trace_body(f: Callable[..., Any], tree: Any, leaves: Sequence[Any]) -> tuple[Any, list[Any], Any]:
-    box: list[Any] = []
-
-    def flat(*values: Any) -> list[Any]:
-        outs, out_tree = jax.tree.flatten(f(*jax.tree.unflatten(tree, values)))
-        box.append(out_tree)
-        return outs
-
-    body, consts = _close(jax.make_jaxpr(flat)(*leaves))
-    return body, consts, box[-1]
-
-
-def _trace_rule(
-    rule: Callable[..., Any], tree: Any, leaves: Sequence[Any], out_tree: Any, out_avals: Sequence[Any], name: str
-) -> tuple[Any, list[Any], Any]:
-    """The rule as (leaves -> values and residuals) and the linear program (residuals; tangents -> tangents)."""
-    box: list[Any] = []
-    moving = [is_differentiable(jax.typeof(v)) for v in leaves]
-    wanted = [is_differentiable(a) for a in out_avals]
-
-    def flat(*values: Any) -> list[Any]:
-        made = rule(*jax.tree.unflatten(tree, values))
-        if not (isinstance(made, tuple) and len(made) == 2 and callable(made[1])):
-            raise DerivativeError(f"the rule of {name} returns (value, linear map); found {type(made).__name__}.")
-        value, linear_map = made
-        outs, found = jax.tree.flatten(value)
-        if found != out_tree or any(
-            jnp.shape(o) != a.shape or jnp.result_type(o) != a.dtype for o, a in zip(outs, out_avals, strict=False)
-        ):
-            raise DerivativeError(
-                f"the rule of {name} has a value of structure {found} and types {[jax.typeof(o).str_short() for o in outs]}; "
-                f"expected {out_tree} and {[a.str_short() for a in out_avals]}, as the function itself."
-            )
-
-        def flat_map(*tangents: Any) -> list[Any]:
-            ts, found = jax.tree.flatten(linear_map(*jax.tree.unflatten(tree, spread(tangents, moving))))
-            ts_wanted = [t for t, w in zip(ts, wanted, strict=True) if w] if len(ts) == len(wanted) else ts
-            if len(ts_wanted) != sum(wanted) or any(
-                jnp.shape(t) != a.shape for t, a in zip(ts_wanted, chosen(out_avals, wanted), strict=True)
-            ):
-                raise DerivativeError(
-                    f"the linear map of {name} returns structure {found}; expected a tangent shaped like the value, {out_tree}."
-                )
-            return [jnp.asarray(t, a.dtype) for t, a in zip(ts_wanted, chosen(out_avals, wanted), strict=True)]
-
-        residuals, program = _as_linear_program(flat_map, [tangent_aval(jax.typeof(v)) for v in chosen(values, moving)], name)
-        box.append(program)
-        return [*outs, *residuals]
-
-    known, consts = _close(jax.make_jaxpr(flat)(*leaves))
-    linear = box[-1]
-    avals = [[v.aval for v in linear.constvars], [v.aval for v in linear.invars]]
-    lifted, _ = open_jaxpr(jax.make_jaxpr(lambda residuals, ts: eval_jaxpr(linear, residuals, *ts))(*avals))
-    return known, consts, lifted
-
-
-def _as_linear_program(flat_map: Callable[..., Any], avals: Sequence[Any], name: str) -> tuple[list[Any], Any]:
-    """Linearize the map once, so that whatever it computes beside the tangents is a residual.
-
-    Raises:
-        DerivativeError: a residual depends on the tangents, so the map is not linear.
-    """
-    jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat_map)(*avals))
-    box: list[Any] = []
-
-    def split(consts: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
-        _, program = linearize_jaxpr(jaxpr, consts, tangents, [True] * len(tangents), [True] * len(jaxpr.outvars))
-        box.append(program.jaxpr)
-        return program.residuals
-
-    known, inner = open_jaxpr(jax.make_jaxpr(split)([v.aval for v in jaxpr.constvars], list(avals)))
-    if any(needed_inputs(known, [True] * len(known.outvars))[len(consts) :]):
-        raise _not_linear(jaxpr, name)
-    env = dict(zip([*known.constvars, *known.invars], [*inner, *consts, *[None] * len(avals)], strict=True))
-    return evaluate_equations(needed_equations(known.eqns, known.outvars), env, known.outvars), box[-1]
-
-
-def _not_linear(jaxpr: Any, name: str) -> DerivativeError:
-    """The error that names the first equation of a map that is not linear in the tangents."""
-    depends = dependents(jaxpr.eqns, jaxpr.invars)
-    for eqn in jaxpr.eqns:
-        flags = [not isinstance(x, Literal) and x in depends for x in eqn.invars]
-        if any(flags) and _is_bent(eqn, flags):
-            return DerivativeError(
-                f"the linear map of {name} is not linear: the primitive {eqn.primitive.name!r} ({source_line(eqn)}) "
-                "depends on the tangents in a way that is not linear. Compute what does not depend on the tangents before the "
-                "map is returned."
-            )
-    return DerivativeError(f"the linear map of {name} is not linear in the tangents.")
-
-
-def _is_bent(eqn: Any, flags: Sequence[bool]) -> bool:
-    """Whether the derivative of one equation depends on the operands that are tangents."""
-
-    def residuals(*operands: Any) -> list[Any]:
-        outs, linear, out_active = linearize_function(lambda *xs: bind(eqn, xs), operands, flags)
-        if not any(out_active):
-            return list(outs)
-        zero = [jnp.zeros(v.aval.shape, v.aval.dtype) if f else None for v, f in zip(eqn.invars, flags, strict=True)]
-        return open_jaxpr(jax.make_jaxpr(lambda: [t for t in linear(zero) if t is not None])())[1]
-
-    traced, _ = open_jaxpr(jax.make_jaxpr(residuals)(*[x.aval for x in eqn.invars]))
-    return any(n and f for n, f in zip(needed_inputs(traced, [True] * len(traced.outvars)), flags, strict=True))
-
-
-def _parts(operands: Sequence[Any], num_consts: tuple[int, int]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-    a, b = num_consts
-    return operands[:a], operands[a : a + b], operands[a + b :]
-
-
-def _run(*operands: Any, body: Any, num_consts: tuple[int, int], **_: Any) -> list[Any]:
-    consts, _rule_consts, leaves = _parts(operands, num_consts)
-    return eval_jaxpr(body, (), *consts, *leaves)
-
-
-def _linearized(operands: Sequence[Any], params: dict[str, Any]) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
-    """Values by the rule, and the map from the tangents of differentiable leaves to those of differentiable results."""
-    _, consts, leaves = _parts(operands, params["num_consts"])
-    made = eval_jaxpr(params["known"], (), *consts, *leaves)
-    n = len(params["body"].outvars)
-    return made[:n], lambda ts: eval_jaxpr(params["linear"], (), *made[n:], *ts)
-
-
-def _refuse_constants(active: Sequence[bool], params: dict[str, Any]) -> None:
-    if any(active[: sum(params["num_consts"])]):
-        raise DerivativeError(
-            f"{params['name']} closes over a value that is being differentiated, and its rule does not say how. Pass "
-            "the value as an argument."
-        )
-
-
-@linearizes("ruled_call")
-def linearize_ruled_call(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
-    """The rule."""
-    p = eqn.params
-    _refuse_constants(active, p)
-    outs, apply = _linearized(operands, p)
-    skip = sum(p["num_consts"])
-    out_active = tuple(is_differentiable(v.aval) for v in eqn.outvars)
-    moving = [(i, tangent_aval(v.aval)) for i, v in enumerate(eqn.invars) if i >= skip and is_differentiable(v.aval)]
-    return outs, lambda ts: spread(apply([instantiate(ts[i], a) for i, a in moving]), out_active), out_active
-
-
-def _jax_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-    symbolic = [type(t).__name__ in ("Zero", "SymbolicZero") or getattr(t, "dtype", None) == jax.dtypes.float0 for t in tangents]
-    _refuse_constants([not s for s in symbolic], params)
-    skip = sum(params["num_consts"])
-    outs, apply = _linearized(primals, params)
-    moving = [t for t in instantiate_tangents(primals, tangents)[skip:] if t is not None]
-    made = iter(apply(moving))
-    return outs, [next(made) if is_differentiable(v.aval) else np.zeros(v.aval.shape, jax.dtypes.float0) for v in params["body"].outvars]
-
-
-def _vmapped(jaxpr: Any, size: int, axes: Sequence[int | None], out_axes: Sequence[int | None]) -> Any:
-    """A jaxpr without constants under `vmap`."""
-    avals = [
-        jax.ShapeDtypeStruct(v.aval.shape if a is None else (size, *v.aval.shape), v.aval.dtype)
-        for v, a in zip(jaxpr.invars, axes, strict=True)
-    ]
-    run = jax.vmap(lambda *xs: eval_jaxpr(jaxpr, (), *xs), tuple(axes), list(out_axes), axis_size=size)
-    return open_jaxpr(jax.make_jaxpr(run)(*avals))[0]
-
-
-def _batch(size: int, operands: Sequence[Any], axes: Sequence[int | None], **params: Any) -> Any:
-    body, known, linear = params["body"], params["known"], params["linear"]
-    if all(a is None for a in axes):
-        outs = ruled_call_p.bind(*operands, **params)
-        return outs, [None] * len(outs)
-    front = [x if a is None else jnp.moveaxis(x, a, 0) for x, a in zip(operands, axes, strict=True)]
-    axes = [None if a is None else 0 for a in axes]
-    of_body, of_rule, of_leaves = _parts(axes, params["num_consts"])
-    n = len(body.outvars)
-    mapped = dependents(known.eqns, [v for v, a in zip(known.invars, (*of_rule, *of_leaves), strict=True) if a == 0])
-    kept = [0 if not isinstance(v, Literal) and v in mapped else None for v in known.outvars[n:]]
-    moving = [a for a, v in zip(of_leaves, body.invars[len(of_body) :], strict=True) if is_differentiable(v.aval)]
-    batched = dict(
-        params,
-        body=_vmapped(body, size, [*of_body, *of_leaves], [0] * n),
-        known=_vmapped(known, size, [*of_rule, *of_leaves], [*[0] * n, *kept]),
-        linear=_vmapped(linear, size, [*kept, *moving], [0] * len(linear.outvars)),
-    )
-    outs = ruled_call_p.bind(*front, **batched)
-    return outs, [0] * len(outs)
 
 
 def check_linearization(
@@ -333,9 +119,3 @@ def _compare(what: str, found: Sequence[Any], expected: Sequence[Any], tolerance
         error = float(jnp.max(jnp.abs(jnp.asarray(a) - b), initial=0.0)) / scale
         if not error <= limit:
             raise DerivativeError(f"{what} of the rule differs from that of the function by {error:.3g} (relative; allowed {limit:.3g}).")
-
-
-define_result(ruled_call_p, lambda *avals, body, **_: ([tangent_aval(v.aval) for v in body.outvars], set()))
-define_lowering(ruled_call_p, _run)
-define_jvp(ruled_call_p, _jax_jvp)
-define_batching(ruled_call_p, _batch)
