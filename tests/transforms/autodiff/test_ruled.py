@@ -45,8 +45,8 @@ def test_the_rule_is_used_and_not_the_body(t):
     np.testing.assert_allclose(t.grad(jax.checkpoint(tripled))(W), three, rtol=1e-12)
 
 
-@pytest.mark.parametrize("outer", [ad, jax], ids=["ours", "jax"])
-@pytest.mark.parametrize("inner", [ad, jax], ids=["ours", "jax"])
+@pytest.mark.parametrize("outer", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
+@pytest.mark.parametrize("inner", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
 def test_second_derivatives(outer, inner):
     expected = jax.hessian(body)(W)
     twice = outer.grad(lambda w: inner.grad(by_statistics)(w) @ W)
@@ -130,16 +130,17 @@ SPD = RNG.normal(size=(5, 5))
 SPD = SPD @ SPD.T + 5 * np.eye(5)
 
 
-@pytest.mark.parametrize(
-    ("make", "args"),
-    [
-        pytest.param(lambda: ad.gaussian_regression_log_likelihood(X, Y), (W, 1.3), id="regression"),
-        pytest.param(lambda: ad.exponential_family_log_likelihood(X, lambda e: jax.scipy.special.logsumexp(e)), (W,), id="family"),
-        pytest.param(lambda: ad.log_determinant, (SPD,), id="log determinant"),
-        pytest.param(lambda: ad.gaussian_log_density, (Y[:5], X[:5, 0], SPD), id="gaussian"),
-    ],
-)
-def test_rules_for_our_own_use(make, args):
+OWN_RULES = {
+    "regression": (lambda: ad.gaussian_regression_log_likelihood(X, Y), (W, 1.3)),
+    "family": (lambda: ad.exponential_family_log_likelihood(X, jax.scipy.special.logsumexp), (W,)),
+    "log determinant": (lambda: ad.log_determinant, (SPD,)),
+    "gaussian": (lambda: ad.gaussian_log_density, (Y[:5], X[:5, 0], SPD)),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "regression" else [pytest.mark.slow]) for n in OWN_RULES])
+def test_rules_for_our_own_use(name):
+    make, args = OWN_RULES[name]
     f = make()
     args = tuple(jnp.asarray(a) for a in args)
     symmetric = tuple(0.5 * (a + a.T) if a.ndim == 2 else a for a in args)
