@@ -4,13 +4,14 @@ Every message of this house that names a line finds it here.
 """
 
 import os
+import traceback
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from .jax_compat import JaxprEqn, user_frames
 
-__all__ = ["Frame", "equation_frames", "source_line", "user_code"]
+__all__ = ["Frame", "calling_line", "equation_frames", "source_line", "user_code"]
 
 Frame = tuple[str, int, str]
 """(file, line, function)"""
@@ -43,6 +44,16 @@ def equation_frames(eqn: JaxprEqn) -> list[Frame]:
 
 def source_line(eqn: JaxprEqn) -> str:
     """The user's line that made an equation, in words: "file:line, in function"."""
-    for file, line, function in equation_frames(eqn):
+    return _in_words(equation_frames(eqn))
+
+
+def calling_line() -> str:
+    """The user's line that is running now, in words: for what is wrong with a call, and not with an equation."""
+    stack = traceback.walk_stack(None)
+    return _in_words(user_code((frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in stack))
+
+
+def _in_words(frames: list[Frame]) -> str:
+    for file, line, function in frames:
         return f"{file}:{line}, in {function}"
     return "at an unknown line"

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
+from ..source_lines import calling_line
 from .core import is_differentiable, linearize_jaxpr, push_forward
 from .program import LinearProgram, Signature
 from .trees import leaf_names, match_leaves
@@ -207,8 +208,8 @@ def _check_inputs(traced: _Traced, name: str, places: Sequence[int]) -> None:
         if not jax.dtypes.issubdtype(aval.dtype, np.floating):
             entry, _, rest = leaf[1:].partition("]")
             raise DerivativeError(
-                f"{name}: argument {places[int(entry)]}{rest} has type {aval.str_short()}; a gradient exists for "
-                "real floating point numbers only. Convert it with `.astype(float)`, or leave it out of `argnums`."
+                f"{name}: argument {places[int(entry)]}{rest} has type {aval.str_short()} ({calling_line()}); a gradient exists "
+                "for real floating point numbers only. Convert it with `.astype(float)`, or leave it out of `argnums`."
             )
 
 
@@ -216,5 +217,6 @@ def _check_scalar(traced: _Traced, name: str) -> None:
     if traced.num_out != 1 or traced.out_avals[0].shape != () or not jax.dtypes.issubdtype(traced.out_avals[0].dtype, np.floating):
         found = ", ".join(a.str_short() for a in traced.out_avals) or "nothing"
         raise DerivativeError(
-            f"{name}: a gradient needs a function that returns one real scalar; found {found}. For other results use `vjp` or `linearize`."
+            f"{name}: a gradient needs a function that returns one real scalar; found {found} ({calling_line()}). For other results "
+            "use `vjp` or `linearize`."
         )

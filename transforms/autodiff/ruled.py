@@ -23,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import DerivativeError
-from .core import is_differentiable, tangent_aval
+from ..jax_compat import open_jaxpr
+from .core import evaluate_equations, is_differentiable, tangent_aval
 from .linear_op import linearize_function
+from .loop_bodies import chosen, spread
 from .ruled_call import ruled_call_p
-from .ruled_tracing import trace_body, trace_rule
+from .ruled_tracing import checked_tangents, not_linear, trace_body, trace_rule
 from .transpose import instantiate
 
 __all__ = ["check_linearization", "defines_linearization"]
@@ -108,14 +110,44 @@ def check_linearization(
         (_, moved, on), (expected, expected_moved, _) = both(ruled, ts), both(ruled.body, ts)  # type: ignore[attr-defined]
         values = both(lambda *xs: ruled.rule(*xs)[0], ts)[0]  # type: ignore[attr-defined]
         _compare("the value", values, expected, tolerance)
+        _check_map(ruled, args, ts, [t for t, o in zip(moved, on, strict=True) if o], tolerance)
         dense = [instantiate(t, tangent_aval(jax.typeof(v))) for t, v, o in zip(expected_moved, expected, on, strict=True) if o]
         _compare("the derivative", [t for t, o in zip(moved, on, strict=True) if o], dense, tolerance)
 
 
+def _check_map(ruled: Any, args: Sequence[Any], ts: Sequence[Any], moved: Sequence[Any], tolerance: float | None) -> None:
+    """Whether the rule's map itself gives what the program made of it gives: a constant that it adds, or a step, has no part there."""
+    value, linear_map = ruled.rule(*args)
+    outs, out_tree = jax.tree.flatten(value)
+    on, tree, name = [t is not None for t in ts], jax.tree.structure(args), ruled.__name__
+
+    def flat_map(*moving: Any) -> list[Any]:
+        return checked_tangents(linear_map(*jax.tree.unflatten(tree, spread(moving, on))), out_tree, [jax.typeof(v) for v in outs], name)
+
+    moving = chosen(ts, on)
+    if all(error <= _limit(t, tolerance) for error, t in zip(_errors(flat_map(*moving), moved), moved, strict=True)):
+        return
+    jaxpr, consts = open_jaxpr(jax.make_jaxpr(flat_map)(*moving))
+    at_zero = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *map(jnp.zeros_like, moving)], strict=True))
+    evaluate_equations(jaxpr.eqns, at_zero, [])
+    raise not_linear(jaxpr, name, at_zero)
+
+
 def _compare(what: str, found: Sequence[Any], expected: Sequence[Any], tolerance: float | None) -> None:
-    for a, b in zip(found, expected, strict=True):
-        limit = tolerance if tolerance is not None else (1e-8 if jnp.result_type(b) == np.float64 else 1e-4)
-        scale = 1.0 + float(jnp.max(jnp.abs(b), initial=0.0)) if jnp.size(b) else 1.0
-        error = float(jnp.max(jnp.abs(jnp.asarray(a) - b), initial=0.0)) / scale
+    for error, b in zip(_errors(found, expected), expected, strict=True):
+        limit = _limit(b, tolerance)
         if not error <= limit:
             raise DerivativeError(f"{what} of the rule differs from that of the function by {error:.3g} (relative; allowed {limit:.3g}).")
+
+
+def _limit(like: Any, tolerance: float | None) -> float:
+    return tolerance if tolerance is not None else (1e-8 if jnp.result_type(like) == np.float64 else 1e-4)
+
+
+def _errors(found: Sequence[Any], expected: Sequence[Any]) -> list[float]:
+    """The largest difference of each pair of arrays, relative to 1 + the largest expected number."""
+
+    def largest(x: Any) -> float:
+        return float(jnp.max(jnp.abs(x), initial=0.0))
+
+    return [largest(jnp.asarray(a) - b) / (1.0 + largest(b)) for a, b in zip(found, expected, strict=True)]

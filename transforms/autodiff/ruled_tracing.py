@@ -1,6 +1,6 @@
 """A user's function and its rule as programs: traced, checked, and cut into (values, residuals) and a linear program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from .core import evaluate_equations, is_differentiable, linearize_jaxpr, tangen
 from .linear_op import linearize_function
 from .loop_bodies import chosen, spread
 
-__all__ = ["trace_body", "trace_rule"]
+__all__ = ["checked_tangents", "not_linear", "trace_body", "trace_rule"]
 
 
 def _without_constants(closed: Any) -> tuple[Any, list[Any]]:
@@ -58,7 +58,7 @@ def trace_rule(
         outs = _checked_value(value, out_tree, out_avals, name)
 
         def flat_map(*tangents: Any) -> list[Any]:
-            return _checked_tangents(linear_map(*jax.tree.unflatten(tree, spread(tangents, moving))), out_tree, out_avals, name)
+            return checked_tangents(linear_map(*jax.tree.unflatten(tree, spread(tangents, moving))), out_tree, out_avals, name)
 
         residuals, program = _as_linear_program(flat_map, [tangent_aval(jax.typeof(v)) for v in chosen(values, moving)], name)
         box.append(program)
@@ -82,7 +82,7 @@ def _checked_value(value: Any, out_tree: Any, out_avals: Sequence[Any], name: st
     return outs
 
 
-def _checked_tangents(tangent: Any, out_tree: Any, out_avals: Sequence[Any], name: str) -> list[Any]:
+def checked_tangents(tangent: Any, out_tree: Any, out_avals: Sequence[Any], name: str) -> list[Any]:
     """The leaves of what a linear map returns that belong to differentiable results; those of the others may be left out."""
     wanted = [is_differentiable(a) for a in out_avals]
     leaves, found = jax.tree.flatten(tangent)
@@ -108,17 +108,23 @@ def _as_linear_program(flat_map: Callable[..., Any], avals: Sequence[Any], name:
 
     known, inner = open_jaxpr(jax.make_jaxpr(split)([v.aval for v in jaxpr.constvars], list(avals)))
     if any(needed_inputs(known, [True] * len(known.outvars))[len(consts) :]):
-        raise _not_linear(jaxpr, name)
+        raise not_linear(jaxpr, name)
     env = dict(zip([*known.constvars, *known.invars], [*inner, *consts, *[None] * len(avals)], strict=True))
     return evaluate_equations(needed_equations(known.eqns, known.outvars), env, known.outvars), box[-1]
 
 
-def _not_linear(jaxpr: Any, name: str) -> DerivativeError:
-    """The error that names the first equation of a map that is not linear in the tangents."""
+def not_linear(jaxpr: Any, name: str, at_zero: Mapping[Any, Any] | None = None) -> DerivativeError:
+    """The error that names the first equation of a map that is not linear in the tangents.
+
+    Args:
+        jaxpr: the map. name: of the function whose rule it belongs to.
+        at_zero: if known, the values of all variables where the tangents are zero, as they must all be.
+    """
     depends = dependents(jaxpr.eqns, jaxpr.invars)
     for eqn in jaxpr.eqns:
         flags = [not isinstance(x, Literal) and x in depends for x in eqn.invars]
-        if any(flags) and _is_bent(eqn, flags):
+        shifted = at_zero is not None and any(jnp.any(at_zero[v] != 0) for v in eqn.outvars)
+        if any(flags) and (shifted or _is_bent(eqn, flags)):
             return DerivativeError(
                 f"the linear map of {name} is not linear: the primitive {eqn.primitive.name!r} ({source_line(eqn)}) "
                 "depends on the tangents in a way that is not linear. Compute what does not depend on the tangents before the "

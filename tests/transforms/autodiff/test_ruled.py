@@ -107,6 +107,19 @@ def test_a_map_that_is_not_linear():
         ad.check_linearization(bent, W)
 
 
+@pytest.mark.parametrize(
+    ("primitive", "linear_map"),
+    [
+        ("add", lambda w, t: jnp.vdot(Y - X @ w, X @ t) + 1.0),  # its linear part is the true derivative
+        ("floor", lambda w, t: jnp.vdot(Y - X @ w, X @ t) + jnp.floor(t[0])),
+    ],
+)
+def test_a_map_that_is_not_linear_where_its_derivative_does_not_show_it(primitive, linear_map):
+    bad = ad.defines_linearization(body)(lambda w: (body(w), lambda t: linear_map(w, t)))
+    with pytest.raises(DerivativeError, match=rf"body is not linear: the primitive '{primitive}' .*test_ruled.py:\d+"):
+        ad.check_linearization(bad, W)
+
+
 def test_rules_of_the_wrong_form():
     with pytest.raises(DerivativeError, match=r"returns \(value, linear map\)"):
         ad.defines_linearization(body)(lambda w: body(w))(W)
