@@ -33,7 +33,7 @@ from ..transforms.streams import Stream, random_bits, uniform
 from .integrator import MAX_ENERGY_ERROR, Phase, ValueAndGrad, energy, energy_error, leapfrog
 from .metric import Metric, velocity
 
-__all__ = ["MAX_DEPTH", "Purpose", "Trajectory", "grow"]
+__all__ = ["MAX_DEPTH", "Choice", "Purpose", "Trajectory", "grow", "turns"]
 
 MAX_DEPTH = 22  # two random numbers per leaf, 2**24 numbers per purpose
 
@@ -155,7 +155,7 @@ def grow(
         rho = jnp.where(joined, tree.rho + sub_rho, tree.rho)
         log_weight = jnp.where(joined, jnp.logaddexp(tree.log_weight, sub_log_weight), tree.log_weight)
         ends = full | broken
-        stops = broken | (ends & (_turns(metric, front.momentum, back.momentum, rho) | (depth + 1 >= max_depth)))
+        stops = broken | (ends & (turns(metric, front.momentum, back.momentum, rho) | (depth + 1 >= max_depth)))
 
         old = tree.result
         count = tree.live.astype(jnp.int32)
@@ -216,21 +216,21 @@ def _close_subtrees(tree, metric, momentum, sub_rho):
     rhos = tree.rhos.at[target].set(sub_rho, mode="drop")
 
     def pending(carry):
-        row, turns = carry
-        return tree.live & (row > last) & ~turns
+        row, found = carry
+        return tree.live & (row > last) & ~found
 
     def check(carry):
-        row, turns = carry
+        row, found = carry
         left, rho_left = momenta[row], rhos[row]
-        turns_here = _turns(metric, left, momentum, sub_rho - rho_left + left)
-        return row - 1, turns | (turns_here & pending(carry))
+        here = turns(metric, left, momentum, sub_rho - rho_left + left)
+        return row - 1, found | (here & pending(carry))
 
     last = row - closed
-    _, turns = lax.while_loop(lambda carry: any_lane(pending(carry)), check, (row, jnp.bool_(False)))
-    return momenta, rhos, turns
+    _, found = lax.while_loop(lambda carry: any_lane(pending(carry)), check, (row, jnp.bool_(False)))
+    return momenta, rhos, found
 
 
-def _turns(metric, p_one, p_other, rho):
+def turns(metric, p_one, p_other, rho):
     """The generalised criterion for a tree with outer momenta `p_one` and `p_other`, in either order."""
     chord = velocity(metric, rho - 0.5 * (p_one + p_other))
     return (jnp.vdot(chord, p_one) <= 0) | (jnp.vdot(chord, p_other) <= 0)

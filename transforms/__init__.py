@@ -14,6 +14,7 @@ from .affine import (
     affine_in,
     why_not_affine,
 )
+from .autobatch import autobatch, program, scratch
 from .autodiff import (
     LinearProgram,
     check_linearization,
@@ -27,7 +28,7 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
-from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, SamplerError
+from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
 from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
@@ -46,10 +47,12 @@ __all__ = [
     "LucioleWarning",
     "ModelError",
     "NotAffine",
+    "ProgramError",
     "SamplerError",
     "Stream",
     "affine_in",
     "any_lane",
+    "autobatch",
     "check_linearization",
     "defines_linearization",
     "dynamic_loop",
@@ -59,6 +62,8 @@ __all__ = [
     "key_words",
     "linearize",
     "normal",
+    "program",
+    "scratch",
     "stream_for",
     "structure",
     "transpose",

@@ -4,6 +4,7 @@ Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises eve
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "Var",
+    "assemble_jaxpr",
     "bind",
     "declare_effect",
     "define_batching",
@@ -35,10 +37,12 @@ __all__ = [
     "instantiate_tangents",
     "open_jaxpr",
     "persistent_cache",
+    "prune_jaxpr",
     "scan_layout",
     "subjaxprs",
     "user_frames",
     "varying_axes",
+    "varying_like",
 ]
 
 
@@ -51,6 +55,48 @@ def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """(jaxpr, constants) of a jaxpr or closed jaxpr. 0.10 has two classes, 0.12 one; remat carries an open one."""
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+_CONSTS_ATTACHED = "consts" in inspect.signature(Jaxpr.__init__).parameters
+
+
+def assemble_jaxpr(
+    like: Any, consts: dict[Var, Any], invars: Sequence[Var], outvars: Sequence[Any], eqns: Sequence[JaxprEqn]
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """(jaxpr, constants), as `open_jaxpr` gives them, of equations rewritten by hand; `like` lends its debugging information.
+
+    Serves 0.10-0.12: since 0.12 a jaxpr without its constants attached takes them for inputs.
+    """
+    attached: dict[str, Any] = {"consts": list(consts.values())} if _CONSTS_ATTACHED and consts else {}
+    effects = frozenset().union(*(eqn.effects for eqn in eqns))
+    unnamed = like.debug_info.with_unknown_names()
+    jaxpr = Jaxpr(list(consts), list(invars), list(outvars), list(eqns), effects=effects, debug_info=unnamed, **attached)
+    return jaxpr, list(consts.values())
+
+
+def prune_jaxpr(jaxpr: Any, outputs: Sequence[Any]) -> tuple[Any, list[int], list[int]]:
+    """An open jaxpr of only `outputs`, which are atoms of it, with the equations that they need or that have effects.
+
+    Returns:
+        The jaxpr, and the numbers of the inputs and of the constants that it has kept.
+
+    Serves 0.10-0.12: in 0.12 a jaxpr may carry its constants, in 0.10 never; naming the variables of constants leaves them out in both.
+    """
+    needed = {x for x in outputs if isinstance(x, Var)}
+    equations = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+            equations.append(eqn)
+            needed.update(x for x in eqn.invars if isinstance(x, Var))
+    inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
+    consts = [i for i, x in enumerate(jaxpr.constvars) if x in needed]
+    pruned = jaxpr.replace(
+        constvars=[jaxpr.constvars[i] for i in consts],
+        invars=[jaxpr.invars[i] for i in inputs],
+        outvars=list(outputs),
+        eqns=equations[::-1],
+    )
+    return pruned, inputs, consts
 
 
 def subjaxprs(eqn: JaxprEqn) -> list[Any]:
@@ -159,6 +205,12 @@ def varying_axes(aval: Any) -> frozenset[str]:
     """The mesh axes over which a value inside `shard_map` differs; empty outside. Serves 0.10-0.12 (`vma` was renamed in 0.10)."""
     manual = getattr(aval, "manual_axis_type", None)
     return frozenset(manual.varying) if manual is not None else frozenset(getattr(aval, "vma", None) or ())
+
+
+def varying_like(value: Any, avals: Sequence[Any]) -> Any:
+    """`value`, said to differ over all mesh axes over which values of the types `avals` differ. Serves 0.10-0.12."""
+    wanted = frozenset().union(*(varying_axes(aval) for aval in avals)) - varying_axes(jax.typeof(value))
+    return jax.lax.pcast(value, tuple(sorted(wanted)), to="varying") if wanted else value
 
 
 @contextlib.contextmanager
