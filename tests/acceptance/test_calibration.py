@@ -89,7 +89,7 @@ def p_values(model, **options):
     return {name: uniform_ranks(r, NUM_DRAWS, NUM_BINS) for name, r in ranks(model, **options).items()}
 
 
-NUMBERS = pytest.mark.parametrize("num_simulations", [100, pytest.param(500, marks=pytest.mark.slow)])
+NUMBERS = pytest.mark.parametrize("num_simulations", [pytest.param(n, marks=pytest.mark.slow) for n in (100, 500)])
 
 
 @NUMBERS

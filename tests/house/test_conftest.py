@@ -74,6 +74,7 @@ def test_a_missing_acceptance_folder_fails_where_it_is_required(tmp_path):
     assert "LUCIOLE_REQUIRE_ACCEPTANCE=1 forbids it" in printed
 
 
+@pytest.mark.slow
 def test_a_test_that_skips_for_a_reason_of_its_own_fails_too(tmp_path):
     text = "import pytest\n@pytest.mark.acceptance\ndef test_it(): pytest.skip('no time')\n"
     assert "1 skipped" in outcome_of(tmp_path / "lax", text)

@@ -53,7 +53,7 @@ def assert_same(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), tuple(one), tuple(other))
 
 
-@pytest.mark.parametrize("step_size", [0.02, 0.3])
+@pytest.mark.parametrize("step_size", [pytest.param(0.02, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize("walk", [recursive, iterative])
 def test_equal_to_the_loop_draw_for_draw(walk, step_size):
     start = starts(step_size)
@@ -73,6 +73,7 @@ def test_plain_python_says_the_same(walk):
         assert_same(one, jax.tree.map(lambda leaf, chain=chain: leaf[chain], batched))
 
 
+@pytest.mark.slow
 def test_chains_do_not_wait_for_one_another():
     start = starts(0.02)
     stats = autobatch(iterative(density, MAX_DEPTH)).stats(start)

@@ -317,6 +317,7 @@ print(hashlib.sha256(text.encode()).hexdigest(), [c.tolist() for c in density.da
 """
 
 
+@pytest.mark.slow
 def test_program_does_not_depend_on_the_hash_seed():
     source = Path(lc.__file__).absolute().parents[2]
 

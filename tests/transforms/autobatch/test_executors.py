@@ -15,6 +15,12 @@ from .programs_by_hand import cases
 CASES = cases()
 
 
+def few(names, *quick):
+    """All names, those that are not `quick` in slow runs only."""
+    assert set(quick) <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def reference(program, arguments):
     """What `interpret` says, with the batch axis leading."""
     size = arguments[0].shape[0]
@@ -34,14 +40,14 @@ def test_local_static(name):
     agree(autobatch(program, "local_static")(*arguments), reference(program, arguments))
 
 
-@pytest.mark.parametrize("unroll", [None, 1, 2, 3])
+@pytest.mark.parametrize("unroll", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
 @pytest.mark.parametrize("name", CASES)
 def test_program_counter(name, unroll):
     program, arguments = CASES[name]
     agree(autobatch(program, unroll=unroll)(*arguments), reference(program, arguments))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES))
 def test_any_block_may_be_the_heavy_one(name):
     program, arguments = CASES[name]
     expected = reference(program, arguments)
@@ -51,7 +57,7 @@ def test_any_block_may_be_the_heavy_one(name):
         agree(results, expected)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, "fibonacci", "updates"))
 def test_ticks_may_be_cut_anywhere(name):
     program, arguments = CASES[name]
     machine = build_machine(program, unroll=2)
@@ -63,7 +69,7 @@ def test_ticks_may_be_cut_anywhere(name):
     agree(machine.results(state), reference(program, arguments))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, "fibonacci", "updates"))
 def test_compaction_changes_nothing(name):
     program, arguments = CASES[name]
     wide = tuple(np.concatenate([a, a, a]) for a in arguments)
@@ -101,7 +107,7 @@ def test_other_axes():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(CASES, "fibonacci", "updates"))
 def test_with_x64_on(name):
     program, arguments = cases()[name]
     agree(autobatch(program)(*arguments), reference(program, arguments))
@@ -155,8 +161,9 @@ def test_members_restart_while_others_go_on():
     assert found == [[2, 5, 1], [34], [1, 1, 8, 3]]
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_programs_from_source(example):
+@pytest.mark.parametrize("name", few([e.name for e in EXAMPLES], "fib", "search"))
+def test_programs_from_source(name):
+    (example,) = (e for e in EXAMPLES if e.name == name)
     members = [example.program(*arguments) for arguments in example.members]
     expected = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *members)
     batched = jax.tree.map(lambda *leaves: jnp.stack(leaves), *example.members)

@@ -65,6 +65,7 @@ def test_all_passes_together(name):
     check(make(), tuple(reversed(ORDER)), inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_passes_alone_and_in_pairs(name):
     make, inputs = CASES[name]

@@ -114,6 +114,7 @@ WITHOUT_DERIVATIVE = set(
 )
 
 
+@pytest.mark.slow
 def test_one_case_of_each_group(harness):
     try:
         compare(harness)
