@@ -18,7 +18,7 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
-from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, SamplerError
+from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
 from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
@@ -37,6 +37,7 @@ __all__ = [
     "LucioleWarning",
     "ModelError",
     "NotAffine",
+    "ProgramError",
     "SamplerError",
     "Stream",
     "affine_in",

@@ -24,5 +24,9 @@ class DerivativeError(LucioleError, ValueError):
     """A derivative does not exist, has no rule or was asked for wrongly: names the primitive and the user's line."""
 
 
+class ProgramError(LucioleError, ValueError):
+    """A function cannot be batched, or its stack ran over: names the function, the user's line and what to write instead."""
+
+
 class LucioleWarning(UserWarning):
     """Base class of every warning that Luciole issues; filter it to silence them all."""

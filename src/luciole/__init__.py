@@ -38,7 +38,7 @@ _NAMES_BY_ROOM = {
         "trace",
     ),
     ".inference": ("HMC", "MCMC", "NUTS"),
-    ".transforms": ("DerivativeError", "InitError", "LucioleError", "LucioleWarning", "ModelError", "SamplerError"),
+    ".transforms": ("DerivativeError", "InitError", "LucioleError", "LucioleWarning", "ModelError", "ProgramError", "SamplerError"),
 }
 _ROOM_OF = {name: room for room, names in _NAMES_BY_ROOM.items() for name in names}
 

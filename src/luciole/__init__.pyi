@@ -29,6 +29,7 @@ from .transforms import InitError as InitError
 from .transforms import LucioleError as LucioleError
 from .transforms import LucioleWarning as LucioleWarning
 from .transforms import ModelError as ModelError
+from .transforms import ProgramError as ProgramError
 from .transforms import SamplerError as SamplerError
 
 __version__: str
@@ -44,6 +45,7 @@ __all__ = [
     "LucioleWarning",
     "ModelError",
     "ModelProgram",
+    "ProgramError",
     "SamplerError",
     "__version__",
     "condition",
