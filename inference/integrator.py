@@ -51,6 +51,17 @@ def leapfrog(value_and_grad: ValueAndGrad, metric: Metric, step: jax.Array, phas
     return Phase(position, momentum + half * gradient, gradient), log_density
 
 
+def half_kick_and_drift(metric: Metric, step: jax.Array, phase: Phase) -> Phase:
+    """The part of a `leapfrog` step before its gradient: the new position, half of the new momentum, the old gradient."""
+    momentum = phase.momentum + 0.5 * step * phase.gradient
+    return Phase(phase.position + step * velocity(metric, momentum), momentum, phase.gradient)
+
+
+def kick(step: jax.Array, phase: Phase, gradient: jax.Array) -> Phase:
+    """The part of a `leapfrog` step after its gradient."""
+    return Phase(phase.position, phase.momentum + 0.5 * step * gradient, gradient)
+
+
 def energy(metric: Metric, log_density: jax.Array, p: jax.Array) -> jax.Array:
     """The Hamiltonian: minus the log density plus K(p), nats, shape ()."""
     return kinetic_energy(metric, p) - log_density

@@ -1,0 +1,242 @@
+"""The trajectory of the No-U-Turn sampler, for one chain, written twice.
+
+A trajectory of 2^j states doubles, forwards or backwards in time, by a sub-tree of 2^j new leaves, until its ends turn towards
+each other, the energy diverges or a largest depth is reached. A state is chosen on the way: within a sub-tree each leaf with
+probability proportional to exp(-energy), between the tree and a new sub-tree with a bias towards the new one. With the sum rho of
+the momenta over a (sub-)tree with outer momenta p-, p+, it turns when
+
+    (rho - (p- + p+) / 2) . S p-  <= 0   or   (rho - (p- + p+) / 2) . S p+  <= 0.
+
+Every balanced sub-tree is checked, not the whole only: without that the choice is not reversible. `recursive` says it as the
+definition does: a sub-tree is two sub-trees of half its size, one after the other, and a check. `iterative` needs no recursion: leaf
+n of a sub-tree closes as many sub-trees as n ends in one-bits, and what their first leaves left is still on a short stack, because a
+sub-tree that starts at leaf m is open as long as its index among the one-bits of m is. Both walk the same leaves with the same
+random numbers and the same arithmetic; a test holds them equal draw for draw.
+
+Sources: Hoffman & Gelman (2014), "The No-U-Turn Sampler", algorithm 3; Betancourt (2017), "A Conceptual Introduction to Hamiltonian
+Monte Carlo", appendix A.3.1 and A.3.2 (the choice), A.4.2 (the criterion); Phan, Pradhan & Jankowiak (2019), "Composable effects for
+flexible and accelerated probabilistic programming in NumPyro", algorithm 2 (the stack). Deviation from A.4.2: half of the outer
+momenta is taken off rho, the trapezoid rule, as Stan and NumPyro do.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..transforms.autobatch import program
+from ..transforms.streams import Stream, random_bits, uniform
+from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
+from .metric import Metric, velocity
+
+__all__ = ["MAX_DEPTH", "Purpose", "Start", "Trajectory", "iterative", "recursive"]
+
+MAX_DEPTH = 22  # two random numbers per leaf, 2**24 numbers per purpose
+
+
+class Purpose(IntEnum):
+    """The uses of randomness within one transition."""
+
+    MOMENTUM = 1
+    DIRECTION = 2
+    CHOICE = 3
+
+
+class Choice(NamedTuple):
+    """A state chosen from the trajectory.
+
+    Attributes:
+        position, gradient: (dim,).
+        log_density, energy: (). Nats.
+    """
+
+    position: jax.Array
+    gradient: jax.Array
+    log_density: jax.Array
+    energy: jax.Array
+
+
+class Start(NamedTuple):
+    """Where a trajectory starts, and what stays the same along it.
+
+    Attributes:
+        metric, step_size: of the leapfrog; step_size has shape () and is positive.
+        stream: the randomness of this transition.
+        phase: the chain's position with a fresh momentum.
+        log_density, energy: (). Nats.
+    """
+
+    metric: Metric
+    step_size: jax.Array
+    stream: Stream
+    phase: Phase
+    log_density: jax.Array
+    energy: jax.Array
+
+
+class Trajectory(NamedTuple):
+    """What a finished trajectory leaves.
+
+    Attributes:
+        choice: the next state of the chain.
+        depth: int32, (). Doublings begun.
+        n_steps: int32, (). Leapfrogs taken.
+        sum_acceptance: (). Sum of min(1, exp(-energy error)) over the leaves.
+        diverging: bool, ().
+    """
+
+    choice: Choice
+    depth: jax.Array
+    n_steps: jax.Array
+    sum_acceptance: jax.Array
+    diverging: jax.Array
+
+
+class Walk(NamedTuple):
+    """A new sub-tree, as far as it has been walked.
+
+    Attributes:
+        phase: its newest leaf.
+        rho: (dim,). Sum of its momenta.
+        log_weight: (). Log of the sum of exp(-energy error).
+        choice: the state chosen from it.
+        n_steps, sum_acceptance: of the whole trajectory.
+        diverging, stops: bool, (). Whether its newest leaf diverged; whether that, or a sub-tree of it that turns, ends the trajectory.
+    """
+
+    phase: Phase
+    rho: jax.Array
+    log_weight: jax.Array
+    choice: Choice
+    n_steps: jax.Array
+    sum_acceptance: jax.Array
+    diverging: jax.Array
+    stops: jax.Array
+
+
+def recursive(density, max_depth: int):
+    """The program Start -> Trajectory.
+
+    Args:
+        density: program, position (dim,) -> (log density (), gradient (dim,)).
+        max_depth: largest number of doublings, at most `MAX_DEPTH`.
+    """
+    step = _step(density)
+
+    @program
+    def subtree(start, step_size, walk, depth):
+        """2^depth more leaves, or fewer if it stops; also the momentum of the first of them."""
+        if depth == 0:
+            walk = step(start, step_size, walk)
+            return walk, walk.phase.momentum
+        before = walk.rho
+        walk, first = subtree(start, step_size, walk, depth - 1)
+        if not walk.stops:
+            walk, _ = subtree(start, step_size, walk, depth - 1)
+            if not walk.stops:
+                walk = walk._replace(stops=turns(start.metric, first, walk.phase.momentum, walk.rho - before))
+        return walk, first
+
+    @program
+    def grow(start, step_size, walk, depth):
+        walk, _ = subtree(start, step_size, walk, depth)
+        return walk
+
+    return _doubling(grow, max_depth)
+
+
+def iterative(density, max_depth: int):
+    """The same program without recursion; see `recursive`."""
+    step = _step(density)
+
+    @program
+    def grow(start, step_size, walk, depth):
+        firsts = befores = jnp.zeros((max_depth, *start.phase.momentum.shape), start.phase.momentum.dtype)
+        leaf = 0
+        while leaf < lax.shift_left(1, depth) and not walk.stops:
+            before = walk.rho
+            walk = step(start, step_size, walk)
+            # Leaf 13 = 1101b: two one-bits above the last, one trailing one-bit: the sub-tree on row 2 is closed; 15 closes rows 3 to 0.
+            row = lax.population_count(leaf >> 1)
+            if leaf % 2 == 0:
+                firsts = firsts.at[row].set(walk.phase.momentum)
+                befores = befores.at[row].set(before)
+            last = row - lax.population_count((~leaf & (leaf + 1)) - 1)
+            while row > last and not walk.stops:
+                turned = turns(start.metric, firsts[row], walk.phase.momentum, walk.rho - befores[row])
+                walk = walk._replace(stops=turned)
+                row = row - 1
+            leaf = leaf + 1
+        return walk
+
+    return _doubling(grow, max_depth)
+
+
+def _step(density):
+    @program
+    def step(start, step_size, walk):
+        """One leaf more: a leapfrog, and the leaf joins the sub-tree, chosen with its share of the sub-tree's weight."""
+        phase = half_kick_and_drift(start.metric, step_size, walk.phase)
+        log_density, gradient = density(phase.position)
+        phase = kick(step_size, phase, gradient)
+        new_energy = energy(start.metric, log_density, phase.momentum)
+        error = energy_error(new_energy, start.energy)
+        diverging = error > MAX_ENERGY_ERROR
+        log_weight = jnp.logaddexp(walk.log_weight, -error)
+        chosen = uniform(start.stream, Purpose.CHOICE, (), 2 * walk.n_steps, error.dtype) < jnp.exp(-error - log_weight)
+        choice = Choice(phase.position, gradient, log_density, new_energy) if chosen else walk.choice
+        acceptance = jnp.minimum(jnp.exp(-error), 1)
+        return Walk(
+            phase=phase,
+            rho=walk.rho + phase.momentum,
+            log_weight=log_weight,
+            choice=choice,
+            n_steps=walk.n_steps + 1,
+            sum_acceptance=walk.sum_acceptance + acceptance,
+            diverging=diverging,
+            stops=diverging,
+        )
+
+    return step
+
+
+def _doubling(grow, max_depth):
+    @program
+    def trajectory(start):
+        choice = Choice(start.phase.position, start.phase.gradient, start.log_density, start.energy)
+        zero = jnp.zeros_like(start.log_density)
+        rho, log_weight = start.phase.momentum, zero
+        directions, _ = random_bits(start.stream, Purpose.DIRECTION)
+        front = back = start.phase
+        was_forward = directions & 1 == 1
+        empty = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, 0, zero, False, False)
+        depth, going, n_steps, sum_acceptance, diverging = 0, True, 0, zero, False
+        while going:
+            forward = (directions >> jnp.asarray(depth).astype(directions.dtype)) & 1 == 1
+            if forward != was_forward:  # the other end grows
+                front, back = back, front
+            was_forward = forward
+            step_size = start.step_size if forward else -start.step_size
+            walk = empty._replace(phase=front, choice=choice, n_steps=n_steps, sum_acceptance=sum_acceptance)
+            walk = grow(start, step_size, walk, depth)
+            front, n_steps, sum_acceptance, diverging = walk.phase, walk.n_steps, walk.sum_acceptance, walk.diverging
+            depth = depth + 1
+            going = False
+            if not walk.stops:
+                # The sub-tree joins the tree, chosen with probability min(1, its weight / the tree's).
+                number = uniform(start.stream, Purpose.CHOICE, (), 2 * n_steps - 1, zero.dtype)
+                choice = walk.choice if number < jnp.exp(walk.log_weight - log_weight) else choice
+                rho = rho + walk.rho
+                log_weight = jnp.logaddexp(log_weight, walk.log_weight)
+                going = depth < max_depth and not turns(start.metric, front.momentum, back.momentum, rho)
+        return Trajectory(choice, depth, n_steps, sum_acceptance, diverging)
+
+    return trajectory
+
+
+def turns(metric, p_one, p_other, rho):
+    """The generalised criterion for a tree with outer momenta `p_one` and `p_other`, in either order."""
+    chord = velocity(metric, rho - 0.5 * (p_one + p_other))
+    return (jnp.vdot(chord, p_one) <= 0) | (jnp.vdot(chord, p_other) <= 0)
