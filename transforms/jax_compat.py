@@ -18,7 +18,6 @@ from jax.interpreters import batching as _batching
 from jax.interpreters import mlir as _mlir
 
 __all__ = [
-    "CHOLESKY_READS_LOWER_TRIANGLE",
     "ClosedJaxpr",
     "Jaxpr",
     "JaxprEqn",
@@ -165,11 +164,6 @@ def instantiate_tangents(primals: Sequence[Any], tangents: Sequence[Any]) -> lis
         dense = _ad.instantiate_zeros(tangent)
         made.append(None if getattr(dense, "dtype", None) == jax.dtypes.float0 else dense)
     return made
-
-
-# 0.12 differentiates `cholesky` as a function of the lower triangle alone, 0.10 as one of the whole matrix; on
-# symmetric tangents both agree.
-CHOLESKY_READS_LOWER_TRIANGLE = jax.__version_info__ >= (0, 12)
 
 
 def varying_axes(aval: Any) -> frozenset[str]:

@@ -62,16 +62,20 @@ def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]
         `.rule` the rule.
 
     Raises:
-        DerivativeError: on a call, if the rule returns anything else, if its value has another structure, shape or
-            dtype than f's, or if its map
-            is not linear: names the primitive and the line.
+        DerivativeError: on a call, if there are keyword arguments, if the rule returns anything else, if its value has
+            another structure, shape or dtype than f's, or if its map is not linear: names the primitive and the line.
     """
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(f, updated=())
-        def ruled(*args: Any) -> Any:
-            leaves, tree = jax.tree.flatten(args)
+        def ruled(*args: Any, **kwargs: Any) -> Any:
             name = getattr(f, "__name__", "the function")
+            if kwargs:
+                raise DerivativeError(
+                    f"{name} has a linearization rule and takes positional arguments only, as the rule and its linear map do; "
+                    f"found the keywords {sorted(kwargs)}."
+                )
+            leaves, tree = jax.tree.flatten(args)
             body, body_consts, out_tree = _trace_body(f, tree, leaves)
             known, rule_consts, linear = _trace_rule(rule, tree, leaves, out_tree, [v.aval for v in body.outvars], name)
             outs = ruled_call_p.bind(
@@ -321,7 +325,7 @@ def check_linearization(
     if not hasattr(ruled, "rule"):
         raise DerivativeError("check_linearization takes a function made by `defines_linearization`.")
     rng = np.random.default_rng(seed)
-    leaves, tree = jax.tree.flatten(args)
+    leaves, tree = jax.tree.flatten(jax.tree.map(jnp.asarray, args))
 
     def draw(avals: Sequence[Any]) -> list[Any]:
         return [jnp.asarray(rng.normal(size=a.shape), a.dtype) if is_differentiable(a) else None for a in avals]

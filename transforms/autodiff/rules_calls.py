@@ -59,9 +59,15 @@ def _compiled_linearize(jaxpr: Any, active: tuple[bool, ...], consts: Any, prima
     return outs, _Kept(linear.residuals, linear.jaxpr, linear.out_active)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled_run(jaxpr: Any, residuals: Any, tangents: Any) -> Any:
-    return eval_jaxpr(jaxpr, residuals, *tangents)
+@functools.cache
+def _compiled_run(name: str) -> Any:
+    """Application of a linear program, compiled; a listing shows it by the name of the function that was linearized."""
+
+    def run(jaxpr: Any, residuals: Any, tangents: Any) -> Any:
+        return eval_jaxpr(jaxpr, residuals, *tangents)
+
+    run.__name__ = run.__qualname__ = name
+    return jax.jit(run, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -81,9 +87,10 @@ def linearize_call(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     jaxpr, consts = called(eqn)
     if is_concrete(primals):
         outs, kept = _compiled_linearize(jaxpr, tuple(active), consts, primals)
+        run_compiled = _compiled_run(eqn.params.get("name", "call"))
 
         def linear(ts: Sequence[Any]) -> list[Any]:
-            made = iter(_compiled_run(kept.jaxpr, kept.residuals, [t for t in ts if t is not None]))
+            made = iter(run_compiled(kept.jaxpr, kept.residuals, [t for t in ts if t is not None]))
             return [next(made) if a else None for a in kept.out_active]
 
         return outs, linear, kept.out_active

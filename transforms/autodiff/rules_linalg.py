@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import lax
 
-from ..jax_compat import CHOLESKY_READS_LOWER_TRIANGLE, bind
+from ..jax_compat import bind
 from .core import Unknown, add
 from .registry import DECLINED, linearizes, transposes
 
@@ -135,9 +135,9 @@ def cholesky(eqn: Any, active: Sequence[bool], a: Any) -> Any:
         dB   = (Q - B dL_1^T) L_1^-T                             B below the diagonal of L
         dL_2 = the tangent at L_2 along R - dB B^T - B dB^T
 
-    at most three times over, which costs less than 0.9 n^3. A large tangent is read from its lower triangle, as the factorization
-    reads the matrix; a small one that is not symmetric follows the convention of the installed JAX (0.10 and 0.12 differ). Where only
-    a determinant or a Gaussian density is wanted, `likelihoods` has rules that need no product of matrices.
+    at most three times over, which costs less than 0.9 n^3. A tangent is read from its lower triangle, as the factorization reads the
+    matrix (JAX 0.12 does the same; JAX 0.10 agrees on symmetric tangents only, and on others differs from a finite difference). Where
+    only a determinant or a Gaussian density is wanted, `likelihoods` has rules that need no product of matrices.
 
     Source: Murray (2016), "Differentiation of the Cholesky decomposition", arXiv:1602.07527, equation 8 and section 4; we use two
     blocks at a time, recursively, where he uses columns of blocks.
@@ -148,10 +148,8 @@ def cholesky(eqn: Any, active: Sequence[bool], a: Any) -> Any:
     blocks = _split(factor, _DEEPEST)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
-        moved = ts[0]
-        if CHOLESKY_READS_LOWER_TRIANGLE or isinstance(blocks, _Blocks):
-            moved = add(_triangle(moved, lower=True), _transposed(_triangle(moved, lower=True, strict=True)))
-        return [_cholesky_tangent(blocks, moved)]
+        below = _triangle(ts[0], lower=True, strict=True)
+        return [_cholesky_tangent(blocks, lax.add(_triangle(ts[0], lower=True), _transposed(below)))]
 
     return [factor], linear, (True,)
 

@@ -330,11 +330,11 @@ def transpose_division(eqn: Any, cts: Sequence[Any], x: Any, y: Any) -> Any:
 def transpose_selection(eqn: Any, cts: Sequence[Any], which: Any, *cases: Any) -> Any:
     """Each case receives the cotangent where it was chosen."""
     nothing = lax.full_like(cts[0], 0)
-    received = []
-    for i, case in enumerate(cases):
-        masked = lax.select_n(which, *(cts[0] if j == i else nothing for j in range(len(cases))))
-        received.append(masked if isinstance(case, Unknown) else None)
-    return [None, *received]
+
+    def where_chosen(i: int) -> Any:
+        return lax.select_n(which, *(cts[0] if j == i else nothing for j in range(len(cases))))
+
+    return [None, *(where_chosen(i) if isinstance(case, Unknown) else None for i, case in enumerate(cases))]
 
 
 @transposes("convert_element_type")

@@ -39,7 +39,6 @@ class Nothing(Exception):
 
 def compare(harness, wide=False):
     """The derivatives of one case, in its own float32, or with its operands widened to float64."""
-    tolerance = 1e-10 if wide else 2e-4
     with jax.enable_x64(wide):
         args = [_array(a, wide) for a in harness.dyn_args_maker(np.random.RandomState(0))]
         moving = [i for i, a in enumerate(args) if jnp.issubdtype(getattr(a, "dtype", None) or jnp.result_type(a), jnp.inexact)]
@@ -60,7 +59,11 @@ def compare(harness, wide=False):
 
         at = [jnp.asarray(args[i]) for i in moving]
         tangents = tuple(like(x) for x in at)
+        symmetric = harness.group_name == "cholesky"  # JAX 0.10 is off along other tangents, see `test_cholesky`
+        if symmetric:
+            tangents = tuple(_symmetric(t) for t in tangents)
         try:
+            jax.eval_shape(f, *at)
             expected = jax.jit(lambda *xs: jax.jvp(f, xs, tangents))(*at)
             cotangents = [like(v) for v in expected[0]]
             pulled = jax.jit(lambda *xs: jax.vjp(f, *xs)[1](cotangents))(*at)
@@ -68,8 +71,11 @@ def compare(harness, wide=False):
             raise Nothing(f"JAX does not differentiate this: {type(error).__name__}") from error
         if not cotangents:
             raise Nothing("no result of floating point type")
+        narrow = any(v.dtype in (np.float32, np.complex64) for v in [*at, *expected[0]])
+        tolerance = 2e-4 if narrow else 1e-10
         close(jax.jit(lambda *xs: ad.jvp(f, xs, tangents))(*at), expected, tolerance)
-        close(jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at), pulled, tolerance)
+        ours = jax.jit(lambda *xs: ad.vjp(f, *xs)[1](cotangents))(*at)
+        close(*(jax.tree.map(_symmetric, tree) if symmetric else tree for tree in (ours, pulled)), tolerance)
 
 
 def _array(value, wide):
@@ -77,6 +83,10 @@ def _array(value, wide):
         return value
     wider = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
     return jnp.asarray(value, wider.get(value.dtype) if wide else None)
+
+
+def _symmetric(matrix):
+    return (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
 
 
 def close(ours, theirs, tolerance):

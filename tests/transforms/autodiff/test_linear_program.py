@@ -52,6 +52,21 @@ def test_a_person_can_read_it():
     assert "tanh" not in str(linear.T)
 
 
+def test_a_listing_names_the_compiled_functions_that_were_called():
+    @jax.jit
+    def squashed(x):
+        return jnp.tanh(x)
+
+    _, linear = ad.linearize(lambda x: squashed(x) + 1.0, jnp.ones(3))
+    assert "name=squashed" in str(linear)
+
+
+def test_a_selection_hands_back_only_what_was_linear():
+    _, linear = ad.linearize(lambda x: jax.lax.select(x > 1.0, x, jnp.zeros(3)), jnp.arange(3.0))
+    np.testing.assert_array_equal(linear.T(jnp.ones(3))[0], [0.0, 0.0, 1.0])
+    assert [eqn.primitive.name for eqn in linear.T.jaxpr.eqns].count("select_n") == 1
+
+
 def test_it_crosses_the_boundary_of_a_compiled_function():
     value, linear = jax.jit(lambda p: ad.linearize(lambda q: model(q, X), p))(PARAMS)
     expected = jax.jvp(lambda p: model(p, X), (PARAMS,), (PARAMS,))

@@ -98,6 +98,14 @@ def test_check_linearization():
         ad.check_linearization(body, W)
 
 
+def test_python_numbers_and_keywords():
+    square = ad.defines_linearization(lambda x: x**2)(lambda x: (x**2, lambda t: 2 * x * t))
+    ad.check_linearization(square, 1.5)
+    assert float(ad.grad(square)(1.5)) == 3.0
+    with pytest.raises(DerivativeError, match=r"positional arguments only.*\['x'\]"):
+        square(x=1.5)
+
+
 def test_a_map_that_is_not_linear():
     bad = ad.defines_linearization(body)(lambda w: (body(w), lambda t: jnp.sum(t * t)))
     with pytest.raises(DerivativeError, match=r"body is not linear: the primitive 'mul' .*test_ruled.py"):
