@@ -154,8 +154,8 @@ def iterative(density, max_depth: int):
     @program
     def grow(start, step_size, walk, depth):
         firsts = befores = jnp.zeros((max_depth, *start.phase.momentum.shape), start.phase.momentum.dtype)
-        leaf = 0
-        while leaf < lax.shift_left(1, depth) and not walk.stops:
+        leaf = jnp.int32(0)
+        while leaf < lax.shift_left(jnp.int32(1), depth) and not walk.stops:
             before = walk.rho
             walk = step(start, step_size, walk)
             # Leaf 13 = 1101b: two one-bits above the last, one trailing one-bit: the sub-tree on row 2 is closed; 15 closes rows 3 to 0.
@@ -211,10 +211,10 @@ def _doubling(grow, max_depth):
         directions, _ = random_bits(start.stream, Purpose.DIRECTION)
         front = back = start.phase
         was_forward = directions & 1 == 1
-        empty = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, 0, zero, False, False)
-        depth, going, n_steps, sum_acceptance, diverging = 0, True, 0, zero, False
+        empty = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, jnp.int32(0), zero, False, False)
+        depth, going, n_steps, sum_acceptance, diverging = jnp.int32(0), True, jnp.int32(0), zero, False
         while going:
-            forward = (directions >> jnp.asarray(depth).astype(directions.dtype)) & 1 == 1
+            forward = (directions >> depth.astype(directions.dtype)) & 1 == 1
             if forward != was_forward:  # the other end grows
                 front, back = back, front
             was_forward = forward

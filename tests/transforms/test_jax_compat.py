@@ -214,3 +214,13 @@ def test_varying_axes():
     jax.make_jaxpr(jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(2))
     assert seen[0] == {"i"}
     assert compat.varying_axes(jax.typeof(jnp.ones(2))) == frozenset()
+
+
+def test_a_jaxpr_assembled_from_equations_keeps_its_constants_apart_from_its_inputs():
+    table = np.arange(3.0)
+    closed = jax.make_jaxpr(lambda x: jnp.sin(x) * jnp.asarray(table))(1.0)
+    jaxpr, consts = compat.open_jaxpr(closed)
+    named = dict(zip(jaxpr.constvars, consts, strict=True))
+    rebuilt, values = compat.assemble_jaxpr(jaxpr, named, jaxpr.invars, jaxpr.outvars, jaxpr.eqns)
+    assert (list(rebuilt.constvars), list(rebuilt.invars)) == (list(jaxpr.constvars), list(jaxpr.invars))
+    assert jnp.array_equal(jax.core.eval_jaxpr(rebuilt, values, 2.0)[0], jax.core.eval_jaxpr(jaxpr, consts, 2.0)[0])

@@ -1,0 +1,170 @@
+"""Which slots are needed where: registers, and what a call must keep.
+
+An executor keeps one register per slot and member for the whole program, not one per call. A call therefore pushes the registers
+that the caller still needs and that the callee may overwrite, assigns the arguments to the parameters (all at once; where both are
+the same slot nothing is written) and enters the callee; a return assigns its values to the results and pops. Everything here is
+computed from the program as it stands, by fixpoints that begin with nothing live: a result of an earlier analysis must never be
+reused after a pass, for a slot can sustain its own liveness.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from .ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
+
+__all__ = ["Liveness", "analyse", "analyse_function", "assigned", "exit_reads", "reachable_functions", "recursion_groups", "successors"]
+
+
+@dataclass(frozen=True, eq=False)
+class Liveness:
+    """What `analyse` finds out. Blocks and functions are given by name.
+
+    Attributes:
+        entry: of a block: the slots live where it begins.
+        exit: of a block: the slots live after its writes and before its exit, those that the exit itself reads included. A write
+            that is not among them is dead.
+        registers: slots live across some edge between blocks, and the results of the main function. Any other slot is a wire.
+        may_write: of a function: the slots that may be overwritten between its entry and its return, by itself or by what it calls.
+            The assignment of parameters by the call that enters it is not counted; see `assigned`.
+        saved: of a block that ends in a call: the slots whose registers must be pushed, after the block's writes and before the
+            parameters are assigned, and popped before the continuation begins. Sorted by name.
+        groups: the strongly connected functions of the call graph, callees before callers.
+        recursive: of a block that ends in a call: whether the callee may call the block's function again before it returns. If it
+            may not, the callee's return address needs a register and no stack.
+    """
+
+    entry: Mapping[str, frozenset[Slot]]
+    exit: Mapping[str, frozenset[Slot]]
+    registers: frozenset[Slot]
+    may_write: Mapping[str, frozenset[Slot]]
+    saved: Mapping[str, tuple[Slot, ...]]
+    groups: tuple[frozenset[str], ...]
+    recursive: Mapping[str, bool]
+
+
+def analyse(program: Program) -> Liveness:
+    """Liveness of all slots of `program`, and what its calls must save.
+
+    Args:
+        program: any program; blocks that are never reached are analysed too.
+
+    Returns:
+        A `Liveness` of this program, of no use for any other.
+    """
+    entry: dict[str, frozenset[Slot]] = {}
+    exit: dict[str, frozenset[Slot]] = {}
+    for function in program.functions.values():
+        inside, after = analyse_function(program, function)
+        entry.update(inside)
+        exit.update(after)
+    may_write = _may_write(program)
+    groups = recursion_groups(program)
+    group_of = {name: number for number, group in enumerate(groups) for name in group}
+    saved, recursive = {}, {}
+    for block in program.blocks.values():
+        if isinstance(block.exit, Call):
+            callee = program.functions[block.exit.callee]
+            overwritten = may_write[callee.name] | assigned(program, block.exit)
+            needed = entry[block.exit.continuation].difference(callee.results)
+            saved[block.name] = tuple(sorted(needed & overwritten, key=str))
+            recursive[block.name] = group_of[callee.name] == group_of[block.function]
+    registers = frozenset(program.functions[program.main].results).union(*entry.values())
+    return Liveness(entry, exit, registers, may_write, saved, groups, recursive)
+
+
+def successors(exit: Exit) -> tuple[str, ...]:
+    """Names of the blocks of the same function that may follow; that of a call is its continuation."""
+    match exit:
+        case Jump(target):
+            return (target,)
+        case Branch(_, then, otherwise):
+            return (then, otherwise)
+        case Call(_, _, continuation):
+            return (continuation,)
+        case Return():
+            return ()
+
+
+def exit_reads(exit: Exit) -> tuple[Slot, ...]:
+    """The slots that an exit reads, after the writes of its block."""
+    match exit:
+        case Jump():
+            return ()
+        case Branch(predicate, _, _):
+            return (predicate,)
+        case Call(_, arguments, _):
+            return arguments
+        case Return(values):
+            return values
+
+
+def assigned(program: Program, call: Call) -> frozenset[Slot]:
+    """The parameters that `call` overwrites: those whose argument is another slot."""
+    parameters = program.functions[call.callee].parameters
+    return frozenset(p for p, a in zip(parameters, call.arguments, strict=True) if p != a)
+
+
+def analyse_function(program: Program, function: Function) -> tuple[dict[str, frozenset[Slot]], dict[str, frozenset[Slot]]]:
+    """Live slots of the blocks of one function: at their entry, and after their writes.
+
+    A call defines the results of its callee: they are not live before it on account of its continuation.
+    """
+    nothing: frozenset[Slot] = frozenset()
+    entry, exit = dict.fromkeys(function.blocks, nothing), dict.fromkeys(function.blocks, nothing)
+    predecessors: dict[str, list[Block]] = {name: [] for name in function.blocks}
+    for block in function.blocks.values():
+        for target in successors(block.exit):
+            predecessors[target].append(block)
+    waiting = dict.fromkeys(function.blocks.values())  # a set in order; the last is taken first
+    while waiting:
+        block, _ = waiting.popitem()
+        after = nothing.union(*(entry[name] for name in successors(block.exit)))
+        if isinstance(block.exit, Call):
+            after = after.difference(program.functions[block.exit.callee].results)
+        exit[block.name] = after.union(exit_reads(block.exit))
+        before = exit[block.name].difference(block.writes).union(block.reads)
+        if before != entry[block.name]:
+            entry[block.name] = before
+            waiting.update(dict.fromkeys(predecessors[block.name]))
+    return entry, exit
+
+
+def reachable_functions(program: Program, start: str) -> frozenset[str]:
+    """Names of the functions that a call of `start` may enter, itself included."""
+    return _closure(start, _call_graph(program))
+
+
+def recursion_groups(program: Program) -> tuple[frozenset[str], ...]:
+    """The strongly connected functions of the call graph, callees before callers; most are alone in theirs."""
+    reach = {name: _closure(name, graph) for graph in (_call_graph(program),) for name in graph}
+    groups = {frozenset(g for g in reach[f] if f in reach[g]): None for f in program.functions}
+    return tuple(sorted(groups, key=lambda group: len(reach[next(iter(group))])))
+
+
+def _call_graph(program: Program) -> dict[str, set[str]]:
+    return {
+        name: {block.exit.callee for block in function.blocks.values() if isinstance(block.exit, Call)}
+        for name, function in program.functions.items()
+    }
+
+
+def _closure(start: str, graph: Mapping[str, Iterable[str]]) -> frozenset[str]:
+    found, waiting = {start}, [start]
+    while waiting:
+        new = set(graph[waiting.pop()]) - found
+        found |= new
+        waiting.extend(new)
+    return frozenset(found)
+
+
+def _may_write(program: Program) -> dict[str, frozenset[Slot]]:
+    own: dict[str, Collection[Slot]] = {}
+    for name, function in program.functions.items():
+        slots = set(function.results)
+        for block in function.blocks.values():
+            slots.update(block.writes)
+            if isinstance(block.exit, Call):
+                slots |= assigned(program, block.exit)
+        own[name] = slots
+    graph = _call_graph(program)
+    return {name: frozenset().union(*(own[f] for f in _closure(name, graph))) for name in program.functions}
