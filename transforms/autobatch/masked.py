@@ -8,6 +8,10 @@ more than that:
 * a loop in the code may never end on what a register of another member holds. Where there is one, it is given the values of a
   member that stands here;
 * no member may stand here at all. Then a block with a loop does not run.
+
+And one thing needs less: `matrix @ vector` with a matrix that all members share comes out of `jax.vmap` with the batch axis last in
+memory, and everything that follows reads it across its rows. The operands are exchanged, so that the batch axis stays first: a tick of
+a Gaussian in 100 dimensions, 128 members, took 49 instead of 68 microseconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import eval_jaxpr
 
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, subjaxprs, varying_like
 from .ir import Block
@@ -68,7 +71,7 @@ def run_block(block: Block, on: jax.Array, values: Sequence[Any], batched: Seque
     written = in_place(block) & set(wanted)
 
     def code(on: Any, *values: Any) -> list[Any]:
-        outs = _evaluate(block.jaxpr, block.consts, values, on) if written else eval_jaxpr(block.jaxpr, block.consts, *values)
+        outs = _evaluate(block.jaxpr, block.consts, values, on, [True] * len(values), batched)
         return [outs[n] for n in wanted]
 
     run = jax.vmap(code, in_axes=(0, *axes), out_axes=0, axis_size=on.shape[0])
@@ -107,7 +110,7 @@ def _has_loop(eqn: JaxprEqn) -> bool:
 def _writes_part(eqn: JaxprEqn) -> bool:
     """Whether the equation is its first operand with a part written anew, which can be masked by its place."""
     name = eqn.primitive.name
-    return name.startswith("scatter") and name != "scatter_sub" or name == "dynamic_update_slice"
+    return (name.startswith("scatter") and name != "scatter_sub") or name == "dynamic_update_slice"
 
 
 def _derived(jaxpr: Any, derived: Mapping[Any, int]) -> dict[Any, int]:
@@ -130,10 +133,20 @@ def _derived(jaxpr: Any, derived: Mapping[Any, int]) -> dict[Any, int]:
     return found
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], on: Any, derived: Sequence[bool] | None = None) -> list[Any]:
-    """Evaluates a jaxpr for one member; parts of its inputs (of those said to be `derived`) are written only if it is `on`."""
-    masked = [True] * len(values) if derived is None else derived
-    own = _derived(jaxpr, {var: n for n, (var, m) in enumerate(zip(jaxpr.invars, masked, strict=True)) if m})
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], on: Any, own: Sequence[bool], batched: Sequence[bool]
+) -> list[Any]:
+    """Evaluates a jaxpr for one member.
+
+    Args:
+        jaxpr, consts: the code.
+        values: its inputs.
+        on: bool, (). Whether the member stands here; if not, nothing is written to parts of inputs.
+        own: per input, whether parts of it are masked when written.
+        batched: per input, whether it differs between members.
+    """
+    derived = _derived(jaxpr, {var: n for n, (var, m) in enumerate(zip(jaxpr.invars, own, strict=True)) if m})
+    differs = {var for var, b in zip(jaxpr.invars, batched, strict=True) if b}
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values], strict=True))
 
     def read(var: Any) -> Any:
@@ -141,17 +154,33 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], on: Any,
 
     for eqn in jaxpr.eqns:
         operands = [read(v) for v in eqn.invars]
-        marks = [not isinstance(v, Literal) and v in own for v in eqn.invars]
+        parts = [not isinstance(v, Literal) and v in derived for v in eqn.invars]
+        varies = [not isinstance(v, Literal) and v in differs for v in eqn.invars]
         with equation_context(eqn):
-            if marks and marks[0] and _writes_part(eqn):
+            if parts and parts[0] and _writes_part(eqn):
                 outs = [_write(eqn, operands, on)]
-            elif eqn.primitive.name in _NESTED and any(not isinstance(v, Literal) and v in own for v in eqn.outvars):
+            elif eqn.primitive.name in _NESTED:
                 inner, inner_consts = open_jaxpr(eqn.params["jaxpr"])
-                outs = _evaluate(inner, inner_consts, operands, on, marks)
+                outs = _evaluate(inner, inner_consts, operands, on, parts, varies)
+            elif eqn.primitive.name == "dot_general" and varies == [False, True]:
+                outs = [_exchanged(eqn, operands)]
             else:
                 outs = bind(eqn, operands)
         env.update(zip(eqn.outvars, outs, strict=True))
+        if any(varies) or (parts and parts[0] and _writes_part(eqn)):
+            differs.update(eqn.outvars)
     return [read(v) for v in jaxpr.outvars]
+
+
+def _exchanged(eqn: JaxprEqn, operands: Sequence[Any]) -> Any:
+    """A product of a shared array and a member's vector, as that of the vector and the array."""
+    (left, right), batch = eqn.params["dimension_numbers"]
+    if batch[0] or len(right) < operands[1].ndim or len(left) == operands[0].ndim:
+        return bind(eqn, operands)[0]
+    precision = eqn.params["precision"]
+    precision = precision[::-1] if isinstance(precision, tuple) else precision
+    params = {**eqn.params, "dimension_numbers": ((right, left), ((), ())), "precision": precision}
+    return eqn.primitive.bind(operands[1], operands[0], **params)
 
 
 def _write(eqn: JaxprEqn, operands: Sequence[Any], on: Any) -> Any:

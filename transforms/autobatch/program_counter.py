@@ -71,7 +71,7 @@ class Machine:
         sizes = [a.shape[0] for a, shared in zip(arguments, self.shared, strict=True) if not shared]
         if not sizes and batch is None:
             raise ProgramError("all arguments are shared: say how many members there are.")
-        size = sizes[0] if sizes else batch
+        size = int(sizes[0] if batch is None else batch)
 
         def zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
             return varying_like(jnp.zeros(shape, dtype), [jax.typeof(a) for a in arguments])
@@ -111,22 +111,24 @@ class Machine:
         state[_COUNTER] = jnp.where(members, jnp.int32(self.frames.entry), state[_COUNTER])
         return self._run(state, self._shared_values(arguments), self.schedule.prologue)
 
-    def advance(self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None) -> State:
+    def advance(self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: int = 0) -> State:
         """Runs until all members have halted, or for a number of ticks.
 
         Args:
             state: of all members.
             arguments: one array per shared parameter of the main function, in order.
             max_ticks: int32, (); without a limit if None.
+            leave: stop when no more members than this have ticks before them.
         """
-        shared = dict(zip((s for s, one in zip(self.frames.parameters, self.shared, strict=True) if one), arguments, strict=True))
+        shared = self._by_slot(arguments)
         ticking = self.schedule.ticking
         if ticking:
             written = self._written(self.schedule.tick)
             fixed = {key: value for key, value in state.items() if key not in written}
 
             def running(carry: tuple[jax.Array, State]) -> jax.Array:
-                going = _among(carry[1][_COUNTER], ticking).any()
+                members = _among(carry[1][_COUNTER], ticking)
+                going = members.sum(dtype=jnp.int32) > leave if leave else members.any()
                 return going if max_ticks is None else going & (carry[0] < max_ticks)
 
             def tick(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
@@ -144,9 +146,9 @@ class Machine:
 
         Args:
             state: of all members.
-            arguments: one array per shared parameter of the main function, in order.
+            arguments: one array per shared parameter of the main function, in order; only needed if one of them is a result.
         """
-        shared = dict(zip((s for s, one in zip(self.frames.parameters, self.shared, strict=True) if one), arguments, strict=True))
+        shared = self._by_slot(arguments) if arguments else {}
         size = state[_COUNTER].shape[0]
 
         def result(slot: Slot) -> jax.Array:
@@ -162,8 +164,18 @@ class Machine:
         return state[_COUNTER] == HALT
 
     def overflow(self, state: State) -> jax.Array:
-        """int32, (batch,): 0, or 1 + the number of the function whose call found the stack full."""
+        """int32, (batch,): 0, or 1 + the number of the function, in the program's order, whose call found the stack full."""
         return state[_OVERFLOW]
+
+    def counts(self, state: State) -> tuple[jax.Array, jax.Array]:
+        """How often every step ran, and for how many members in all; both int32, (step,).
+
+        Raises:
+            ProgramError: the machine was built without `count`.
+        """
+        if not self.count:
+            raise ProgramError("the machine does not count: build it with count=True.")
+        return state[_RUNS], state[_MEMBERS]
 
     def _checked(self, arguments: Sequence[Any]) -> list[jax.Array]:
         values = []
@@ -173,6 +185,10 @@ class Machine:
                 raise ProgramError(f"{slot}: {slot.type} per member was expected, {jax.typeof(value).str_short()} was given.")
             values.append(value)
         return values
+
+    def _by_slot(self, arguments: Sequence[Any]) -> dict[Slot, Any]:
+        slots = [slot for slot, shared in zip(self.frames.parameters, self.shared, strict=True) if shared]
+        return dict(zip(slots, arguments, strict=True))
 
     def _shared_values(self, arguments: Sequence[jax.Array]) -> dict[Slot, jax.Array]:
         return {s: a for s, a, one in zip(self.frames.parameters, arguments, self.shared, strict=True) if one}
@@ -273,7 +289,7 @@ class Machine:
         if step.pushing and not step.popping:
             functions = list(self.frames.program.functions)
             following = jnp.where(full, HALT, following)
-            state[_OVERFLOW] = jnp.where(full, functions.index(step.callee) + 1, old[_OVERFLOW])
+            state[_OVERFLOW] = jnp.where(full, functions.index(str(step.callee)) + 1, old[_OVERFLOW])
         state[_COUNTER] = jnp.where(on, following, old[_COUNTER])
         if self.count:
             state[_RUNS] = old[_RUNS].at[step.number].add(1)

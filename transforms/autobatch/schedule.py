@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .costs import block_cost, write_cost
-from .frames import HALT, Frames
+from .frames import HALT, Frames, Step
+from .masked import in_place
 
 __all__ = ["Schedule", "Unit", "plan"]
 
@@ -97,10 +98,7 @@ def plan(frames: Frames, unroll: int | None = None, heavy: str | None = None) ->
         heavy: name of the block that is to be the heavy one; by the cost model if None.
     """
     successors = {step.number: frozenset(step.targets) - {HALT} for step in frames.steps}
-    costs = tuple(
-        block_cost(step.block) + sum(write_cost(s) for s in step.defines & frames.live[step.number] | set(step.pushes))
-        for step in frames.steps
-    )
+    costs = tuple(_cost(frames, step) for step in frames.steps)
     reached = _reachable(successors, [frames.entry])
     components = _components(successors, sorted(reached))
     core = _core(frames, components, successors, costs, heavy)
@@ -121,6 +119,13 @@ def plan(frames: Frames, unroll: int | None = None, heavy: str | None = None) ->
     again = (*(u for u in light if hot & set(u.steps)), Unit((number,), False))
     tick = schedule.tick + again * (unroll - 1)
     return _with_others(Schedule(frames, number, unroll, schedule.prologue, tick, schedule.epilogue, costs))
+
+
+def _cost(frames: Frames, step: Step) -> int:
+    """Operations of a step per member: its code, and the registers and rows that it writes."""
+    after = frozenset().union(*(frames.live[target] for target in step.targets))
+    parts = {step.block.writes[n] for n in in_place(step.block)}
+    return block_cost(step.block) + sum(write_cost(s) for s in ((step.defines & after) - parts) | set(step.pushes))
 
 
 def _core(frames, components, successors, costs, named) -> tuple[int, frozenset[int]] | None:
