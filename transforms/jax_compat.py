@@ -41,6 +41,7 @@ __all__ = [
     "subjaxprs",
     "user_frames",
     "varying_axes",
+    "varying_like",
 ]
 
 
@@ -192,6 +193,12 @@ def varying_axes(aval: Any) -> frozenset[str]:
     """
     manual = getattr(aval, "manual_axis_type", None)
     return frozenset(manual.varying) if manual is not None else frozenset(getattr(aval, "vma", None) or ())
+
+
+def varying_like(value: Any, avals: Sequence[Any]) -> Any:
+    """`value`, said to differ over all mesh axes over which values of the types `avals` differ. Serves 0.10-0.12."""
+    wanted = frozenset().union(*(varying_axes(aval) for aval in avals)) - varying_axes(jax.typeof(value))
+    return jax.lax.pcast(value, tuple(sorted(wanted)), to="varying") if wanted else value
 
 
 @contextlib.contextmanager
