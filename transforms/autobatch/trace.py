@@ -30,8 +30,9 @@ def block_inputs(block: CodeBlock) -> list[str]:
 
 def block_outputs(graph: Graph, block: CodeBlock) -> list[str]:
     """The variables that a block assigns and a later one may read."""
+    assigned: list[str] = [*([block.received] if block.received else []), *block.assigned]
     later = {v for s in successors(block.exit) for v in graph.live[s]}
-    return [v for v in dict.fromkeys([*([block.received] if block.received else []), *block.assigned]) if v in later]
+    return [v for v in dict.fromkeys(assigned) if v in later]
 
 
 @dataclass(frozen=True)
