@@ -40,7 +40,7 @@ def jaxpr_cost(jaxpr: Any) -> int:
 
 def _equation_cost(eqn: JaxprEqn) -> int:
     name = eqn.primitive.name
-    size = sum(prod(getattr(v.aval, "shape", ())) for v in eqn.outvars)
+    size = sum(_size(v) for v in eqn.outvars)
     inner = [jaxpr_cost(jaxpr) for jaxpr in subjaxprs(eqn)]
     if name == "scan":
         return eqn.params["length"] * sum(inner)
@@ -52,14 +52,21 @@ def _equation_cost(eqn: JaxprEqn) -> int:
         return sum(inner[:1])
     if name == "dot_general":
         (contract, _), _ = eqn.params["dimension_numbers"]
-        return 2 * size * prod(eqn.invars[0].aval.shape[i] for i in contract)
+        return 2 * size * prod(_shape(eqn.invars[0])[i] for i in contract)
     if name in ("cholesky", "triangular_solve", "lu", "qr", "eigh", "svd"):
-        operand = eqn.invars[0].aval.shape
-        return size * operand[-1]
+        return size * _shape(eqn.invars[0])[-1]
     if name.startswith("reduce") or name in ("argmax", "argmin", "sort", "cumsum", "cumprod", "cummax", "cummin"):
-        return prod(eqn.invars[0].aval.shape)
+        return _size(eqn.invars[0])
     if name.startswith("scatter") or name == "dynamic_update_slice":
-        return prod(eqn.invars[-1].aval.shape) if name.startswith("scatter") else prod(eqn.invars[1].aval.shape)
+        return _size(eqn.invars[-1]) if name.startswith("scatter") else _size(eqn.invars[1])
     if name in _FREE:
         return 0
     return size * (8 if name in _TRANSCENDENTAL else 1)
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return getattr(var.aval, "shape", ())
+
+
+def _size(var: Any) -> int:
+    return prod(_shape(var))

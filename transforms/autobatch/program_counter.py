@@ -80,7 +80,7 @@ class Machine:
         for group, slots in self.frames.groups.items():
             state[f"pointer {group}"] = zeros((size,), jnp.int32)
             for slot in slots:
-                state[_stack(slot)] = zeros((size, self.max_depth - 1, *slot.shape), slot.dtype)
+                state[_stack(slot)] = zeros((size, max(1, self.max_depth - 1), *slot.shape), slot.dtype)
         state[_OVERFLOW] = zeros((size,), jnp.int32)
         state[_COUNTER] = zeros((size,), jnp.int32) + HALT
         if self.count:
@@ -248,7 +248,7 @@ class Machine:
             return (local[slot] if slot in local else old[slot.name]), True
 
         def store(key: str, slot: Slot, value: Any) -> None:
-            state[key] = _select(on, value, old[key]) if slot in elsewhere else value
+            state[key] = _select(on, value, old[key]) if slot in elsewhere else varying_like(value, [jax.typeof(on)])
 
         if step.popping:
             row = old[f"pointer {step.group}"] - 1
@@ -263,7 +263,7 @@ class Machine:
             pointer = old[f"pointer {step.group}"]
             row = pointer - 1 if step.popping else pointer
             full = on & (row >= self.max_depth - 1)
-            place = jnp.where(on, row, self.max_depth - 1)
+            place = jnp.where(on & ~full, row, max(1, self.max_depth - 1))  # beyond the end: dropped
             for slot in _pushed(step):
                 value = jnp.broadcast_to(read(slot)[0], (on.shape[0], *slot.shape))
                 stack = old[_stack(slot)]
