@@ -5,6 +5,7 @@ if __name__ == "transforms":
 
 from .affine import Affine, Dependence, Input, NotAffine, affine_in, why_not_affine
 from .affine_blocks import ContractBlock, DenseBlock, GatherBlock
+from .autobatch import program
 from .autodiff import (
     LinearProgram,
     check_linearization,
@@ -51,6 +52,7 @@ __all__ = [
     "key_words",
     "linearize",
     "normal",
+    "program",
     "stream_for",
     "structure",
     "transpose",

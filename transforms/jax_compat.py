@@ -36,6 +36,7 @@ __all__ = [
     "instantiate_tangents",
     "open_jaxpr",
     "persistent_cache",
+    "prune_jaxpr",
     "scan_layout",
     "subjaxprs",
     "user_frames",
@@ -56,6 +57,31 @@ def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     """(jaxpr, constants) of a jaxpr or closed jaxpr. 0.10 has two classes, 0.12 one; remat carries an open one."""
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def prune_jaxpr(jaxpr: Any, outputs: Sequence[Any]) -> tuple[Any, list[int], list[int]]:
+    """An open jaxpr of only `outputs`, which are atoms of it, with the equations that they need or that have effects.
+
+    Returns:
+        The jaxpr, and the numbers of the inputs and of the constants that it has kept.
+
+    Serves 0.10-0.12: in 0.12 a jaxpr may carry its constants, in 0.10 never; naming the variables of constants leaves them out in both.
+    """
+    needed = {x for x in outputs if isinstance(x, Var)}
+    equations = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+            equations.append(eqn)
+            needed.update(x for x in eqn.invars if isinstance(x, Var))
+    inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
+    consts = [i for i, x in enumerate(jaxpr.constvars) if x in needed]
+    pruned = jaxpr.replace(
+        constvars=[jaxpr.constvars[i] for i in consts],
+        invars=[jaxpr.invars[i] for i in inputs],
+        outvars=list(outputs),
+        eqns=equations[::-1],
+    )
+    return pruned, inputs, consts
 
 
 def subjaxprs(eqn: JaxprEqn) -> list[Any]:

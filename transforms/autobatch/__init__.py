@@ -1,8 +1,17 @@
 """Recursive programs over a batch: written for one member, run for thousands that never wait for one another.
 
-source, lower, types    Python source -> functions of typed blocks (`ir`, which also says what a program means)
+program                 the decorator `@program`
+source                  the text of a function, and errors that point into it
+lower                   source -> `graph`, blocks of statements without types; its `expressions` become jumps, calls and `operators`
+types                   what is known of each variable (`lattice`) at each block, by abstract evaluation (`trace`) to a fixpoint
+assemble                typed blocks -> functions of blocks over array leaves (`ir`, which also says what a program means)
+front                   all of these in one call, `lower`
 passes, liveness        blocks -> fewer blocks, fewer slots, less to save at a call
 schedule                which block is heavy, in which order the others follow it, which cycles become inner loops
 program_counter         one `while_loop` for the whole batch: a program counter and stacks for every member
 local_static            the recursion stays in the host, members are masked: slower, simpler, for comparison
 """
+
+from .program import BatchProgram, program
+
+__all__ = ["BatchProgram", "program"]
