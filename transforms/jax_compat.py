@@ -4,6 +4,7 @@ Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises eve
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "Var",
+    "assemble_jaxpr",
     "bind",
     "declare_effect",
     "define_batching",
@@ -82,6 +84,23 @@ def prune_jaxpr(jaxpr: Any, outputs: Sequence[Any]) -> tuple[Any, list[int], lis
         eqns=equations[::-1],
     )
     return pruned, inputs, consts
+
+
+_CONSTS_ATTACHED = "consts" in inspect.signature(Jaxpr.__init__).parameters
+
+
+def assemble_jaxpr(
+    like: Any, consts: dict[Var, Any], invars: Sequence[Var], outvars: Sequence[Any], eqns: Sequence[JaxprEqn]
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """(jaxpr, constants), as `open_jaxpr` gives them, of equations rewritten by hand; `like` lends its debugging information.
+
+    Serves 0.10-0.12: since 0.12 a jaxpr without its constants attached takes them for inputs.
+    """
+    attached: dict[str, Any] = {"consts": list(consts.values())} if _CONSTS_ATTACHED and consts else {}
+    effects = frozenset().union(*(eqn.effects for eqn in eqns))
+    unnamed = like.debug_info.with_unknown_names()
+    jaxpr = Jaxpr(list(consts), list(invars), list(outvars), list(eqns), effects=effects, debug_info=unnamed, **attached)
+    return jaxpr, list(consts.values())
 
 
 def subjaxprs(eqn: JaxprEqn) -> list[Any]:

@@ -221,3 +221,13 @@ def test_which_triangle_of_a_matrix_cholesky_reads_in_derivatives():
     factor = lambda a: jax.lax.linalg.cholesky(a, symmetrize_input=False)  # noqa: E731
     moved = jax.jvp(factor, (jnp.eye(2),), (upper,))[1]
     assert (abs(moved).max() == 0) or not compat.CHOLESKY_READS_LOWER_TRIANGLE
+
+
+def test_a_jaxpr_assembled_from_equations_keeps_its_constants_apart_from_its_inputs():
+    table = np.arange(3.0)
+    closed = jax.make_jaxpr(lambda x: jnp.sin(x) * jnp.asarray(table))(1.0)
+    jaxpr, consts = compat.open_jaxpr(closed)
+    named = dict(zip(jaxpr.constvars, consts, strict=True))
+    rebuilt, values = compat.assemble_jaxpr(jaxpr, named, jaxpr.invars, jaxpr.outvars, jaxpr.eqns)
+    assert (list(rebuilt.constvars), list(rebuilt.invars)) == (list(jaxpr.constvars), list(jaxpr.invars))
+    assert jnp.array_equal(jax.core.eval_jaxpr(rebuilt, values, 2.0)[0], jax.core.eval_jaxpr(jaxpr, consts, 2.0)[0])
