@@ -12,19 +12,22 @@ from jax.core import Tracer
 from ..errors import ProgramError
 from .compaction import advance_compacted
 from .frames import Frames
+from .front import lower
 from .ir import Program
 from .local_static import LocalStatic, too_deep
+from .passes import optimise
+from .program import BatchProgram
 from .program_counter import Machine, build_machine
 from .schedule import Schedule
 from .stats import Stats, local_static_stats, machine_stats
 
-__all__ = ["Autobatched", "Lowered", "autobatch"]
+__all__ = ["Autobatched", "Stages", "autobatch"]
 
 _STRATEGIES = ("program_counter", "local_static")
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
+class Stages:
     """The stages of a compilation, each of which can be printed.
 
     Attributes:
@@ -54,7 +57,8 @@ def autobatch(
     """Makes a program for one member run for a batch.
 
     Args:
-        fn: a program.
+        fn: a function with `@program` over it, or a program in the compiler's own form, which takes flat arguments. What it closes
+            over is read when it is first compiled.
         strategy: "program_counter", one compiled loop that may be jitted, mapped over devices and differentiated forwards; or
             "local_static", which keeps the recursion in Python: slower, simpler, for comparison.
         in_axes: as for `jax.vmap`: an integer, None, or a tree of them that is a prefix of the positional arguments. Arguments with
@@ -159,11 +163,11 @@ class Autobatched:
             return local_static_stats(run, call.batch, list(call.program.blocks), name)
         return machine_stats(machine, call.values, call.batch, trace)
 
-    def lower(self, *args: Any) -> Lowered:
+    def lower(self, *args: Any) -> Stages:
         """The stages of the compilation for such arguments; arrays or `jax.ShapeDtypeStruct`s."""
         call = self._taken_apart(args)
         machine = self._machine(call)
-        return Lowered(call.program, machine.frames, machine.schedule, machine)
+        return Stages(call.program, machine.frames, machine.schedule, machine)
 
     def _taken_apart(self, args: tuple[Any, ...]) -> _Call:
         leaves, tree = jax.tree.flatten(args)
@@ -172,14 +176,16 @@ class Autobatched:
         batch = _batch_size(leaves, axes)
         moved = [_leading(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
         shared = tuple(axis is None for axis in axes)
-        avals = tuple(
-            jax.ShapeDtypeStruct(v.shape if one else v.shape[1:], v.dtype) for v, one in zip(moved, shared, strict=True)
+        avals = [_member(v, one) for v, one in zip(moved, shared, strict=True)]
+        types = (tree, tuple((a.shape, a.dtype, a.weak_type) for a in avals))
+        program, finish = self._programs.get(types) or _lower_source(self._fn, tree, avals)
+        if not any(isinstance(c, Tracer) for block in program.blocks.values() for c in block.consts):
+            self._programs[types] = program, finish
+        slots = program.functions[program.main].parameters
+        values = tuple(
+            v if isinstance(v, jax.ShapeDtypeStruct) else v.astype(slot.dtype) for v, slot in zip(moved, slots, strict=True)
         )  # fmt: skip
-        types = (tree, tuple((a.shape, a.dtype) for a in avals))
-        if types not in self._programs:
-            self._programs[types] = _lower_source(self._fn, tree, avals)
-        program, finish = self._programs[types]
-        return _Call(program, finish, (types, shared, batch), tuple(moved), shared, batch)
+        return _Call(program, finish, (program, shared, batch), values, shared, batch)
 
     def _machine(self, call: _Call, count: bool = False) -> Machine:
         return self._cached(
@@ -201,8 +207,17 @@ class Autobatched:
             raise too_deep(function, self._max_depth, np.flatnonzero(flags))
 
 
+def _member(value: Any, shared: bool) -> jax.ShapeDtypeStruct:
+    """The type of one member's value."""
+    weak = bool(getattr(value, "weak_type", False))
+    return jax.ShapeDtypeStruct(value.shape if shared else value.shape[1:], value.dtype, weak_type=weak)
+
+
 def _lower_source(fn: Any, tree: Any, avals: Sequence[jax.ShapeDtypeStruct]) -> tuple[Program, Callable[[Sequence[Any]], Any]]:
     """The program of a function for such arguments, and what makes its results of a list of arrays."""
+    if isinstance(fn, BatchProgram):
+        lowered = lower(fn, *jax.tree.unflatten(tree, avals))
+        return optimise(lowered.program), lambda results: jax.tree.unflatten(lowered.out_tree, results)
     if not isinstance(fn, Program):
         raise ProgramError(f"{fn!r} is no program: write @program over the function.")
     parameters = fn.functions[fn.main].parameters

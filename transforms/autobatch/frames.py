@@ -169,7 +169,8 @@ def lower_calls(program: Program, liveness: Liveness, shared: Sequence[bool] = (
             slots, popping = kept(before[name])
             pops = slots if popping else []
             loads = [] if popping else [(s, second(before[name], s)) for s in slots]
-        pushes, moves, predicate, address, pushing, callee = [], [], None, None, False, None
+        pushes, predicate, address, pushing, callee = [], None, None, False, None
+        moves: list[tuple[Slot, Slot | int]] = []
         match block.exit:
             case Jump(target):
                 targets = (numbers[target],)
@@ -179,14 +180,14 @@ def lower_calls(program: Program, liveness: Liveness, shared: Sequence[bool] = (
                 inner = program.functions[callee]
                 slots, pushing = kept(block)
                 pushes = slots if pushing else []
-                moves = [] if pushing else [(second(block, s), s) for s in slots]
+                moves += [] if pushing else [(second(block, s), s) for s in slots]
                 moves += [(p, alias.get(a, a)) for p, a in zip(inner.parameters, arguments, strict=True) if p not in alias and p != a]
                 if callee in addresses:
                     moves.append((addresses[callee], numbers[continuation]))
                 targets = (numbers[inner.entry],)
             case Return(values):
                 results = program.functions[block.function].results
-                moves = [(r, alias.get(v, v)) for r, v in zip(results, values, strict=True) if r not in alias and r != v]
+                moves += [(r, alias.get(v, v)) for r, v in zip(results, values, strict=True) if r not in alias and r != v]
                 targets = tuple(sorted(returns[block.function]))
                 address = addresses.get(block.function)
         group = groups.get(block.function) if popping or pushing else None

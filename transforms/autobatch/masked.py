@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, subjaxprs, varying_like
+from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, subjaxprs, varying_axes, varying_like
 from .ir import Block
 
 __all__ = ["fed_to_loops", "in_place", "run_block"]
@@ -133,9 +133,7 @@ def _derived(jaxpr: Any, derived: Mapping[Any, int]) -> dict[Any, int]:
     return found
 
 
-def _evaluate(
-    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], on: Any, own: Sequence[bool], batched: Sequence[bool]
-) -> list[Any]:
+def _evaluate(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], on: Any, own: Sequence[bool], batched: Sequence[bool]) -> list[Any]:
     """Evaluates a jaxpr for one member.
 
     Args:
@@ -153,23 +151,28 @@ def _evaluate(
         return var.val if isinstance(var, Literal) else env[var]
 
     for eqn in jaxpr.eqns:
-        operands = [read(v) for v in eqn.invars]
+        operands = _alike([read(v) for v in eqn.invars])
         parts = [not isinstance(v, Literal) and v in derived for v in eqn.invars]
         varies = [not isinstance(v, Literal) and v in differs for v in eqn.invars]
-        with equation_context(eqn):
-            if parts and parts[0] and _writes_part(eqn):
-                outs = [_write(eqn, operands, on)]
-            elif eqn.primitive.name in _NESTED:
-                inner, inner_consts = open_jaxpr(eqn.params["jaxpr"])
-                outs = _evaluate(inner, inner_consts, operands, on, parts, varies)
-            elif eqn.primitive.name == "dot_general" and varies == [False, True]:
-                outs = [_exchanged(eqn, operands)]
-            else:
-                outs = bind(eqn, operands)
+        if parts and parts[0] and _writes_part(eqn):
+            outs = [_write(eqn, operands, on)]
+        elif eqn.primitive.name in _NESTED:
+            inner, inner_consts = open_jaxpr(eqn.params["jaxpr"])
+            outs = _evaluate(inner, inner_consts, operands, on, parts, varies)
+        else:
+            exchange = eqn.primitive.name == "dot_general" and varies == [False, True]
+            with equation_context(eqn):
+                outs = [_exchanged(eqn, operands)] if exchange else bind(eqn, operands)
         env.update(zip(eqn.outvars, outs, strict=True))
         if any(varies) or (parts and parts[0] and _writes_part(eqn)):
             differs.update(eqn.outvars)
     return [read(v) for v in jaxpr.outvars]
+
+
+def _alike(operands: Sequence[Any]) -> list[Any]:
+    """Operands that differ over the same mesh axes: a program traced outside `shard_map` has constants that differ over none."""
+    avals = [jax.typeof(v) for v in operands]
+    return [varying_like(jnp.asarray(v), avals) for v in operands] if any(varying_axes(aval) for aval in avals) else list(operands)
 
 
 def _exchanged(eqn: JaxprEqn, operands: Sequence[Any]) -> Any:

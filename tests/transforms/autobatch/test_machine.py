@@ -1,0 +1,224 @@
+"""The machine: schedule, overflow, statistics, and what XLA makes of it."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from luciole.transforms import ProgramError
+from luciole.transforms.autobatch.api import autobatch
+from luciole.transforms.autobatch.frames import lower_calls
+from luciole.transforms.autobatch.ir import Branch, Call, Function, Jump, Program, Return, Slot, trace_block
+from luciole.transforms.autobatch.liveness import analyse
+from luciole.transforms.autobatch.masked import fed_to_loops, in_place
+from luciole.transforms.autobatch.program_counter import build_machine
+from luciole.transforms.autobatch.schedule import plan
+
+from .by_hand import BOOL, I32, fibonacci, greatest_common_divisor
+from .programs_by_hand import F32, cases, loop_inside, updates
+
+
+def descent(n: int = 100, rows: int = 50) -> Program:
+    """A loop with a product of a shared matrix as its heavy block, and a buffer of which it writes one row per round."""
+    q, m, buffer, i, count, go = (
+        Slot("d.q", (n,), F32),
+        Slot("d.m", (n, n), F32),
+        Slot("d.buffer", (rows, n), F32),
+        Slot("d.i", (), I32),
+        Slot("d.count", (), I32),
+        Slot("d.go", (), BOOL),
+    )
+    results = (Slot("d.r0", (rows, n), F32), Slot("d.r1", (n,), F32))
+    blocks = [
+        trace_block("d", "d", 1, lambda: [jnp.int32(0)], [], [i], Jump("d.test")),
+        trace_block("d.test", "d", 1, lambda i, c: [i < c], [i, count], [go], Branch(go, "d.step", "d.end")),
+        trace_block("d.step", "d", 2, lambda m, q: [q - 0.1 * (m @ q)], [m, q], [q], Jump("d.keep")),
+        trace_block("d.keep", "d", 3, lambda b, i, q: [b.at[i].set(q), i + 1], [buffer, i, q], [buffer, i], Jump("d.test")),
+        trace_block("d.end", "d", 4, lambda: [], [], [], Return((buffer, q))),
+    ]
+    return Program({"d": Function("d", (q, m, buffer, count), results, "d", {b.name: b for b in blocks})}, "d")
+
+
+def test_the_heavy_block_and_the_order_around_it():
+    program = descent()
+    schedule = plan(lower_calls(program, analyse(program)))
+    text = str(schedule)
+    assert "heavy: d.step" in text
+    assert "prologue: d\n" in text
+    assert "tick: d.keep | d.test | d.step" in text
+    assert "epilogue: d.end" in text
+    assert schedule.unroll == 1 and schedule.share > 0.55
+
+
+def test_a_light_block_is_run_twice_per_tick():
+    program = greatest_common_divisor()
+    frames = lower_calls(program, analyse(program))
+    assert plan(frames, unroll=3).unroll == 3
+    assert plan(lower_calls(fibonacci(), analyse(fibonacci()))).unroll == 2
+
+
+def test_recognised_updates():
+    body = updates().blocks["u.body"]
+    assert {str(body.writes[n]) for n in in_place(body)} == {"u.a", "u.b", "u.c"}
+    rounds = loop_inside().blocks["l.body"]
+    assert fed_to_loops(rounds.jaxpr) == {0}
+    assert fed_to_loops(body.jaxpr) is None
+
+
+def test_the_frames_print():
+    text = str(lower_calls(fibonacci(), analyse(fibonacci())))
+    assert "pop fib(fib.first, fib.return)" in text
+    assert "registers: fib.n, fib.result, fib.return" in text
+
+
+def test_only_members_that_go_too_deep_are_stopped():
+    depth = np.array([1, 5, 60], np.int32)
+    machine = build_machine(fibonacci_line(), max_depth=8)
+    state = jax.jit(lambda n: machine.advance(machine.start([n])))(depth)
+    assert machine.overflow(state).tolist() == [0, 0, 1]
+    assert machine.halted(state).all()
+    assert machine.results(state)[0][:2].tolist() == [1, 5]
+
+
+def fibonacci_line() -> Program:
+    """count(n) = 0 if n == 0 else 1 + count(n - 1): depth n + 1."""
+    n, result, less, total = (Slot(f"count.{name}", (), I32) for name in ("n", "result", "less", "total"))
+    test = Slot("count.test", (), BOOL)
+    blocks = [
+        trace_block("count", "count", 1, lambda n: [n == 0], [n], [test], Branch(test, "count.base", "count.call")),
+        trace_block("count.base", "count", 1, lambda: [jnp.int32(0)], [], [total], Return((total,))),
+        trace_block("count.call", "count", 2, lambda n: [n - 1], [n], [less], Call("count", (less,), "count.add")),
+        trace_block("count.add", "count", 2, lambda r: [r + 1], [result], [total], Return((total,))),
+    ]
+    return Program({"count": Function("count", (n,), (result,), "count", {b.name: b for b in blocks})}, "count")
+
+
+@pytest.mark.parametrize("strategy", ["program_counter", "local_static"])
+def test_overflow_names_the_function_the_depth_and_the_members(strategy):
+    run = autobatch(fibonacci_line(), strategy, max_depth=8)
+    assert run(np.array([0, 7], np.int32))[0].tolist() == [0, 7]
+    with pytest.raises(ProgramError, match=r"count: more than 8 calls are open at once in members 2, 3 of the batch; raise max_depth=8"):
+        run(np.array([1, 5, 60, 8], np.int32))
+
+
+def test_overflow_under_a_trace_is_nan():
+    n, x, y, r = Slot("f.n", (), I32), Slot("f.x", (), F32), Slot("f.y", (), F32), Slot("f.r", (), F32)
+    less, test = Slot("f.less", (), I32), Slot("f.test", (), BOOL)
+    blocks = [
+        trace_block("f", "f", 1, lambda n: [n == 0], [n], [test], Branch(test, "f.base", "f.call")),
+        trace_block("f.base", "f", 1, lambda: [], [], [], Return((x,))),
+        trace_block("f.call", "f", 2, lambda n, x: [n - 1, x * 2], [n, x], [less, y], Call("f", (less, y), "f.back")),
+        trace_block("f.back", "f", 2, lambda r: [r + 1], [r], [y], Return((y,))),
+    ]
+    program = Program({"f": Function("f", (n, x), (r,), "f", {b.name: b for b in blocks})}, "f")
+    out = jax.jit(autobatch(program, max_depth=4))(np.array([0, 3, 4], np.int32), np.ones(3, np.float32))[0]
+    np.testing.assert_array_equal(out, [1.0, 11.0, np.nan])
+
+
+def test_no_stack_at_all():
+    run = autobatch(fibonacci_line(), max_depth=1)
+    assert run(np.array([0, 0], np.int32))[0].tolist() == [0, 0]
+    with pytest.raises(ProgramError, match="member 1 of the batch"):
+        run(np.array([0, 1], np.int32))
+
+
+def test_statistics_known_in_closed_form():
+    """Member b goes n_b rounds: the heavy block runs for the sum of n members, max n times and once when all find that they are done."""
+    counts = np.array([1, 4, 8, 3], np.int32)
+    q, m = np.ones((4, 100), np.float32), np.eye(100, dtype=np.float32)
+    arguments = (q, m, np.zeros((4, 50, 100), np.float32), counts)
+    stats = autobatch(descent(), in_axes=(0, None, 0, 0)).stats(*arguments, trace=True)
+    assert stats.heavy == "d.step"
+    heavy = stats.blocks["d.step"]
+    assert (heavy.executions, heavy.members) == (9, 16)
+    assert stats.utilisation == heavy.utilisation == 16 / (9 * 4)
+    assert stats.blocks["d.end"].members == 4
+    np.testing.assert_allclose(stats.trace, [1, 0.75, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25, 0])
+    plain = autobatch(descent(), "local_static", in_axes=(0, None, 0, 0)).stats(*arguments)
+    assert plain.blocks["d.step"].members == 16
+    assert "d.step" in str(stats) and "heavy" in str(stats)
+    assert stats.plot() is not None
+
+
+def test_counting_costs_nothing_unless_asked_for():
+    program, arguments = cases()["fibonacci"]
+    assert not {"runs", "members"} & set(build_machine(program).start(arguments))
+    machine = build_machine(program)
+    state = machine.start(arguments)
+    with pytest.raises(ProgramError, match="count=True"):
+        machine.counts(state)
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_a_large_buffer_is_not_copied_in_a_tick(unroll):
+    machine = build_machine(descent(), (False, True, False, False), unroll=unroll)
+    arguments = [
+        np.ones((16, 100), np.float32),
+        np.eye(100, dtype=np.float32),
+        np.zeros((16, 50, 100), np.float32),
+        np.arange(16, dtype=np.int32),
+    ]
+    state = machine.start(arguments)
+    text = jax.jit(machine.advance).lower(state, [arguments[1]]).compile().as_text()
+    assert not [line for line in loop_bodies(text) if re.search(r"= f32\[16,50,100\]\S* (copy|select)\(", line)]
+    assert [line for line in loop_bodies(text) if "f32[16,50,100]" in line]
+
+
+def test_stacks_are_not_copied_in_a_tick():
+    program, arguments = cases()["tree_sum"]
+    machine = build_machine(program, max_depth=33)
+    text = jax.jit(machine.advance).lower(machine.start(arguments)).compile().as_text()
+    assert not [line for line in loop_bodies(text) if re.search(r"= f32\[4,32,3\]\S* copy\(", line)]
+
+
+def loop_bodies(text: str) -> list[str]:
+    """Lines of the computations that are bodies of loops, in an optimized program."""
+    names = set(re.findall(r" while\(.*?body=%?([\w.\-]+)", text))
+    found, inside = [], False
+    for line in text.split("\n"):
+        if line and not line.startswith((" ", "}")):
+            inside = re.sub(r"^(ENTRY )?%?([\w.\-]+).*", r"\2", line) in names
+        elif inside:
+            found.append(line)
+    return found
+
+
+def test_wrong_calls_are_explained():
+    program = greatest_common_divisor()
+    a, b = np.array([4, 6], np.int32), np.array([2, 3], np.int32)
+    with pytest.raises(ProgramError, match=r"strategy='fast' is none of 'program_counter', 'local_static'"):
+        autobatch(program, "fast")
+    with pytest.raises(ProgramError, match="in_axes has 3 entries for 2 positional arguments"):
+        autobatch(program, in_axes=(0, 0, 0))(a, b)
+    with pytest.raises(ProgramError, match=r"disagree on the size of the batch: array 0 has 2, array 1 has 1"):
+        autobatch(program)(a, b[:1])
+    with pytest.raises(ProgramError, match="no argument has a batch axis"):
+        autobatch(program, in_axes=None)(a[0], b[0])
+    with pytest.raises(ProgramError, match=r"axis 1 is the batch"):
+        autobatch(program, in_axes=1)(a, b)
+    with pytest.raises(ProgramError, match="every entry is an integer or None"):
+        autobatch(program, in_axes=(0, 0.5))(a, b)
+    with pytest.raises(ProgramError, match="is no prefix of that argument"):
+        autobatch(program, in_axes=(0, (0, 0)))(a, b)
+    with pytest.raises(ProgramError, match=r"gcd.a is int32\[\] for one member, float32\[\] was given"):
+        autobatch(program)(a.astype(np.float32), b)
+    with pytest.raises(ProgramError, match="the batch is empty"):
+        autobatch(program)(a[:0], b[:0])
+    with pytest.raises(ProgramError, match="is no program"):
+        autobatch(lambda x: x)(a)
+    with pytest.raises(ProgramError, match="max_depth=0"):
+        autobatch(program, max_depth=0)
+    with pytest.raises(ProgramError, match="cannot be traced"):
+        jax.jit(autobatch(program, "local_static"))(a, b)
+
+
+def test_a_second_call_compiles_nothing():
+    run = autobatch(greatest_common_divisor())
+    a, b = np.array([4, 6], np.int32), np.array([2, 3], np.int32)
+    run(a, b)
+    events = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+    run(b, a)
+    assert not [name for name in events if "backend_compile" in name]
