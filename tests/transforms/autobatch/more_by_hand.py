@@ -111,6 +111,20 @@ def kept():
     return program(outer, middle, fact)
 
 
+def guarded():
+    """A variable that only one way assigns, and only who went that way reads; a function of two results, of which both are read."""
+    w = Writer("guard", "n", tests=("odd",))
+    w.block("start", lambda n: [n % 2 == 1], "n", "odd", "branch odd yes join")
+    w.block("yes", lambda n: [n * 3], "n", "x", "jump join")
+    w.block("join", NOTHING, "", "", "call both n after")
+    w.block("after", NOTHING, "", "", "branch odd use end")
+    w.block("use", lambda n, x: [n + x], "n x", "n", "jump end")
+    w.block("end", lambda n, p, q: [n + 10 * p - q], "n both.p both.q", "value", "return value")
+    both = Writer("both", "n", results=("p", "q"))
+    both.block("start", lambda n: [n + 1, n * n], "n", "one two", "return one two")
+    return program(w, both)
+
+
 def countdown():
     """A self tail call whose arguments change places."""
     w = Writer("count", "n a b")

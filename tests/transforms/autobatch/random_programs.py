@@ -18,7 +18,7 @@ OPERATIONS = {
 variable = st.sampled_from(VARIABLES)
 assignment = st.tuples(variable, st.sampled_from([*OPERATIONS, "copy", "copy"]), variable, variable)
 assign = st.lists(assignment, min_size=1, max_size=3, unique_by=lambda a: a[0]).map(lambda found: ("assign", found))
-call = st.tuples(st.just("call"), st.sampled_from(FUNCTIONS), variable, variable, st.lists(variable, max_size=1))
+call = st.tuples(st.just("call"), st.sampled_from(FUNCTIONS), variable, variable, st.lists(variable, max_size=2, unique=True))
 leave = st.tuples(st.just("return"), variable, variable)
 
 
@@ -65,9 +65,8 @@ class Lowering:
     def lower_call(self, label, following, callee, x, y, targets):
         back = self.label()
         self.writer.block(label, lambda fuel: [fuel - 1], "fuel", "less", f"call {callee} less {x} {y} {back}")
-        result = f"{callee}.r"
-        reads, writes = (result, targets[0]) if targets else ("", "")
-        self.writer.block(back, lambda *xs: xs, reads, writes, f"jump {following}")
+        results = f"{callee}.r {callee}.s".split()[: len(targets)]
+        self.writer.block(back, lambda *xs: xs, " ".join(results), " ".join(targets), f"jump {following}")
 
     def lower_return(self, label, following, x, y):
         self.writer.block(label, NOTHING, "", "", f"return {x} {y}")

@@ -39,6 +39,7 @@ CASES = {
     "diamonds": (more.diamonds, ints([3], [8], [7], [-1])),
     "clobber": (more.clobber, ints([4, 2])),
     "vectors": (more.vectors, [VECTOR]),
+    "guarded": (more.guarded, ints([5], [4])),
     "kept": (more.kept, ints([4])),
     "bounded": (more.bounded, ints([0], [3], [9])),
 }
