@@ -114,7 +114,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
     start, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
     arguments = (start, state, jnp.bool_(False), room, jnp.int32(0))
     world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
-    closed = close(make, world, lambda program: compile_program(program, arguments))
+    closed = close(make, world, lambda program: compile_program(program, *arguments))
 
     def machine(data, plan) -> Machine:
         return build_machine(closed.over((data, target.prepare(data), plan)))
@@ -125,7 +125,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
     def advance(state, data, plan, ticks):
         made = machine(data, plan)
-        state, done = made.advance(state, max_ticks=ticks)
+        state, done = made.advance_counted(state, max_ticks=ticks)
         running = (~made.halted(state)).sum(dtype=jnp.int32)
         return state, Report(running, done * made.schedule.unroll * num_chains)
 

@@ -82,7 +82,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         axis), and the transition to stop before, int32 (). It returns the `ChainState` and `Kept`.
     """
 
-    @program
+    @program(heavy=True)
     def density(position):
         return value_and_grad(position)
 

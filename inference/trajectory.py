@@ -154,8 +154,8 @@ def iterative(density, max_depth: int):
     @program
     def grow(start, step_size, walk, depth):
         firsts = befores = jnp.zeros((max_depth, *start.phase.momentum.shape), start.phase.momentum.dtype)
-        leaf = jnp.int32(0)
-        while leaf < lax.shift_left(jnp.int32(1), depth) and not walk.stops:
+        leaf, growing = jnp.int32(0), True  # one leaf at least: said so, no path of a trajectory is without a gradient
+        while growing:
             before = walk.rho
             walk = step(start, step_size, walk)
             # Leaf 13 = 1101b: two one-bits above the last, one trailing one-bit: the sub-tree on row 2 is closed; 15 closes rows 3 to 0.
@@ -169,6 +169,7 @@ def iterative(density, max_depth: int):
                 walk = walk._replace(stops=turned)
                 row = row - 1
             leaf = leaf + 1
+            growing = leaf < lax.shift_left(jnp.int32(1), depth) and not walk.stops
         return walk
 
     return _doubling(grow, max_depth)

@@ -10,8 +10,14 @@ passes, liveness        blocks -> fewer blocks, fewer slots, less to save at a c
 schedule                which block is heavy, in which order the others follow it, which cycles become inner loops
 program_counter         one `while_loop` for the whole batch: a program counter and stacks for every member
 local_static            the recursion stays in the host, members are masked: slower, simpler, for comparison
+api, stats, compaction  `autobatch`, what users call; what ran; the tail of a batch in smaller ones
+closures                a program over data that are only known later
 """
 
+from .api import Autobatched, autobatch, compile_program
+from .closures import Closed, close
 from .program import BatchProgram, program
+from .program_counter import Machine, build_machine
+from .stats import Stats
 
-__all__ = ["BatchProgram", "program"]
+__all__ = ["Autobatched", "BatchProgram", "Closed", "Machine", "Stats", "autobatch", "build_machine", "close", "compile_program", "program"]

@@ -213,11 +213,24 @@ def _member(value: Any, shared: bool) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(value.shape if shared else value.shape[1:], value.dtype, weak_type=weak)
 
 
+def compile_program(program: BatchProgram, *examples: Any) -> tuple[Program, Callable[[Sequence[Any]], Any]]:
+    """A program in the compiler's own form, passes done.
+
+    Args:
+        program: what every member runs.
+        examples: one per parameter, for one member; as for `front.lower`.
+
+    Returns:
+        The program, and what makes the function's result of the list of its array results.
+    """
+    lowered = lower(program, *examples)
+    return optimise(lowered.program), lambda results: jax.tree.unflatten(lowered.out_tree, results)
+
+
 def _lower_source(fn: Any, tree: Any, avals: Sequence[jax.ShapeDtypeStruct]) -> tuple[Program, Callable[[Sequence[Any]], Any]]:
     """The program of a function for such arguments, and what makes its results of a list of arrays."""
     if isinstance(fn, BatchProgram):
-        lowered = lower(fn, *jax.tree.unflatten(tree, avals))
-        return optimise(lowered.program), lambda results: jax.tree.unflatten(lowered.out_tree, results)
+        return compile_program(fn, *jax.tree.unflatten(tree, avals))
     if not isinstance(fn, Program):
         raise ProgramError(f"{fn!r} is no program: write @program over the function.")
     parameters = fn.functions[fn.main].parameters

@@ -92,7 +92,8 @@ class _Assembly:
             blocks = {d.typed.code.name: self._block(d) for d in self.drafts.values() if d.function == name}
             parameters, results = (tuple(s for s in g[name] if self._kept(name, s)) for g in (self.parameters, self.results))
             functions[name] = Function(name, parameters, results, f.graph.entry, blocks)
-        return Program(functions, self.main)
+        marked = [name for name, f in self.functions.items() if f.graph.program.heavy]
+        return Program(functions, self.main, marked[0] if marked else None)
 
     def _kept(self, function: str, slot: Slot) -> bool:
         """Whether a parameter or result of a function is one in the program."""

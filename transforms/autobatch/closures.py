@@ -50,7 +50,7 @@ class Closed:
         functions = {
             name: replace(f, blocks={key: real(block) for key, block in f.blocks.items()}) for name, f in self.program.functions.items()
         }
-        return Program(functions, self.program.main)
+        return replace(self.program, functions=functions)
 
 
 def close(make: Callable[..., Any], world: Any, compile: Callable[[Any], tuple[Program, Callable[[Sequence[Any]], Any]]]) -> Closed:

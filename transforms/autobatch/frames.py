@@ -15,7 +15,7 @@ ever stored; the rest are wires inside a step.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -224,7 +224,7 @@ def _with_landings(program: Program) -> Program:
                 )  # fmt: skip
                 blocks[landing] = trace_block(landing, name, block.line, list, [], [], Jump(target))
         functions[name] = type(function)(name, function.parameters, function.results, function.entry, blocks)
-    return Program(functions, program.main)
+    return replace(program, functions=functions)
 
 
 def _recursion_groups(program: Program, liveness: Liveness) -> dict[str, str]:

@@ -146,10 +146,12 @@ class Program:
     Attributes:
         functions: by name.
         main: the name of the one that is run.
+        heavy: the name of the function that its author marked as the heavy one, which is compiled once however many places call it.
     """
 
     functions: dict[str, Function]
     main: str
+    heavy: str | None = None
 
     @property
     def blocks(self) -> dict[str, Block]:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from types import FunctionType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
 
@@ -29,11 +29,13 @@ class BatchProgram(Generic[P, R]):
 
     Attributes:
         function: the Python function.
+        heavy: whether it is marked as the expensive part of the programs that call it.
         signature: its parameters.
     """
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], heavy: bool = False) -> None:
         self.function: Any = function
+        self.heavy = heavy
         self.signature = inspect.signature(function)
         functools.update_wrapper(self, function)
 
@@ -69,7 +71,11 @@ class BatchProgram(Generic[P, R]):
         return self.function.__name__
 
 
-def program(function: Callable[P, R]) -> BatchProgram[P, R]:
+@overload
+def program(function: Callable[P, R]) -> BatchProgram[P, R]: ...
+@overload
+def program(*, heavy: bool) -> Callable[[Callable[P, R]], BatchProgram[P, R]]: ...
+def program(function: Any = None, *, heavy: bool = False) -> Any:
     """Marks a function of one member as a program.
 
     Its body may use assignments to names, `if`, `while`, `for ... in range(...)`, `break`, `continue`, `return` anywhere, conditional
@@ -79,6 +85,8 @@ def program(function: Callable[P, R]) -> BatchProgram[P, R]:
 
     Args:
         function: a plain function with named parameters; what it closes over is read when it is first compiled.
+        heavy: write `@program(heavy=True)` over the function that does the expensive work. It is compiled once, however many places
+            call it, and the machine is arranged around it; without a mark a cost model decides.
 
     Returns:
         The program. Calling it runs the Python function.
@@ -87,6 +95,8 @@ def program(function: Callable[P, R]) -> BatchProgram[P, R]:
         ProgramError: `function` is no plain function, is a lambda, a generator or asynchronous, has another decorator under this
             one, or takes `*args` or `**kwargs`.
     """
+    if function is None:
+        return functools.partial(program, heavy=heavy)
     name = getattr(function, "__name__", repr(function))
 
     def refuse(found: str, instead: str) -> ProgramError:
@@ -105,7 +115,7 @@ def program(function: Callable[P, R]) -> BatchProgram[P, R]:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise refuse(f"the parameter {parameter}", "Name every parameter; pass a tuple or a dict for a variable number of values.")
-    return BatchProgram(function)
+    return BatchProgram(function, heavy)
 
 
 @contextlib.contextmanager

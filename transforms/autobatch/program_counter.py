@@ -115,6 +115,12 @@ class Machine:
         return self._run(state, self._shared_values(arguments), self.schedule.prologue)
 
     def advance(self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: int = 0) -> State:
+        """As `advance_counted`, without the count."""
+        return self.advance_counted(state, arguments, max_ticks, leave)[0]
+
+    def advance_counted(
+        self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: int = 0
+    ) -> tuple[State, jax.Array]:
         """Runs until all members have halted, or for a number of ticks.
 
         Args:
@@ -122,9 +128,13 @@ class Machine:
             arguments: one array per shared parameter of the main function, in order.
             max_ticks: int32, (); without a limit if None.
             leave: stop when no more members than this have ticks before them.
+
+        Returns:
+            The state, and how many ticks ran, int32 ().
         """
         shared = self._by_slot(arguments)
         ticking = self.schedule.ticking
+        done = jnp.int32(0)
         if ticking:
             written = self._written(self.schedule.tick)
             fixed = {key: value for key, value in state.items() if key not in written}
@@ -137,12 +147,12 @@ class Machine:
             def tick(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
                 done, moving = carry
                 after = self._run({**fixed, **moving}, shared, self.schedule.tick)
-                return done if max_ticks is None else done + 1, {key: after[key] for key in written}
+                return done + 1, {key: after[key] for key in written}
 
             zero = varying_like(jnp.int32(0), [jax.typeof(max_ticks)]) if max_ticks is not None else jnp.int32(0)
-            _, moved = lax.while_loop(running, tick, (zero, {key: state[key] for key in written}))
+            done, moved = lax.while_loop(running, tick, (zero, {key: state[key] for key in written}))
             state = {**fixed, **moved}
-        return self._run(state, shared, self.schedule.epilogue)
+        return self._run(state, shared, self.schedule.epilogue), done
 
     def results(self, state: State, arguments: Sequence[Any] = ()) -> list[jax.Array]:
         """One array per result of the main function, (batch, ...); of members that have not halted, anything.

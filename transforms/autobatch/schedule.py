@@ -18,6 +18,7 @@ from math import prod
 
 from .cost import flops
 from .frames import HALT, Frames, Step
+from .ir import Call
 from .masked import in_place
 
 __all__ = ["Schedule", "Unit", "plan"]
@@ -99,7 +100,7 @@ def plan(frames: Frames, unroll: int | None = None, heavy: str | None = None) ->
     Args:
         frames: the steps.
         unroll: how often the heavy step runs per tick; by the cost model if None.
-        heavy: name of the block that is to be the heavy one; by the cost model if None.
+        heavy: name of the block that is to be the heavy one; in the marked function, or else by the cost model, if None.
     """
     successors = {step.number: frozenset(step.targets) - {HALT} for step in frames.steps}
     costs = tuple(_cost(frames, step) for step in frames.steps)
@@ -113,7 +114,7 @@ def plan(frames: Frames, unroll: int | None = None, heavy: str | None = None) ->
     after = _reachable(successors, cycle) - cycle
     before = reached - after - cycle
     light = _ordered(successors, cycle - {number}, number)
-    hot = _innermost(successors, cycle, number)
+    hot = _innermost(frames, successors, cycle, number)
     schedule = Schedule(
         frames, number, 1,
         _ordered(successors, before, None), (*light, Unit((number,), False)), _ordered(successors, after, None), costs,
@@ -139,26 +140,56 @@ def _core(frames, components, successors, costs, named) -> tuple[int, frozenset[
         if len(component) == 1 and component[0] not in successors[component[0]]:
             continue
         for number in component:
-            name = frames.steps[number].block.name
-            rank = (name == named, flops(frames.steps[number].block.jaxpr), costs[number])
+            block = frames.steps[number].block
+            rank = (block.name == named, block.function == frames.program.heavy, flops(block.jaxpr), costs[number])
             if best is None or rank > best[0]:
                 best = (rank, number, frozenset(component))
     return None if best is None else best[1:]
 
 
-def _innermost(successors: Mapping[int, frozenset[int]], cycle: frozenset[int], heavy: int) -> frozenset[int]:
-    """The innermost loop around the heavy step: entries of the loop are taken away until what is left is no loop."""
-    inside, everything = cycle, frozenset(successors)
+def _innermost(frames: Frames, successors: Mapping[int, frozenset[int]], cycle: frozenset[int], heavy: int) -> frozenset[int]:
+    """The innermost loop around the heavy step.
+
+    Entries of the loop are taken away until what is left is no loop. A heavy step that several places call is in a loop for each: the
+    most deeply nested one counts.
+    """
+    best = (0, cycle)
+    for through in _contexts(frames, successors, cycle, heavy):
+        inside = next(frozenset(c) for c in _components(through, sorted(cycle)) if heavy in c)
+        best = max(best, _peeled(through, inside, heavy), key=lambda found: found[0])
+    return best[1]
+
+
+def _contexts(frames: Frames, successors: Mapping[int, frozenset[int]], cycle: frozenset[int], heavy: int) -> list[dict[int, frozenset[int]]]:
+    """The graph on the cycle, once for each call of the heavy step's function, without its other calls."""
+    function = frames.steps[heavy].block.function
+    numbers = {step.block.name: step.number for step in frames.steps}
+    calls = {n: numbers[e.continuation] for n in cycle if isinstance(e := frames.steps[n].block.exit, Call) and e.callee == function}
+    outside = {n: after for n, after in calls.items() if frames.steps[n].block.function != function}
+    found = []
+    for call, after in outside.items():
+        silent = set(outside) - {call}
+        landings = set(outside.values()) - {after}
+        found.append({
+            n: frozenset() if n in silent else (successors[n] & cycle) - (landings if frames.steps[n].block.function == function else set())
+            for n in cycle
+        })
+    return found or [{n: successors[n] & cycle for n in cycle}]
+
+
+def _peeled(successors: Mapping[int, frozenset[int]], inside: frozenset[int], heavy: int) -> tuple[int, frozenset[int]]:
+    """How deeply the heavy step is nested in a loop, and the innermost loop around it."""
+    depth, everything = 1, frozenset(successors)
     while True:
         entries = {n for m in everything - inside for n in successors[m] if n in inside}
-        everything, rest = inside, inside - entries
+        rest = inside - entries
         if heavy not in rest or not entries:
-            return inside
+            return depth, inside
         within = {n: successors[n] & rest for n in rest}
         smaller = next(frozenset(c) for c in _components(within, sorted(rest)) if heavy in c)
         if len(smaller) == 1 and heavy not in successors[heavy]:
-            return inside
-        inside = smaller
+            return depth, inside
+        depth, everything, inside = depth + 1, inside, smaller
 
 
 def _ordered(successors: Mapping[int, frozenset[int]], numbers: Iterable[int], heavy: int | None) -> tuple[Unit, ...]:

@@ -101,6 +101,7 @@ def read_source(read: BatchProgram) -> Source:
     ast.increment_lineno(definition, offset)
     source = Source(read.name, code.co_filename, dict(enumerate("".join(lines).splitlines(), first)), definition, _namespace(function))
     for decorator in definition.decorator_list:
+        decorator = decorator.func if isinstance(decorator, ast.Call) else decorator
         if resolve(source.namespace, decorator) is not program and _last_name(decorator) != program.__name__:
             raise source.error(decorator, "another decorator beside @program. Remove it: the compiler reads the body of the `def`.")
     return source

@@ -1,7 +1,7 @@
 """Functions outside of any recursion are copied into their callers, if that does not copy what is expensive.
 
 A function with one call site moves; one with several is copied only if it is small, so that the heavy computation of a program, its
-gradient, stays at one site.
+gradient, stays at one site. The function that is marked as heavy stays a function of its own.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ def inline(program: Program) -> Program:
     program = remove_unreachable(program)
     for group in recursion_groups(program):
         (name, *others) = group
-        if name != program.main and not others and not _calls(program.functions[name], name):
+        if name not in (program.main, program.heavy) and not others and not _calls(program.functions[name], name):
             function = program.functions[name]
             sites = sum(len(_calls(f, name)) for f in program.functions.values())
             if (sites == 1 or _is_small(program, function)) and not _overwrites_results(program, function):
