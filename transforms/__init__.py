@@ -19,6 +19,7 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
+from .autobatch import autobatch, program
 from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
 from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
@@ -43,6 +44,7 @@ __all__ = [
     "Stream",
     "affine_in",
     "any_lane",
+    "autobatch",
     "check_linearization",
     "defines_linearization",
     "dynamic_loop",
@@ -52,6 +54,7 @@ __all__ = [
     "key_words",
     "linearize",
     "normal",
+    "program",
     "program",
     "stream_for",
     "structure",

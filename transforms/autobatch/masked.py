@@ -5,8 +5,8 @@ more than that:
 
 * `x = x.at[i].set(v)` on a register would be followed by a selection over the whole of `x`. Where the code writes to a part of a
   slot that it also writes back, the place is masked instead: a member that is elsewhere writes beyond the end, which is dropped;
-* a loop in the code may never end on what a register of another member holds. Where there is one, it is given the values of a
-  member that stands here;
+* a loop in the code may never end on what a register of another member holds, and a callback would show it to the world outside.
+  Where there is one, it is given the values of a member that stands here;
 * no member may stand here at all. Then a block with a loop does not run.
 
 And one thing needs less: `matrix @ vector` with a matrix that all members share comes out of `jax.vmap` with the batch axis last in
@@ -102,9 +102,9 @@ def _over(mask: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _has_loop(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name == "while" or any(
-        _has_loop(inner) for jaxpr in subjaxprs(eqn) for inner in open_jaxpr(jaxpr)[0].eqns
-    )  # fmt: skip
+    """Whether the equation may not end on any input, or shows its inputs to the world outside."""
+    name = eqn.primitive.name
+    return name == "while" or "callback" in name or any(_has_loop(inner) for jaxpr in subjaxprs(eqn) for inner in open_jaxpr(jaxpr)[0].eqns)
 
 
 def _writes_part(eqn: JaxprEqn) -> bool:

@@ -160,7 +160,9 @@ def _innermost(frames: Frames, successors: Mapping[int, frozenset[int]], cycle: 
     return best[1]
 
 
-def _contexts(frames: Frames, successors: Mapping[int, frozenset[int]], cycle: frozenset[int], heavy: int) -> list[dict[int, frozenset[int]]]:
+def _contexts(
+    frames: Frames, successors: Mapping[int, frozenset[int]], cycle: frozenset[int], heavy: int
+) -> list[dict[int, frozenset[int]]]:
     """The graph on the cycle, once for each call of the heavy step's function, without its other calls."""
     function = frames.steps[heavy].block.function
     numbers = {step.block.name: step.number for step in frames.steps}
@@ -170,10 +172,14 @@ def _contexts(frames: Frames, successors: Mapping[int, frozenset[int]], cycle: f
     for call, after in outside.items():
         silent = set(outside) - {call}
         landings = set(outside.values()) - {after}
-        found.append({
-            n: frozenset() if n in silent else (successors[n] & cycle) - (landings if frames.steps[n].block.function == function else set())
-            for n in cycle
-        })
+        found.append(
+            {
+                n: frozenset()
+                if n in silent
+                else (successors[n] & cycle) - (landings if frames.steps[n].block.function == function else set())
+                for n in cycle
+            }
+        )
     return found or [{n: successors[n] & cycle for n in cycle}]
 
 
