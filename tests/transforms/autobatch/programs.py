@@ -337,7 +337,7 @@ EXAMPLES = [
         nuts_like,
         [
             (x, _vectors(8)[4 + k], jnp.float32(s), jnp.asarray([k, 9], jnp.uint32))
-            for k, (x, s) in enumerate(zip(_vectors(4), (0.6, 0.05, 1.3, 0.25), strict=True))
+            for k, (x, s) in enumerate(zip(_vectors(4), (0.6, 0.03, 1.3, 0.15), strict=True))
         ],
     ),
     Example("mix", mix, [i32(n, limit) for n, limit in ((9, 7), (8, 3), (-4, 1), (12, 0), (3, 40))]),
