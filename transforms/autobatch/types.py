@@ -232,7 +232,7 @@ class _Inference:
             target.entry = given
             self.push(function, name)
         else:
-            self._update(function, target, {v: _join(f"`{v}`", target.entry[v], given[v]) for v in given})
+            self._update(function, target, {v: _join(_shown(v), target.entry[v], given[v]) for v in given})
 
     def _update(self, function: TypedFunction, block: TypedBlock, joined: dict[str, Variable]) -> None:
         assert block.entry is not None
@@ -285,6 +285,11 @@ def _callees(graphs: dict[BatchProgram, Graph], program: BatchProgram) -> set[Ba
         found.update(new)
         waiting += new
     return found
+
+
+def _shown(variable: str) -> str:
+    """A variable as messages name it; the compiler's own stand for expressions."""
+    return "this expression" if "#" in variable else f"`{variable}`"
 
 
 def _join(what: str, old: Variable, new: Variable) -> Variable:
