@@ -121,8 +121,9 @@ class Function:
     Attributes:
         name: unique in the program.
         parameters: slots that a call fills.
-        results: slots by which callers read what it returned; no block of the function itself reads or writes them, unless it
-            calls itself: then they are, in its frame, what the inner call returned.
+        results: slots by which callers read what it returned. As the front end writes it, no block of the function itself reads or
+            writes them, unless it calls itself: then they are, in its frame, what the inner call returned. Passes may use them
+            for other values that no inner call's results meet.
         entry: name of its first block.
         blocks: by name, in source order.
     """

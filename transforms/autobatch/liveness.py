@@ -7,7 +7,7 @@ computed from the program as it stands, by fixpoints that begin with nothing liv
 reused after a pass, for a slot can sustain its own liveness.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
@@ -26,6 +26,8 @@ class Liveness:
         registers: slots live across some edge between blocks, and the results of the main function. Any other slot is a wire.
         may_write: of a function: the slots that may be overwritten between its entry and its return, by itself or by what it calls.
             The assignment of parameters by the call that enters it is not counted; see `assigned`.
+        clobbers: of a function: those of them that may hold another value when it has returned. A slot that its inner calls overwrite
+            and pop again is not among them.
         saved: of a block that ends in a call: the slots whose registers must be pushed, after the block's writes and before the
             parameters are assigned, and popped before the continuation begins. Sorted by name.
         groups: the strongly connected functions of the call graph, callees before callers.
@@ -37,6 +39,7 @@ class Liveness:
     exit: Mapping[str, frozenset[Slot]]
     registers: frozenset[Slot]
     may_write: Mapping[str, frozenset[Slot]]
+    clobbers: Mapping[str, frozenset[Slot]]
     saved: Mapping[str, tuple[Slot, ...]]
     groups: tuple[frozenset[str], ...]
     recursive: Mapping[str, bool]
@@ -57,19 +60,16 @@ def analyse(program: Program) -> Liveness:
         inside, after = analyse_function(program, function)
         entry.update(inside)
         exit.update(after)
-    may_write = _may_write(program)
     groups = recursion_groups(program)
     group_of = {name: number for number, group in enumerate(groups) for name in group}
-    saved, recursive = {}, {}
-    for block in program.blocks.values():
-        if isinstance(block.exit, Call):
-            callee = program.functions[block.exit.callee]
-            overwritten = may_write[callee.name] | assigned(program, block.exit)
-            needed = entry[block.exit.continuation].difference(callee.results)
-            saved[block.name] = tuple(sorted(needed & overwritten, key=str))
-            recursive[block.name] = group_of[callee.name] == group_of[block.function]
+    calls = [(block.name, block.function, block.exit) for block in program.blocks.values() if isinstance(block.exit, Call)]
+    needed = {name: entry[call.continuation].difference(program.functions[call.callee].results) for name, _, call in calls}
+    clobbers = _written(program, needed)
+    saved = {name: needed[name] & (clobbers[call.callee] | assigned(program, call)) for name, _, call in calls}
+    recursive = {name: group_of[call.callee] == group_of[caller] for name, caller, call in calls}
     registers = frozenset(program.functions[program.main].results).union(*entry.values())
-    return Liveness(entry, exit, registers, may_write, saved, groups, recursive)
+    ordered = {name: tuple(sorted(slots, key=str)) for name, slots in saved.items()}
+    return Liveness(entry, exit, registers, _written(program, {}), clobbers, ordered, groups, recursive)
 
 
 def successors(exit: Exit) -> tuple[str, ...]:
@@ -157,14 +157,13 @@ def _closure(start: str, graph: Mapping[str, Iterable[str]]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _may_write(program: Program) -> dict[str, frozenset[Slot]]:
-    own: dict[str, Collection[Slot]] = {}
-    for name, function in program.functions.items():
-        slots = set(function.results)
-        for block in function.blocks.values():
-            slots.update(block.writes)
-            if isinstance(block.exit, Call):
-                slots |= assigned(program, block.exit)
-        own[name] = slots
-    graph = _call_graph(program)
-    return {name: frozenset().union(*(own[f] for f in _closure(name, graph))) for name in program.functions}
+def _written(program: Program, kept: Mapping[str, frozenset[Slot]]) -> dict[str, frozenset[Slot]]:
+    """Slots that a function overwrites: the least fixpoint. Those in `kept`, by name of the calling block, survive that call."""
+    nothing: frozenset[Slot] = frozenset()
+    own = {f.name: nothing.union(f.results, *(block.writes for block in f.blocks.values())) for f in program.functions.values()}
+    calls = [(block.name, block.function, block.exit) for block in program.blocks.values() if isinstance(block.exit, Call)]
+    size = -1
+    while size != (size := sum(map(len, own.values()))):
+        for name, caller, call in calls:
+            own[caller] |= (own[call.callee] | assigned(program, call)) - kept.get(name, nothing)
+    return own

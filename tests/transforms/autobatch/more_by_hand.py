@@ -96,6 +96,35 @@ def chain():
     return program(outer, middle, helper)
 
 
+def kept():
+    """A result of a recursive function is needed after the call of another function, which calls that one as well."""
+    outer, middle, fact = Writer("outer", "x"), Writer("middle", "x"), Writer("fact", "n")
+    outer.block("start", NOTHING, "", "", "call fact x second")
+    outer.block("second", lambda x: [x - 2], "x", "less", "call middle less third")
+    outer.block("third", lambda a, b: [a - 3 * b], "fact.result middle.result", "value", "return value")
+    middle.block("start", NOTHING, "", "", "call fact x done")
+    middle.block("done", lambda r: [r + 1], "fact.result", "value", "return value")
+    fact.block("start", lambda n: [n <= 1], "n", "test", "branch test base step")
+    fact.block("base", lambda: [jnp.int32(1)], "", "value", "return value")
+    fact.block("step", lambda n: [n - 1], "n", "less", "call fact less last")
+    fact.block("last", lambda n, r: [n * r], "n result", "value", "return value")
+    return program(outer, middle, fact)
+
+
+def guarded():
+    """A variable that only one way assigns, and only who went that way reads; a function of two results, of which both are read."""
+    w = Writer("guard", "n", tests=("odd",))
+    w.block("start", lambda n: [n % 2 == 1], "n", "odd", "branch odd yes join")
+    w.block("yes", lambda n: [n * 3], "n", "x", "jump join")
+    w.block("join", NOTHING, "", "", "call both n after")
+    w.block("after", NOTHING, "", "", "branch odd use end")
+    w.block("use", lambda n, x: [n + x], "n x", "n", "jump end")
+    w.block("end", lambda n, p, q: [n + 10 * p - q], "n both.p both.q", "value", "return value")
+    both = Writer("both", "n", results=("p", "q"))
+    both.block("start", lambda n: [n + 1, n * n], "n", "one two", "return one two")
+    return program(w, both)
+
+
 def countdown():
     """A self tail call whose arguments change places."""
     w = Writer("count", "n a b")

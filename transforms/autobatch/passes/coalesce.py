@@ -2,14 +2,15 @@
 
 Two slots interfere if one is given a value where the other is live and holds another value. Slots of one function are merged when
 a copy connects them and no members of the two classes interfere: a block's output that is an input, an argument of a call of the
-function itself and its parameter, a returned value and the function's result.
+function itself and its parameter, a returned value and the function's result. A copy stays if a call that leaves one slot alone
+overwrites the other: sharing would have the call save it.
 """
 
 from collections.abc import Iterable
 
 from ...jax_compat import Var
 from ..ir import Block, Call, Function, Program, Return, Slot
-from ..liveness import analyse_function
+from ..liveness import Liveness, analyse, analyse_function, assigned
 from .code import Code, close_code, map_blocks, map_exit, open_code, substitute, with_functions
 
 __all__ = ["coalesce"]
@@ -20,10 +21,14 @@ Interference = dict[Slot, set[Slot]]
 def coalesce(program: Program) -> Program:
     """The program in which copies and their originals share a slot where they can; no two results ever do."""
     results = {slot for function in program.functions.values() for slot in function.results}
-    return with_functions(program, (_coalesce(program, function, results) for function in program.functions.values()))
+    found = analyse(program)
+    return with_functions(program, (_coalesce(program, function, results, found) for function in program.functions.values()))
 
 
-def _coalesce(program: Program, function: Function, results: set[Slot]) -> Function:
+def _coalesce(program: Program, function: Function, results: set[Slot], found: Liveness) -> Function:
+    calls = [(block.name, block.exit) for block in function.blocks.values() if isinstance(block.exit, Call)]
+    hit = {name: found.clobbers[call.callee] | assigned(program, call) for name, call in calls}
+    spared = {name: found.entry[call.continuation].difference(hit[name], program.functions[call.callee].results) for name, call in calls}
     codes = {name: open_code(block) for name, block in function.blocks.items()}
     apart = _interference(program, function, codes)
     classes = {slot: {slot} for slot in apart}
@@ -31,6 +36,8 @@ def _coalesce(program: Program, function: Function, results: set[Slot]) -> Funct
         mine, theirs = classes[one], classes[other]
         both = mine | theirs
         if mine is theirs or one.type != other.type or len(both & results) > 1:
+            continue
+        if any(hit[name] & both and spared[name] & both for name in hit):
             continue
         if all(apart[slot].isdisjoint(theirs) for slot in mine):
             classes.update(dict.fromkeys(both, both))

@@ -15,7 +15,7 @@ from .unreachable import remove_unreachable
 __all__ = ["HEAVY_SHARE", "MAX_BLOCKS", "MAX_EQUATIONS", "MAX_FLOPS", "inline"]
 
 MAX_BLOCKS, MAX_EQUATIONS = 4, 64  # of a function that is copied to several sites
-MAX_FLOPS, HEAVY_SHARE = 32.0, 1 / 16  # its operations: at most that many, or that share of the heaviest block of the program
+MAX_FLOPS, HEAVY_SHARE = 8.0, 1 / 16  # its operations: at most that many, or that share of the heaviest block of the program
 
 
 def inline(program: Program) -> Program:

@@ -49,8 +49,9 @@ def _convert(program: Program, function: Function, block: Block, ready: set[str]
     ways, target = found
     live = analyse_function(program, function)[0][target]
     written = [set() if way is None else live.intersection(function.blocks[way].writes) for way in ways]
-    if not (written[0] ^ written[1]) <= _assigned(program, function)[block.name].union(block.writes):
-        return function  # one way leaves a slot unassigned, and what follows seems to know which
+    reads = (slot for way in ways if way is not None for slot in function.blocks[way].reads)
+    if not (written[0] ^ written[1]).union(reads) <= _assigned(program, function)[block.name].union(block.writes):
+        return function  # a slot is assigned only on some paths, and whoever reads it knows which
     code = open_code(block)
     predicate = value_of(code, block.exit.predicate)
     yes, no = ({} if way is None else append(code, open_code(function.blocks[way])) for way in ways)
