@@ -7,7 +7,6 @@ contain no call after their first operand become calls of `operators`; the other
 
 import ast
 import copy
-from collections.abc import Callable
 from typing import Any
 
 from ..errors import ProgramError
@@ -115,7 +114,7 @@ class Expressions:
             case ast.Call(func=func) if callee := self.program_at(func):
                 return self.call(node, callee, self.temporary(callee.name))
             case ast.Call(func=ast.Name(id=name)) if name not in self.local and name not in self._bound:
-                return self._operator(BUILTINS.get(resolve(self.source.namespace, node.func), name), self._children(node))
+                return self._builtin(name, self._children(node))
             case ast.BoolOp() if any(map(self.calls, node.values[1:])):
                 return self._branching_bool(node)
             case ast.BoolOp(op=op, values=values):
@@ -216,11 +215,13 @@ class Expressions:
         self._bound = outer
         return made
 
-    def _operator(self, replacement: str | Callable[..., Any], call: ast.Call) -> ast.expr:
-        if not isinstance(replacement, str):
-            name = f"<{getattr(call.func, 'id', '')}>"
-            self.constants[name] = replacement
-            call.func = ast.copy_location(ast.Name(name, ast.Load()), call.func)
+    def _builtin(self, name: str, call: ast.Call) -> ast.Call:
+        """A call of a function of that name: one of `operators` if it is a built-in one that asks for the truth of traced values."""
+        found = resolve(self.source.namespace, call.func)
+        for builtin, replacement in BUILTINS.items():
+            if found is builtin:
+                self.constants[f"<{name}>"] = replacement
+                call.func = ast.copy_location(ast.Name(f"<{name}>", ast.Load()), call.func)
         return call
 
     def _groups(self, op: ast.boolop, values: list[ast.expr]) -> list[ast.expr]:

@@ -75,7 +75,7 @@ def _abstract(program: BatchProgram, name: str, example: Any) -> Value:
         if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
             instead = "Pass its words, jax.random.key_data(key), or a luciole Stream."
             raise ProgramError(f"program {program.name}: argument `{name}` holds a typed random key, {aval.dtype}. {instead}")
-        leaves.append(Array(tuple(aval.shape), aval.dtype, bool(getattr(aval, "weak_type", False))))
+        leaves.append(Array(tuple(aval.shape), jax.dtypes.canonicalize_dtype(aval.dtype), bool(getattr(aval, "weak_type", False))))
     return value_of(paths, tree, leaves)
 
 

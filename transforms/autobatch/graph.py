@@ -179,6 +179,13 @@ def read_names(node: ast.AST, bound: frozenset[str] = frozenset()) -> Iterator[a
         if isinstance(node.ctx, ast.Load) and node.id not in bound:
             yield node
         return
+    outside: list[ast.AST] = []  # evaluated before the names of the inner scope exist
+    if isinstance(node, ast.Lambda):
+        outside = [*node.args.defaults, *(d for d in node.args.kw_defaults if d)]
+    elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        outside = [node.generators[0].iter]
+    for child in outside:
+        yield from read_names(child, bound)
     bound = bound | inner_names(node)
     for child in ast.iter_child_nodes(node):
         yield from read_names(child, bound)

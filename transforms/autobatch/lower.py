@@ -9,7 +9,7 @@ from .operators import OPERATORS
 from .program import BatchProgram
 from .source import Source, read_source, resolve
 
-__all__ = ["lower_function"]
+__all__ = ["lower_function", "lower_program"]
 
 _REFUSED: dict[str, tuple[str, str]] = {
     "Try": ("try", "Nothing can be raised for one member of a batch: return a value that tells what happened."),
@@ -31,6 +31,24 @@ _REFUSED: dict[str, tuple[str, str]] = {
     "TypeAlias": ("a type alias", "Define it outside."),
 }
 _LOOP_ELSE = "Set a flag before the break and test it after the loop."
+
+
+def lower_program(program: BatchProgram) -> dict[BatchProgram, Graph]:
+    """The control-flow graphs of a program and of all that it can call, itself first.
+
+    Raises:
+        ProgramError: the source of one is not found, or contains a construct that cannot be compiled.
+    """
+    graphs: dict[BatchProgram, Graph] = {}
+    names: dict[str, int] = {}
+    waiting = [program]
+    while waiting:
+        called = waiting.pop(0)
+        if called not in graphs:
+            count = names[called.name] = names.get(called.name, 0) + 1
+            graphs[called] = lower_function(called, called.name if count == 1 else f"{called.name}'{count}")
+            waiting += graphs[called].callees
+    return graphs
 
 
 def lower_function(program: BatchProgram, name: str) -> Graph:

@@ -2,7 +2,7 @@
 
 Python decides these by asking a value for its truth, which a traced value has not. Where the value is concrete we do as Python does,
 short circuit included; where it is traced every operand is evaluated and the result selected, which gives Python's value as long as
-no operand loops for ever. The compiler puts these functions in the place of the constructs.
+no operand loops for ever. The compiler puts these functions in the place of the constructs, and adds the place to their errors.
 """
 
 import operator
@@ -17,11 +17,7 @@ from jax.core import Tracer
 
 from ..errors import ProgramError
 
-__all__ = ["BUILTINS", "OPERATORS", "OperatorError", "truth"]
-
-
-class OperatorError(ProgramError):
-    """A construct was applied to a value that it does not fit; the compiler adds the place."""
+__all__ = ["BUILTINS", "OPERATORS", "truth"]
 
 
 Thunk = Callable[[], Any]
@@ -49,16 +45,16 @@ def truth(value: Any) -> Any:
     """The truth of a value: a Python bool if it is concrete, else a bool of shape ().
 
     Raises:
-        OperatorError: it is an array of another shape, or of a type that has no truth.
+        ProgramError: it is an array of another shape, or of a type that has no truth.
     """
     if not is_traced(value):
         return bool(value)
     if value.shape != ():
-        raise OperatorError(f"a test of type {value.aval.str_short()}; one member takes one path. Reduce it with .any() or .all().")
+        raise ProgramError(f"a test of type {value.aval.str_short()}; one member takes one path. Reduce it with .any() or .all().")
     if value.dtype == np.bool_:
         return value
     if not jnp.issubdtype(value.dtype, jnp.number):
-        raise OperatorError(f"a test of type {value.aval.str_short()}, which is neither true nor false. Compare it with something.")
+        raise ProgramError(f"a test of type {value.aval.str_short()}, which is neither true nor false. Compare it with something.")
     return lax.ne(value, lax.full_like(value, 0))
 
 
@@ -66,7 +62,7 @@ def select(test: Any, then: Any, otherwise: Any) -> Any:
     """`then` where a traced test is true, else `otherwise`, leaf by leaf."""
     trees = [jax.tree.structure(x) for x in (then, otherwise)]
     if trees[0] != trees[1]:
-        raise OperatorError(f"the two values of an expression have the structures {trees[0]} and {trees[1]}; write an if statement.")
+        raise ProgramError(f"the two values of an expression have the structures {trees[0]} and {trees[1]}; write an if statement.")
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(test, a, b), then, otherwise)
 
 
@@ -126,7 +122,7 @@ def _weak(value: Any) -> Any:
     if not is_traced(value):
         return operator.index(value)
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.integer):
-        raise OperatorError(f"range() of {value.aval.str_short()}; its bounds are integers of shape ().")
+        raise ProgramError(f"range() of {value.aval.str_short()}; its bounds are integers of shape ().")
     return _convert(value, int)
 
 

@@ -73,7 +73,9 @@ def program(function: Callable[P, R]) -> BatchProgram[P, R]:
     """Marks a function of one member as a program.
 
     Its body may use assignments to names, `if`, `while`, `for ... in range(...)`, `break`, `continue`, `return` anywhere, conditional
-    expressions, `and`, `or`, `not`, any JAX function of pytrees, and calls to programs, itself among them.
+    expressions, `and`, `or`, `not`, any JAX function of pytrees, and calls to programs, itself among them. The sides of a conditional
+    expression, and the operands of `and` and `or`, are all evaluated where the test is a traced value and none of them calls a program:
+    write an `if` statement to evaluate one side only.
 
     Args:
         function: a plain function with named parameters; what it closes over is read when it is first compiled.

@@ -37,7 +37,7 @@ class Place:
         line = self.source.lines.get(self.line, "")
         start, end = (len(line.encode()[: self._column(name)].decode()) for name in ("col_offset", "end_col_offset"))
         if getattr(self.node, "end_lineno", self.line) != self.line:
-            end = len(line.rstrip())
+            end = len(line.split("  #")[0].rstrip())
         shown = line.lstrip()
         indent = len(line) - len(shown)
         pointer = " " * (start - indent) + "^" * max(end - start, 1)

@@ -17,7 +17,6 @@ from ..errors import ProgramError
 from ..jax_compat import open_jaxpr
 from .graph import CodeBlock, Graph, successors
 from .lattice import Array, Known, Leaf, Value, value_of
-from .operators import OperatorError
 from .program import tracing
 
 __all__ = ["Traced", "TracedBlock", "block_inputs", "block_outputs", "executables", "trace"]
@@ -30,8 +29,9 @@ def block_inputs(block: CodeBlock) -> list[str]:
 
 def block_outputs(graph: Graph, block: CodeBlock) -> list[str]:
     """The variables that a block assigns and a later one may read."""
+    assigned: list[str] = [*([block.received] if block.received else []), *block.assigned]
     later = {v for s in successors(block.exit) for v in graph.live[s]}
-    return [v for v in dict.fromkeys([*([block.received] if block.received else []), *block.assigned]) if v in later]
+    return [v for v in dict.fromkeys(assigned) if v in later]
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def executables(graph: Graph) -> dict[str, Callable[..., Any]]:
         last = ast.Return(ast.Tuple([*values], ast.Load()))
         made = ast.parse("def block(): pass").body[0]
         assert isinstance(made, ast.FunctionDef)
-        made.name, made.args.args, made.body = block.name, arguments, [*block.statements, last]
+        made.name, made.args.args, made.body = f"<{block.name}>", arguments, [*block.statements, last]
         anchor = block.exit_expressions[0] if block.exit_expressions else graph.source.definition
         ast.copy_location(last, anchor)
         made.lineno = made.end_lineno = block.line
         definitions.append(ast.fix_missing_locations(made))
     namespace = {**graph.source.namespace, **graph.constants}
     exec(compile(ast.Module(definitions, []), graph.source.file, "exec"), namespace)
-    made = {name: namespace[name] for name in graph.blocks}
+    made = {name: namespace[f"<{name}>"] for name in graph.blocks}
     for function in made.values():
         function.__code__ = function.__code__.replace(co_name=graph.source.name)
     return made
@@ -155,6 +155,8 @@ def _keep(graph: Graph, place: ast.AST, what: str, value: Any, kept: list[Any]) 
                 raise graph.source.error(place, f"the {what} holds a typed random key, {leaf.dtype}. {instead}")
             marks.append(len(kept))
             kept.append(leaf)
+        elif isinstance(leaf, (set, bytearray)):
+            raise graph.source.error(place, f"the {what} holds a {type(leaf).__name__}, which can change. Use a tuple or an array.")
         elif _holds_tracer(leaf):
             kind = type(leaf).__name__
             name = f" at {jax.tree_util.keystr(path)}" if path else ""
@@ -199,10 +201,10 @@ def _refuse_change(graph: Graph, block: CodeBlock, name: str) -> None:
 
 
 def _explain(error: Exception, graph: Graph, block: CodeBlock) -> None:
-    """Names the program and the innermost construct of it that the error came through.
+    """Adds a note that names the program and the innermost construct of it that the error came through.
 
     Raises:
-        ProgramError: in the place of one of `operators`, which know no source.
+        ProgramError: in the place of one that names no source.
     """
     node: ast.AST = ast.Pass(lineno=block.line, col_offset=0)
     frame = error.__traceback__
@@ -212,7 +214,7 @@ def _explain(error: Exception, graph: Graph, block: CodeBlock) -> None:
             line, end, column, end_column = next(itertools.islice(code.co_positions(), frame.tb_lasti // 2, None))
             node = ast.Pass(lineno=line or frame.tb_lineno, end_lineno=end, col_offset=column or 0, end_col_offset=end_column or 0)
         frame = frame.tb_next
-    if isinstance(error, OperatorError):
-        raise graph.source.error(node, str(error)) from None
-    if not (isinstance(error, ProgramError) and f"in program {graph.program.name}: " in str(error)):
+    if isinstance(error, ProgramError) and ": in program " not in str(error):
+        raise graph.source.error(node, str(error)) from error
+    if not (isinstance(error, ProgramError) and f": in program {graph.program.name}: " in str(error)):
         error.add_note(f"in program {graph.program.name}, {graph.source.at(node)}")

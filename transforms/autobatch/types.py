@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import ProgramError
 from .graph import CodeBlock, Fork, Goto, Graph, Invoke, Leave
 from .lattice import Known, Mismatch, Value, join, widen
-from .lower import lower_function
+from .lower import lower_program
 from .program import BatchProgram
 from .source import Place
 from .trace import Traced, TracedBlock, block_inputs, executables, trace
@@ -153,21 +153,21 @@ def infer(program: BatchProgram, arguments: Sequence[Value]) -> Typing:
 
 class _Inference:
     def __init__(self, program: BatchProgram) -> None:
-        graphs = _call_graph(program)
+        graphs = lower_program(program)
         self.functions: dict[BatchProgram, TypedFunction] = {}
         for called, graph in graphs.items():
             blocks = {n: TypedBlock(b) for n, b in graph.blocks.items()}
-            self.functions[called] = TypedFunction(graph.entry, graph, blocks, recursive=called in _reached(graphs, graph.callees))
+            self.functions[called] = TypedFunction(graph.entry, graph, blocks, recursive=called in _callees(graphs, called))
         self.main = self.functions[program]
         self.traces = 0
-        self._code: dict[BatchProgram, dict[str, Callable[..., Any]]] = {}
+        self._code: dict[str, dict[str, Callable[..., Any]]] = {}
         self._waiting: list[tuple[bool, int, int, str]] = []
-        self._order = {f.graph.program: i for i, f in enumerate(self.functions.values())}
+        self._numbers = {f.name: i for i, f in enumerate(self.functions.values())}
 
     def push(self, function: TypedFunction, name: str) -> None:
         """What follows a call waits until all else is done: the callee's base cases are known by then."""
         number = list(function.blocks).index(name)
-        item = (function.blocks[name].code.received is not None, self._order[function.graph.program], number, name)
+        item = (function.blocks[name].code.received is not None, self._numbers[function.name], number, name)
         if item not in self._waiting:
             heapq.heappush(self._waiting, item)
 
@@ -195,8 +195,9 @@ class _Inference:
         """Evaluates a block, unless it has been evaluated on the same values, and passes on what it gives."""
         inputs = self._inputs(function, block)
         if block.traced is None or list(block.traced.inputs) != inputs:
-            code = self._code.setdefault(function.graph.program, {}) or executables(function.graph)
-            self._code[function.graph.program] = code
+            if function.name not in self._code:
+                self._code[function.name] = executables(function.graph)
+            code = self._code[function.name]
             block.traced = trace(function.graph, block.code, code[block.code.name], inputs)
             self.traces += 1
         match block.code.exit:
@@ -221,7 +222,7 @@ class _Inference:
         target, given = function.blocks[name], {}
         for v in function.graph.live[name] - {target.code.received}:
             if v in block.traced.outputs:
-                node = block.code.assigned.get(v) or _call_before(function, block)
+                node = block.code.assigned.get(v) or _call_before(function, block).node
                 given[v] = Binding(block.traced.outputs[v].value, function.graph.source.at(node))
             else:
                 given[v] = block.entry.get(v) or Unassigned(_path(function, block, side))
@@ -243,7 +244,7 @@ class _Inference:
         values = []
         for name in block_inputs(block.code):
             if name == block.code.received:
-                known = self.functions[_call_of(function, block).callee].result
+                known = self.functions[_call_before(function, block).callee].result
             else:
                 known = (block.entry or {}).get(name, Unassigned(_path(function, block, "")))
             match known:
@@ -274,21 +275,10 @@ class _Inference:
             self.push(caller, name)
 
 
-def _call_graph(program: BatchProgram) -> dict[BatchProgram, Graph]:
-    graphs: dict[BatchProgram, Graph] = {}
-    names: dict[str, int] = {}
+def _callees(graphs: dict[BatchProgram, Graph], program: BatchProgram) -> set[BatchProgram]:
+    """Programs that a program calls, and that these call, and so on."""
+    found: set[BatchProgram] = set()
     waiting = [program]
-    while waiting:
-        called = waiting.pop(0)
-        if called not in graphs:
-            count = names[called.name] = names.get(called.name, 0) + 1
-            graphs[called] = lower_function(called, called.name if count == 1 else f"{called.name}'{count}")
-            waiting += graphs[called].callees
-    return graphs
-
-
-def _reached(graphs: dict[BatchProgram, Graph], start: list[BatchProgram]) -> set[BatchProgram]:
-    found, waiting = set(start), list(start)
     while waiting:
         new = [p for p in graphs[waiting.pop()].callees if p not in found]
         found.update(new)
@@ -314,13 +304,10 @@ def _differ(a: Variable, b: Variable) -> bool:
     return type(a) is not type(b)
 
 
-def _call_of(function: TypedFunction, block: TypedBlock) -> Invoke:
+def _call_before(function: TypedFunction, block: TypedBlock) -> Invoke:
+    """The call whose result a block receives."""
     calls = (b.exit for b in function.graph.blocks.values() if isinstance(b.exit, Invoke))
     return next(c for c in calls if c.continuation == block.code.name)
-
-
-def _call_before(function: TypedFunction, block: TypedBlock) -> Any:
-    return _call_of(function, block).node
 
 
 def _path(function: TypedFunction, block: TypedBlock, side: str) -> str:
