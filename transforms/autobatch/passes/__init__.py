@@ -13,6 +13,7 @@ from .inline import inline
 from .merge import merge
 from .merge_tests import merge_tests
 from .rotate import rotate_loops
+from .sink import sink
 from .tail_calls import tail_calls
 from .unreachable import remove_unreachable
 
@@ -28,11 +29,12 @@ PASSES: dict[str, Callable[[Program], Program]] = {
     "rotate_loops": rotate_loops,
     "merge_tests": merge_tests,
     "coalesce": coalesce,
+    "sink": sink,
 }
 
 _CLEAN = ("merge", "propagate_copies", "eliminate_dead_code")
 _FIRST = ("remove_unreachable", "inline", *_CLEAN, "tail_calls", "merge_tests", *_CLEAN, "rotate_loops", *_CLEAN)
-ORDER = (*_FIRST, "coalesce", "eliminate_dead_code", "merge")
+ORDER = (*_FIRST, "coalesce", "sink", "eliminate_dead_code", "merge")
 
 
 def optimise(program: Program, passes: Iterable[str] = ORDER) -> Program:
