@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..transforms.autobatch import program
-from ..transforms.streams import Stream
+from ..transforms.streams import Stream, pool
 from .kernel import Transition, start_chain
 from .records import Draw, Plan
 from .starts import searching
@@ -79,7 +79,8 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
 
     Returns:
         A program of `Begin`, `ChainState`, whether the state is still to be found, bool (), room for draws (a `Draw` with a leading
-        axis), and the transition to stop before, int32 (). It returns the `ChainState` and `Kept`.
+        axis, at least as long as the chunk has transitions), and the transition to stop before, int32 (). It returns the
+        `ChainState` and `Kept`.
     """
 
     @program(heavy=True)
@@ -92,6 +93,9 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
     @program
     def chunk(begin, state, fresh, draws, until):
         ok = True
+        first = begin.stream.counter if fresh else state.stream.counter
+        stream = begin.stream._replace(counter=first)
+        noise = pool(lambda stream: transition.noise(stream, begin.start), stream, _capacity(draws))
         none = jnp.int32(0)
         tally = Tally(none, none, none, none, none)
         if fresh:
@@ -101,7 +105,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         count = jnp.int32(0)
         while ok and count < _capacity(draws) and state.stream.counter.astype(jnp.int32) < until:
             index = state.stream.counter.astype(jnp.int32)
-            state, draw = move(state)
+            state, draw = move(state, _row(noise, state.stream.counter - first))
             tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)
             if _is_kept(index, plan):
                 draws = _write(draws, count, draw)
@@ -113,6 +117,10 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
 
 def _capacity(draws: Draw) -> int:
     return draws.position.shape[0]
+
+
+def _row(noise: Any, index: Any) -> Any:
+    return jax.tree.map(lambda numbers: numbers[index], noise)
 
 
 def _write(draws: Draw, count: Any, draw: Draw) -> Draw:

@@ -80,7 +80,7 @@ def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     with _between_processes():
         begin, (start, chains) = _program(sampler.begin, begin_args, quick)
-        enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)), quick)
+        enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)))
         advance, _ = _program(sampler.advance, (machine, data, plan, np.int32(0)))
         leave, chunk = _program(sampler.leave, (machine, data, plan))
     return Compiled(begin, enter, advance, leave, chunk)

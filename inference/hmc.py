@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.autobatch import program
 from ..transforms.errors import SamplerError
-from ..transforms.streams import uniform
+from ..transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .kernel import check_tuning, tuning_of
@@ -45,15 +45,18 @@ class HMCTransition:
     def stats(self) -> dict[str, str]:
         return {"diverging": "bool", "n_steps": "int32", "acceptance_rate": "float", "energy": "float", "lp": "float", "step_size": "float"}
 
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
+
     def program(self, density, plan: Plan):
         """Draws a momentum, follows the dynamics, accepts the end with probability min(1, exp(-energy error)), and adapts."""
         options = plan.tuning.options
         adapt = adapting(plan.schedule, plan.tuning)
 
         @program
-        def transition(state):
+        def transition(state, noise):
             stream, metric, dtype = state.stream, state.metric, state.position.dtype
-            p = momentum(metric, stream, Purpose.MOMENTUM)
+            p = momentum(metric, noise)
             start_energy = energy(metric, state.log_density, p)
             length = jnp.ceil(options["trajectory_length"] / state.step_size)
             wanted = options["num_steps"].astype(dtype) if options["num_steps"] > 0 else length

@@ -22,6 +22,15 @@ class Transition(Protocol):
         """The statistics of a `Draw` and their dtypes; "float" is the run's float type."""
         ...
 
+    def noise(self, stream: Stream, position: Any) -> Any:
+        """The random numbers of a transition that depend on nothing but its stream, drawn ahead for many at a time.
+
+        Args:
+            stream: of the transition.
+            position: shape and dtype of a position.
+        """
+        ...
+
     def program(self, density: Any, plan: Plan) -> Any:
         """One step of one chain.
 
@@ -30,7 +39,7 @@ class Transition(Protocol):
             plan: the run's, in run-time values.
 
         Returns:
-            A program `ChainState` -> (`ChainState`, `Draw`).
+            A program of a `ChainState` and the transition's `noise`; it returns (`ChainState`, `Draw`).
         """
         ...
 

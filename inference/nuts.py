@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.autobatch import program
 from ..transforms.errors import SamplerError
+from ..transforms.streams import Stream, normal
 from .adaptation import adapting
 from .integrator import Phase, energy
 from .kernel import check_tuning, tuning_of
@@ -49,14 +50,17 @@ class NUTSTransition:
             "step_size": "float",
         }
 
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
+
     def program(self, density, plan: Plan):
         """Draws a momentum, grows a trajectory, moves to the state chosen from it, and adapts if warm-up is on."""
         grow = self.walk(density, self.max_tree_depth)
         adapt = adapting(plan.schedule, plan.tuning)
 
         @program
-        def transition(state):
-            p = momentum(state.metric, state.stream, Purpose.MOMENTUM)
+        def transition(state, noise):
+            p = momentum(state.metric, noise)
             phase = Phase(state.position, p, state.gradient)
             start_energy = energy(state.metric, state.log_density, p)
             trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy))

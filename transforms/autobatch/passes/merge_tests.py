@@ -1,7 +1,8 @@
 """If-conversion: a branch whose ways are cheap and meet again computes both and selects.
 
 A batch computes both anyway; what goes away are two blocks and the writes under their masks. A way that contains a `while` stays a
-block of its own: on inputs that it was not meant for it might not end. So does one with effects, and one as dear as the heavy block.
+block of its own: on inputs that it was not meant for it might not end. So does one with effects, one that writes a part of an array,
+where a select would copy the whole, and one as dear as the heavy block.
 """
 
 from collections import Counter
@@ -11,6 +12,7 @@ from jax import lax
 from ..cost import equations, flops, has_loop
 from ..ir import Block, Branch, Call, Function, Jump, Program, Slot
 from ..liveness import analyse_function, successors
+from ..masked import in_place
 from .code import append, close_code, emit, map_blocks, open_code, value_of, with_functions
 from .unreachable import remove_unreachable
 
@@ -37,7 +39,7 @@ def _convert_all(program: Program, function: Function, limit: float) -> Function
 
 def _is_total(block: Block, limit: float) -> bool:
     """Whether the block may run where it was not meant to, and costs little."""
-    pure = not any(eqn.effects for eqn in block.jaxpr.eqns) and not has_loop(block.jaxpr)
+    pure = not any(eqn.effects for eqn in block.jaxpr.eqns) and not has_loop(block.jaxpr) and not in_place(block)
     return pure and equations(block.jaxpr) <= MAX_EQUATIONS and flops(block.jaxpr) <= limit
 
 
