@@ -133,7 +133,7 @@ class Autobatched:
             return call.finish(_poisoned(machine, state, shared))
         if self._compact:
             start = self._cached(call, "start", lambda: jax.jit(lambda *values: machine.start(values, call.batch)))
-            advance = self._cached(call, "advance", lambda: jax.jit(machine.advance, static_argnames="leave"))
+            advance = self._cached(call, "advance", lambda: jax.jit(machine.advance, static_argnames="leave", donate_argnames="state"))
             state = advance_compacted(machine, advance, start(*call.values), shared)
             results, overflow = machine.results(state, shared), machine.overflow(state)
         else:

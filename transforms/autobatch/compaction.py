@@ -26,7 +26,7 @@ def advance_compacted(machine: Machine, advance: Callable[..., State], state: St
 
     Args:
         machine: the program.
-        advance: `machine.advance`, compiled, with `leave` static.
+        advance: `machine.advance`, compiled, with `leave` static; it may take over the memory of the state.
         state: of all members, on concrete values.
         shared: one array per shared parameter of the main function, in order.
     """

@@ -18,7 +18,7 @@ WHILE_ITERATIONS = 10  # of a `while`, whose length is not known
 def flops(jaxpr: Any) -> float:
     """Floating-point operations of one evaluation.
 
-    An equation counts its output elements, a reduction its input elements; matrix products, factorisations and solves their usual
+    An equation counts its output elements, a reduction its input elements, a write to a part of an array the elements written; matrix products, factorisations and solves their usual
     formula; a `scan` its length times the body, a `while` its body `WHILE_ITERATIONS` times, a `cond` its dearest branch, and any
     other equation with jaxprs among its parameters (`jit`, custom derivatives, call primitives) those jaxprs.
 
@@ -45,6 +45,8 @@ def _equation(eqn: Any) -> float:
         return _FORMULAS[name](eqn)
     if name.startswith(("reduce_", "arg", "cum")):
         return _size(eqn.invars[0])
+    if name.startswith("scatter"):
+        return _size(eqn.invars[-1])
     inner = [flops(sub) for sub in subjaxprs(eqn)]
     if name == "scan":
         return eqn.params["length"] * sum(inner)
@@ -52,7 +54,7 @@ def _equation(eqn: Any) -> float:
         return WHILE_ITERATIONS * sum(inner)
     if name == "cond":
         return max(inner)
-    if inner and not name.startswith("scatter"):
+    if inner:
         return sum(inner)
     return sum(_size(out) for out in eqn.outvars)
 
@@ -84,6 +86,7 @@ def _factorisation(coefficient: float) -> Callable[[Any], float]:
 
 _FORMULAS: dict[str, Callable[[Any], float]] = {
     "dot_general": _dot_general,
+    "dynamic_update_slice": lambda eqn: _size(eqn.invars[1]),
     "conv_general_dilated": _convolution,
     "triangular_solve": _triangular_solve,
     "cholesky": _factorisation(1 / 3),

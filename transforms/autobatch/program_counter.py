@@ -117,6 +117,8 @@ class Machine:
     def advance(self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: int = 0) -> State:
         """Runs until all members have halted, or for a number of ticks.
 
+        When this is jitted, donate the state: else XLA copies the stacks and buffers in it once per call.
+
         Args:
             state: of all members.
             arguments: one array per shared parameter of the main function, in order.

@@ -94,7 +94,7 @@ def machine_stats(machine: Machine, arguments: Sequence[Any], batch: int, trace:
     """
     shared = [a for a, one in zip(arguments, machine.shared, strict=True) if one]
     names = [step.block.name for step in machine.frames.steps]
-    advance = jax.jit(machine.advance)
+    advance = jax.jit(machine.advance, donate_argnames="state")
     state = jax.jit(lambda *args: machine.start(args, batch))(*arguments)
     totals, history = np.zeros((2, len(names)), np.int64), []
     ticks = 1 if trace else max(1, _MEMBERS_PER_CALL // batch)
