@@ -231,3 +231,21 @@ def test_a_jaxpr_assembled_from_equations_keeps_its_constants_apart_from_its_inp
     rebuilt, values = compat.assemble_jaxpr(jaxpr, named, jaxpr.invars, jaxpr.outvars, jaxpr.eqns)
     assert (list(rebuilt.constvars), list(rebuilt.invars)) == (list(jaxpr.constvars), list(jaxpr.invars))
     assert jnp.array_equal(jax.core.eval_jaxpr(rebuilt, values, 2.0)[0], jax.core.eval_jaxpr(jaxpr, consts, 2.0)[0])
+
+
+def test_prune_jaxpr():
+    table = jnp.arange(3.0)
+
+    def f(x, y, z):
+        jax.debug.callback(lambda v: None, z)
+        return jnp.sin(x), y * table, x
+
+    jaxpr, consts = compat.open_jaxpr(jax.make_jaxpr(f)(*jnp.ones(3)))
+    pruned, inputs, kept = compat.prune_jaxpr(jaxpr, [jaxpr.outvars[1], jaxpr.outvars[1]])
+    assert (inputs, kept) == ([1, 2], [0])
+    assert [e.primitive.name for e in pruned.eqns if e.primitive.name != "debug_callback"] == ["mul"]
+    assert len(pruned.eqns) == 2
+    once, twice = jax.core.eval_jaxpr(pruned, [consts[0]], 2.0, 0.0)
+    assert once.tolist() == twice.tolist() == [0.0, 2.0, 4.0]
+    pruned, inputs, kept = compat.prune_jaxpr(jaxpr, [jaxpr.outvars[2]])
+    assert (inputs, kept) == ([0, 2], [])

@@ -7,11 +7,18 @@ types                   what is known of each variable (`lattice`) at each block
 assemble                typed blocks -> functions of blocks over array leaves (`ir`, which also says what a program means)
 front                   all of these in one call, `lower`
 passes, liveness        blocks -> fewer blocks, fewer slots, less to save at a call
-schedule                which block is heavy, in which order the others follow it, which cycles become inner loops
+frames                  calls -> one register per slot and member, stacks for what a recursive call saves, return addresses
+cost, schedule          which block is heavy, in which order the others follow it, which cycles become inner loops
+masked                  the code of one block for all members, of whom only some stand there
 program_counter         one `while_loop` for the whole batch: a program counter and stacks for every member
+compaction              the last members of a batch in a smaller one
 local_static            the recursion stays in the host, members are masked: slower, simpler, for comparison
+stats                   executions and utilisation of every block, and a picture
+api                     all of these in one call, `autobatch`
 """
 
+from .api import Autobatched, Stages, autobatch
 from .program import BatchProgram, program
+from .stats import BlockStats, Stats
 
-__all__ = ["BatchProgram", "program"]
+__all__ = ["Autobatched", "BatchProgram", "BlockStats", "Stages", "Stats", "autobatch", "program"]

@@ -31,9 +31,9 @@ class Binding:
 
 @dataclass(frozen=True)
 class Unassigned:
-    """A variable that is not assigned on the path that these tests took."""
+    """A variable that is not assigned on some path from the function's entry; `steps` says how its tests went."""
 
-    path: str
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +54,11 @@ class TypedBlock:
         code: its statements.
         entry: its live variables; None until the block is reached.
         traced: its jaxpr on them.
-        came_from: the block, and the side of its test, by which it was first reached.
     """
 
     code: CodeBlock
     entry: dict[str, Variable] | None = None
     traced: TracedBlock | None = None
-    came_from: tuple[str, str] | None = None
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -225,14 +223,16 @@ class _Inference:
                 node = block.code.assigned.get(v) or _call_before(function, block).node
                 given[v] = Binding(block.traced.outputs[v].value, function.graph.source.at(node))
             else:
-                given[v] = block.entry.get(v) or Unassigned(_path(function, block, side))
+                before = block.entry.get(v, Unassigned(()))
+                is_missing = isinstance(before, Unassigned)
+                given[v] = Unassigned(before.steps + _step(function, block, side)) if is_missing else before
             if v in target.code.widened and isinstance(given[v], Binding):
                 given[v] = Binding(widen(given[v].value), given[v].place)
         if target.entry is None:
-            target.entry, target.came_from = given, (block.code.name, side)
+            target.entry = given
             self.push(function, name)
         else:
-            self._update(function, target, {v: _join(f"`{v}`", target.entry[v], given[v]) for v in given})
+            self._update(function, target, {v: _join(_shown(v), target.entry[v], given[v]) for v in given})
 
     def _update(self, function: TypedFunction, block: TypedBlock, joined: dict[str, Variable]) -> None:
         assert block.entry is not None
@@ -246,13 +246,14 @@ class _Inference:
             if name == block.code.received:
                 known = self.functions[_call_before(function, block).callee].result
             else:
-                known = (block.entry or {}).get(name, Unassigned(_path(function, block, "")))
+                known = (block.entry or {}).get(name, Unassigned(()))
             match known:
                 case Binding(value):
                     values.append(value)
                 case Clash(error):
                     raise error
-                case Unassigned(path):
+                case Unassigned(steps):
+                    path = ", then ".join(steps) or f"from line {function.graph.source.definition.lineno}"
                     found = f"`{name}` may be read here before it is assigned: it is not on the path {path}. Assign it before."
                     raise function.graph.source.error(block.code.reads[name], found)
         return values
@@ -286,6 +287,11 @@ def _callees(graphs: dict[BatchProgram, Graph], program: BatchProgram) -> set[Ba
     return found
 
 
+def _shown(variable: str) -> str:
+    """A variable as messages name it; the compiler's own stand for expressions."""
+    return "this expression" if "#" in variable else f"`{variable}`"
+
+
 def _join(what: str, old: Variable, new: Variable) -> Variable:
     if not (isinstance(old, Binding) and isinstance(new, Binding)):
         return next(x for x in (old, new) if not isinstance(x, Binding))
@@ -310,21 +316,12 @@ def _call_before(function: TypedFunction, block: TypedBlock) -> Invoke:
     return next(c for c in calls if c.continuation == block.code.name)
 
 
-def _path(function: TypedFunction, block: TypedBlock, side: str) -> str:
-    """The tests that lead to the end of a block, as they were first taken."""
-    steps: list[str] = []
-    seen: set[str] = set()
-    source = function.graph.source
-    while True:
-        if side and isinstance(block.code.exit, Fork):
-            line = getattr(block.code.exit.condition, "lineno", block.code.line)
-            steps.append(f"line {line} (`{source.text(line)}`) {side}")
-        if block.came_from is None or block.code.name in seen:
-            break
-        seen.add(block.code.name)
-        name, side = block.came_from
-        block = function.blocks[name]
-    return ", then ".join(reversed(steps)) or f"from line {source.definition.lineno}"
+def _step(function: TypedFunction, block: TypedBlock, side: str) -> tuple[str, ...]:
+    """How a path goes on at the end of a block, in words; nothing if there is no choice."""
+    if not side or not isinstance(block.code.exit, Fork):
+        return ()
+    line = getattr(block.code.exit.condition, "lineno", block.code.line)
+    return (f"line {line} (`{function.graph.source.text(line)}`) {side}",)
 
 
 def _check_end(function: TypedFunction, *places: Place) -> None:

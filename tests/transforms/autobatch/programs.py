@@ -301,6 +301,56 @@ def two_types(x, n):
     return y, z
 
 
+@program
+def loop_bounds(start, stop, step):
+    """Bounds that are known only when the program runs, evaluated once."""
+    total = 0
+    if step == 0:
+        step = 1
+    for i in range(start, stop, step):
+        stop = total = total * 3 + i
+        if total > 1000:
+            continue
+        total += 1
+    return total, stop
+
+
+@program
+def swap(a, b, n):
+    """Arguments, results and variables that change places."""
+    if n == 0:
+        return a, b
+    a, b = swap(b, a, n - 1)
+    return b + 1, a
+
+
+@program
+def expressions(n):
+    """Calls inside chains of comparisons, conditional expressions, `and` and `or`, of which not all are reached."""
+    inside = 0
+    if 0 < fib(n) < fib(n + 1) <= 13 < n + fib(7):
+        inside = 1
+    kind = 1 if (is_even(n) and not fib(n) > 5) or n == 3 else (2 if fib(n) == 2 else 3)
+    a = b = fib(n)
+    fib(b)
+    a, b = fib(max(b - 5, 0)), min(fib(min(a, 7)), n)
+    return inside, kind, a, b, not 0 < n < 4, n if n else -1, (n and 7), (n or 9), (n - 1 and fib(n)), (a or fib(3))
+
+
+@program
+def containers(n):
+    """Lambdas, comprehensions and lists, evaluated within a block or kept across several."""
+    functions = [lambda i=n: i + 1, lambda x=3: x * n]
+    n = sum([n + 1 for n in (n, 2 * n)]) + sum(f() for f in functions)
+    values = [n, n + 1]
+    name, nothing, k = "kept", None, 0
+    while k < 3 and (is_even(n) or fib(k) < 1):
+        values = [*values[1:], values[0] + k]
+        k += 1
+        n += 1
+    return values, k + len(name), nothing, int(n / 2), float(n), bool(n)
+
+
 def i32(*values):
     return tuple(jnp.int32(v) for v in values)
 
@@ -336,8 +386,8 @@ EXAMPLES = [
         "nuts_like",
         nuts_like,
         [
-            (x, _vectors(8)[4 + k], jnp.float32(s), jnp.asarray([k, 9], jnp.uint32))
-            for k, (x, s) in enumerate(zip(_vectors(4), (0.6, 0.05, 1.3, 0.25), strict=True))
+            (_vectors(10)[k], _vectors(10)[k + 4], jnp.float32(step), jnp.asarray([k, 9], jnp.uint32))
+            for k, step in ((0, 0.03), (5, 0.15), (3, 0.8), (1, 0.15))
         ],
     ),
     Example("mix", mix, [i32(n, limit) for n, limit in ((9, 7), (8, 3), (-4, 1), (12, 0), (3, 40))]),
@@ -351,4 +401,8 @@ EXAMPLES = [
     ),
     Example("power", power, [(x, jnp.int32(n)) for x, n in zip(_vectors(3), (0, 1, 4), strict=True)]),
     Example("two_types", two_types, [(x, jnp.int32(n)) for x, n in zip(_vectors(3), (0, 3, 9), strict=True)]),
+    Example("loop_bounds", loop_bounds, [i32(*b) for b in ((0, 5, 1), (5, -3, -2), (3, 3, 1), (7, 0, 2), (1, 4, 0), (2, 40, 3))]),
+    Example("swap", swap, [i32(1, 5, 3), i32(2, 2, 0), i32(4, 1, 2)]),
+    Example("expressions", expressions, [i32(n) for n in (0, 1, 2, 3, 6)]),
+    Example("containers", containers, [i32(n) for n in (0, 1, 3, 4)]),
 ]
