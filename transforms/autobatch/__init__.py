@@ -7,17 +7,34 @@ types                   what is known of each variable (`lattice`) at each block
 assemble                typed blocks -> functions of blocks over array leaves (`ir`, which also says what a program means)
 front                   all of these in one call, `lower`
 passes, liveness        blocks -> fewer blocks, fewer slots, less to save at a call
-schedule                which block is heavy, in which order the others follow it, which cycles become inner loops
+frames                  calls -> one register per slot and member, stacks for what a recursive call saves, return addresses
+cost, schedule          which block is heavy, in which order the others follow it, which cycles become inner loops
+masked                  the code of one block for all members, of whom only some stand there
 program_counter         one `while_loop` for the whole batch: a program counter and stacks for every member
+compaction              the last members of a batch in a smaller one
 local_static            the recursion stays in the host, members are masked: slower, simpler, for comparison
-api, stats, compaction  `autobatch`, what users call; what ran; the tail of a batch in smaller ones
+stats                   executions and utilisation of every block, and a picture
+api                     all of these in one call, `autobatch`
 closures                a program over data that are only known later
 """
 
-from .api import Autobatched, autobatch, compile_program
+from .api import Autobatched, Stages, autobatch, compile_program
 from .closures import Closed, close
 from .program import BatchProgram, program
 from .program_counter import Machine, build_machine
-from .stats import Stats
+from .stats import BlockStats, Stats
 
-__all__ = ["Autobatched", "BatchProgram", "Closed", "Machine", "Stats", "autobatch", "build_machine", "close", "compile_program", "program"]
+__all__ = [
+    "Autobatched",
+    "BatchProgram",
+    "BlockStats",
+    "Closed",
+    "Machine",
+    "Stages",
+    "Stats",
+    "autobatch",
+    "build_machine",
+    "close",
+    "compile_program",
+    "program",
+]

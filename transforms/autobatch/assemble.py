@@ -14,7 +14,7 @@ from jax import lax
 from jax.core import eval_jaxpr
 
 from ..errors import ProgramError
-from ..jax_compat import Var, open_jaxpr, prune_jaxpr
+from ..jax_compat import Var, assemble_jaxpr, open_jaxpr, prune_jaxpr
 from .graph import Fork, Invoke, Leave
 from .ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
 from .lattice import Array, Value
@@ -255,7 +255,9 @@ class _Assembly:
         if [g.output for g in writes.values()] == used and all(
             np.dtype(x.aval.dtype) == s.dtype for s, x in zip(writes, jaxpr.outvars, strict=True)
         ):
-            return jaxpr, kept, tuple(reads)
+            named = {traced.jaxpr.constvars[i]: value for i, value in zip(consts, kept, strict=True)}
+            jaxpr, values = assemble_jaxpr(jaxpr, named, [traced.jaxpr.invars[i] for i in inputs], jaxpr.outvars, jaxpr.eqns)
+            return jaxpr, tuple(values), tuple(reads)
         more = [s for s in dict.fromkeys(g.slot for g in writes.values() if g.slot is not None) if s not in reads]
         slots = [*reads, *more]
 

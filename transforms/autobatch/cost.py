@@ -18,9 +18,10 @@ WHILE_ITERATIONS = 10  # of a `while`, whose length is not known
 def flops(jaxpr: Any) -> float:
     """Floating-point operations of one evaluation.
 
-    An equation counts its output elements, a reduction its input elements, a write to a part of an array the elements written; matrix products, factorisations and solves their usual
-    formula; a `scan` its length times the body, a `while` its body `WHILE_ITERATIONS` times, a `cond` its dearest branch, and any
-    other equation with jaxprs among its parameters (`jit`, custom derivatives, call primitives) those jaxprs.
+    An equation counts its output elements, a reduction its input elements, a write to a part of an array the elements written;
+    matrix products, factorisations and solves their usual formula; a `scan` its length times the body, a `while` its body
+    `WHILE_ITERATIONS` times, a `cond` its dearest branch, and any other equation with jaxprs among its parameters (`jit`, custom
+    derivatives, call primitives) those jaxprs.
 
     Args:
         jaxpr: open or closed.

@@ -9,6 +9,7 @@ from luciole.transforms.autobatch.api import autobatch
 from luciole.transforms.autobatch.ir import interpret
 from luciole.transforms.autobatch.program_counter import build_machine
 
+from .programs import EXAMPLES
 from .programs_by_hand import cases
 
 CASES = cases()
@@ -152,3 +153,15 @@ def test_members_restart_while_others_go_on():
                     again[member], inputs[member] = True, todo[member][place[member]]
         state = restart(state, again, [inputs])
     assert found == [[2, 5, 1], [34], [1, 1, 8, 3]]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_programs_from_source(example):
+    members = [example.program(*arguments) for arguments in example.members]
+    expected = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *members)
+    batched = jax.tree.map(lambda *leaves: jnp.stack(leaves), *example.members)
+    for strategy in ("program_counter", "local_static"):
+        results = autobatch(example.program, strategy)(*batched)
+        assert jax.tree.structure(results) == jax.tree.structure(expected)
+        for result, one in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(np.asarray(result, np.float64), np.asarray(one, np.float64), rtol=2e-5, atol=1e-5)
