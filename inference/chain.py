@@ -92,7 +92,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
 
     @program
     def chunk(begin, state, fresh, draws, until):
-        ok = True
+        ok = jnp.bool_(True)
         first = begin.stream.counter if fresh else state.stream.counter
         stream = begin.stream._replace(counter=first)
         noise = pool(lambda stream: transition.noise(stream, begin.start), stream, _capacity(draws))

@@ -89,7 +89,7 @@ def drive(
     store = _empty_store(compiled.chunk, num_chains, num_kept)
     filled = np.zeros(num_chains, np.int64)
     counts = Counts(np.zeros(num_chains, np.int64), 0, 0, 0, np.zeros(num_chains, np.int64))
-    done, size, ticks, interrupted, ok = 0, min(16, capacity), 64, False, np.ones(num_chains, bool)
+    done, size, ticks, interrupted, ok = 0, min(64, capacity), 64, False, np.ones(num_chains, bool)
     start = perf_counter()
     try:
         while done < total and ok.all():

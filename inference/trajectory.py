@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..transforms.autobatch import program
+from ..transforms.autobatch import program, scratch
 from ..transforms.streams import Stream, random_bits, uniform
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .metric import Metric, velocity
@@ -153,7 +153,8 @@ def iterative(density, max_depth: int):
 
     @program
     def grow(start, step_size, walk, depth):
-        firsts = befores = jnp.zeros((max_depth, *start.phase.momentum.shape), start.phase.momentum.dtype)
+        firsts = scratch((max_depth, *walk.rho.shape), walk.rho.dtype)
+        befores = scratch((max_depth, *walk.rho.shape), walk.rho.dtype)
         leaf, growing = jnp.int32(0), True  # one leaf at least: said so, no path of a trajectory is without a gradient
         while growing:
             before = walk.rho
@@ -207,13 +208,13 @@ def _doubling(grow, max_depth):
     @program
     def trajectory(start):
         choice = Choice(start.phase.position, start.phase.gradient, start.log_density, start.energy)
-        zero = jnp.zeros_like(start.log_density)
+        zero, no = jnp.zeros_like(start.log_density), jnp.bool_(False)
         rho, log_weight = start.phase.momentum, zero
         directions, _ = random_bits(start.stream, Purpose.DIRECTION)
         front = back = start.phase
         was_forward = directions & 1 == 1
-        empty = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, jnp.int32(0), zero, False, False)
-        depth, going, n_steps, sum_acceptance, diverging = jnp.int32(0), True, jnp.int32(0), zero, False
+        empty = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, jnp.int32(0), zero, no, no)
+        depth, going, n_steps, sum_acceptance, diverging = jnp.int32(0), True, jnp.int32(0), zero, no
         while going:
             forward = (directions >> depth.astype(directions.dtype)) & 1 == 1
             if forward != was_forward:  # the other end grows

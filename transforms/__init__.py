@@ -5,7 +5,7 @@ if __name__ == "transforms":
 
 from .affine import Affine, Dependence, Input, NotAffine, affine_in, why_not_affine
 from .affine_blocks import ContractBlock, DenseBlock, GatherBlock
-from .autobatch import autobatch, program
+from .autobatch import autobatch, program, scratch
 from .autodiff import (
     LinearProgram,
     check_linearization,
@@ -54,6 +54,7 @@ __all__ = [
     "linearize",
     "normal",
     "program",
+    "scratch",
     "stream_for",
     "structure",
     "transpose",

@@ -15,6 +15,7 @@ compaction              the last members of a batch in a smaller one
 local_static            the recursion stays in the host, members are masked: slower, simpler, for comparison
 stats                   executions and utilisation of every block, and a picture
 api                     all of these in one call, `autobatch`
+scratch                 room that a program writes before it reads
 closures                a program over data that are only known later
 """
 
@@ -22,6 +23,7 @@ from .api import Autobatched, Stages, autobatch, compile_program
 from .closures import Closed, close
 from .program import BatchProgram, program
 from .program_counter import Machine, build_machine
+from .scratch import scratch
 from .stats import BlockStats, Stats
 
 __all__ = [
@@ -37,4 +39,5 @@ __all__ = [
     "close",
     "compile_program",
     "program",
+    "scratch",
 ]

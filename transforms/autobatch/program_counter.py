@@ -29,6 +29,7 @@ from .ir import Program, Slot
 from .liveness import analyse
 from .masked import in_place, run_block
 from .schedule import Schedule, Unit, plan
+from .scratch import leave_scratch
 
 __all__ = ["Machine", "State", "build_machine"]
 
@@ -368,6 +369,7 @@ def build_machine(
             None, on CPUs: there it took a fifth off a tick at 128 members and a third at one. On GPUs each costs a question to
             the host.
     """
+    program = leave_scratch(program)
     frames = lower_calls(program, analyse(program), shared)
     flags = tuple(shared) or (False,) * len(frames.parameters)
     guard = jax.default_backend() == "cpu" if guard is None else guard
