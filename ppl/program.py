@@ -6,20 +6,17 @@ data, and every later stage takes them as arguments. Python numbers and strings 
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
-import numpyro
 
 from ..transforms import LucioleError, ModelError, structure
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
+from ..transforms.source_lines import Frame, user_code
 from .bridge import Bridge, trace_context
 from .primitives import is_site
 from .spec import Spec
@@ -27,10 +24,6 @@ from .spec import Spec
 __all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
 
 _trace_numbers = itertools.count()
-_HERE = Path(__file__).parent  # src/luciole/ppl, a link to ppl in a checkout: frames may show either path
-_LIBRARIES = tuple(f"{folder}{os.sep}" for module in (jax, jaxlib, numpyro) for folder in (Path(module.__file__ or ".").parent,)) + tuple(
-    f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in ("ppl", "inference", "transforms")
-)
 
 
 @dataclass(frozen=True)
@@ -267,10 +260,9 @@ def _dims(spec: Spec, loops: tuple[int, ...]) -> tuple[str, ...]:
     return (*lead, *(plates.get(i, f"{spec.name}_dim_{i}") for i in range(rest)))
 
 
-def _line(frames: list[tuple[str, int, str]]) -> str:
-    for file, number, _ in frames:
-        if not file.startswith(_LIBRARIES):
-            return f"{file}:{number}"
+def _line(frames: list[Frame]) -> str:
+    for file, number, _ in user_code(frames):
+        return f"{file}:{number}"
     return "in an unknown place"
 
 

@@ -3,8 +3,17 @@
 if __name__ == "transforms":
     raise ImportError("this folder is part of the package luciole: write `from luciole import transforms`")
 
-from .affine import Affine, Dependence, Input, NotAffine, affine_in, why_not_affine
-from .affine_blocks import ContractBlock, DenseBlock, GatherBlock
+from .affine import (
+    Affine,
+    ContractBlock,
+    DenseBlock,
+    Dependence,
+    GatherBlock,
+    Input,
+    NotAffine,
+    affine_in,
+    why_not_affine,
+)
 from .autobatch import autobatch, program, scratch
 from .autodiff import (
     LinearProgram,

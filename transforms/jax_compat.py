@@ -47,10 +47,7 @@ __all__ = [
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-    """Evaluate one equation on `operands`; always returns a list.
-
-    Serves 0.10-0.12 (`get_bind_params` is not public).
-    """
+    """Evaluate one equation on `operands`; always returns a list. Serves 0.10-0.12 (`get_bind_params` is not public)."""
     outs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(outs) if eqn.primitive.multiple_results else [outs]
 
@@ -155,10 +152,7 @@ def define_batching(primitive: Primitive, rule: Callable[..., tuple[Any, int | N
 
 
 def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> None:
-    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent).
-
-    Serves 0.10-0.12.
-    """
+    """Give `primitive` its forward derivative: rule(primals, tangents, **params) -> (result, tangent). Serves 0.10-0.12."""
     _ad.primitive_jvps[primitive] = rule
 
 
@@ -179,11 +173,9 @@ def equation_context(eqn: JaxprEqn) -> Iterator[None]:
 
 
 def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -> None:
-    """Let JAX transpose `primitive`: rule(cotangents, is_linear, operands, **params) -> a cotangent or None for each
-    operand.
+    """Let JAX transpose `primitive`: rule(cotangents, is_linear, operands, **params) -> a cotangent or None per operand.
 
-    Zero cotangents arrive as arrays of zeros; a linear operand is None. Serves 0.10-0.12 (the table is a plain dict in
-    all).
+    Zero cotangents arrive as arrays of zeros; a linear operand is None. Serves 0.10-0.12 (the table is a plain dict in all).
     """
 
     def transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> Sequence[Any]:
@@ -195,10 +187,7 @@ def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -
 
 
 def define_lowering(primitive: Primitive, function: Callable[..., Sequence[Any]]) -> None:
-    """Let `primitive` run and compile as `function(*operands, **params)`, a JAX program of many results.
-
-    Serves 0.10-0.12.
-    """
+    """Let `primitive` run and compile as `function(*operands, **params)`, a JAX program of many results. Serves 0.10-0.12."""
     primitive.def_impl(function)
     _mlir.register_lowering(primitive, _mlir.lower_fun(function, multiple_results=True))
 
@@ -213,10 +202,7 @@ def instantiate_tangents(primals: Sequence[Any], tangents: Sequence[Any]) -> lis
 
 
 def varying_axes(aval: Any) -> frozenset[str]:
-    """The mesh axes over which a value inside `shard_map` differs; empty outside.
-
-    Serves 0.10-0.12 (`vma` was renamed in 0.10).
-    """
+    """The mesh axes over which a value inside `shard_map` differs; empty outside. Serves 0.10-0.12 (`vma` was renamed in 0.10)."""
     manual = getattr(aval, "manual_axis_type", None)
     return frozenset(manual.varying) if manual is not None else frozenset(getattr(aval, "vma", None) or ())
 
@@ -231,10 +217,9 @@ def varying_like(value: Any, avals: Sequence[Any]) -> Any:
 def persistent_cache(folder: str) -> Iterator[None]:
     """Compilations inside use the persistent cache in `folder`; the process's own settings stay as they are.
 
-    If the process has a cache of its own, that one is used and `folder` is not. JAX keeps one cache object per
-    process, so it is
-    reset before (it may have been found switched off) and after. Serves 0.10-0.12 (the settings' context managers are
-    not public).
+    If the process has a cache of its own, that one is used and `folder` is not. JAX keeps one cache object per process, so it
+    is reset before (it may have been found switched off) and after. Serves 0.10-0.12 (the settings' context managers are not
+    public).
     """
     if _config.compilation_cache_dir.value is not None:
         yield

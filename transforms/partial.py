@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr
+from .equations import dependents, needed_equations, reads_any, run_equations
+from .jax_compat import JaxprEqn, Literal, Var, open_jaxpr
 
 __all__ = ["Split", "split"]
 
@@ -34,36 +35,22 @@ def split(jaxpr: Any, num_first: int) -> Split:
     """Split a closed jaxpr after its first `num_first` inputs. Equations that have effects stay in the rest."""
     inner, consts = open_jaxpr(jaxpr)
     first, second = inner.invars[:num_first], inner.invars[num_first:]
-    known = {*first, *inner.constvars}
-    early: list[JaxprEqn] = []
-    late: list[JaxprEqn] = []
-    for eqn in inner.eqns:
-        if not eqn.effects and all(isinstance(x, Literal) or x in known for x in eqn.invars):
-            early.append(eqn)
-            known.update(eqn.outvars)
-        else:
-            late.append(eqn)
+    moving = dependents(inner.eqns, second)
+    early = [e for e in inner.eqns if not e.effects and not reads_any(e, moving)]
+    late = [e for e in inner.eqns if e.effects or reads_any(e, moving)]
     late = [*_copies_read(early, late, inner.outvars), *late]
     elsewhere = {v for e in late for v in e.outvars} | set(second)
     reads = [x for e in late for x in e.invars] + list(inner.outvars)
     boundary = list(dict.fromkeys(x for x in reads if not isinstance(x, Literal) and x not in elsewhere))
-    early = _needed(early, boundary)
+    early = needed_equations(early, boundary)
 
     def prepare(values: Sequence[Any]) -> list[Any]:
-        return run(early, dict(zip([*inner.constvars, *first], [*consts, *values], strict=True)), boundary)
+        return run_equations(early, dict(zip([*inner.constvars, *first], [*consts, *values], strict=True)), boundary)
 
     def rest(prepared: Sequence[Any], values: Sequence[Any]) -> list[Any]:
-        return run(late, dict(zip([*boundary, *second], [*prepared, *values], strict=True)), inner.outvars)
+        return run_equations(late, dict(zip([*boundary, *second], [*prepared, *values], strict=True)), inner.outvars)
 
     return Split(prepare, rest, len(early))
-
-
-def run(equations: Sequence[JaxprEqn], env: dict[Any, Any], outs: Sequence[Any]) -> list[Any]:
-    """Evaluate equations in order in the environment `env` (variable -> value, extended) and read `outs`."""
-    for eqn in equations:
-        operands = [x.val if isinstance(x, Literal) else env[x] for x in eqn.invars]
-        env.update(zip(eqn.outvars, bind(eqn, operands), strict=True))
-    return [x.val if isinstance(x, Literal) else env[x] for x in outs]
 
 
 def _copies_read(early: list[JaxprEqn], late: list[JaxprEqn], outs: Sequence[Any]) -> list[JaxprEqn]:
@@ -79,12 +66,3 @@ def _copies_read(early: list[JaxprEqn], late: list[JaxprEqn], outs: Sequence[Any
             copies.append(eqn)
             read.update(x for x in eqn.invars if not isinstance(x, Literal))
     return copies[::-1]
-
-
-def _needed(equations: list[JaxprEqn], outs: Sequence[Any]) -> list[JaxprEqn]:
-    needed, kept = set(outs), []
-    for eqn in reversed(equations):
-        if any(v in needed for v in eqn.outvars):
-            kept.append(eqn)
-            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
-    return kept[::-1]

@@ -12,8 +12,6 @@ from jax import lax
 from luciole import transforms as lt
 from luciole.transforms import affine
 
-pytestmark = pytest.mark.slow  # a minute in all, and the quick set has three
-
 RNG = np.random.default_rng(7)
 COUNTY = RNG.integers(0, 85, 900)
 LOGPPM, FLOOR = RNG.normal(size=900), RNG.integers(0, 2, 900).astype(float)
@@ -93,7 +91,7 @@ def test_logistic_regression_has_its_design():
     assert names(answer.depends_on.blocks["beta"]) == {(1, "")} and not answer.depends_on.blocks["alpha"]
 
 
-@pytest.mark.parametrize("shape", [(1179, 2), (100, 5)])
+@pytest.mark.parametrize("shape", [(100, 5), pytest.param((1179, 2), marks=pytest.mark.slow)])
 def test_linear_regression(shape):
     X = normal(*shape)
     answer = check(lambda beta: 3.0 + X @ beta, jnp.zeros(shape[1]))
@@ -102,6 +100,7 @@ def test_linear_regression(shape):
     assert not answer.depends_on.matrix and not answer.depends_on.offset
 
 
+@pytest.mark.slow
 def test_written_as_a_sum_of_products():
     X = normal(40, 6)
     np.testing.assert_allclose(check(lambda b: (X * b[None]).sum(-1), jnp.zeros(6)).matrix.array, X)
@@ -111,6 +110,7 @@ def test_written_as_a_sum_of_products():
     assert names(scaled.depends_on.matrix) == {(1, "")}
 
 
+@pytest.mark.slow
 def test_avoidances_and_shocks():
     av, sh = normal(30, 25), normal(30, 25) + 1
     answer = check(lambda b: b[0] + b[1] * av + b[2] * sh, jnp.zeros(3))
@@ -131,6 +131,7 @@ def test_varying_intercept_is_a_gather():
     np.testing.assert_array_equal(answer.matrix["beta"].array, np.column_stack([LOGPPM, FLOOR]))
 
 
+@pytest.mark.slow
 def test_varying_slope_is_a_gather_with_weights():
     answer = check(lambda p: p["a"][COUNTY] + p["b"][COUNTY] * LOGPPM, {"a": jnp.zeros(85), "b": jnp.zeros(85)})
     np.testing.assert_array_equal(answer.matrix["b"].index[:, 0], COUNTY)
@@ -176,6 +177,7 @@ def test_a_location_that_is_the_latent_itself_is_diagonal():
     assert names(answer.depends_on.matrix) == {(2, "")} and names(answer.depends_on.offset) >= {(1, "")}
 
 
+@pytest.mark.slow
 def test_softmax_keeps_its_product():
     X = normal(50, 4)
     p = {"B": jnp.zeros((4, 3)), "a": jnp.zeros(3)}
@@ -359,7 +361,11 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
+# One of each kind of rule: sums, a contraction, a choice, elements that move, a solve, every loop, a call, a derivative rule.
+QUICK = {"mean", "where", "scatter-add", "outside the array", "convolve", "triangular", "scan beside a square", "while", "cond", "remat"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in ACCEPTED])
 def test_accepted(name):
     check(ACCEPTED[name], jnp.array([1.0, 2.0, 3.0, 0.5]))
 
@@ -415,6 +421,7 @@ def test_random_keys_are_data():
     assert names(answer.depends_on.offset) == {(1, "")} and not answer.depends_on.matrix
 
 
+@pytest.mark.slow
 def test_float32():
     with jax.enable_x64(False):
         X, county = jnp.asarray(normal(50, 3), jnp.float32), jnp.asarray(COUNTY[:50], jnp.int32)

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from luciole import transforms as lt
-from luciole.transforms import affine_proof
-
-pytestmark = pytest.mark.slow  # a minute in all, and the quick set has three
+from luciole.transforms.affine import proof
 
 SIZE = 4
 RNG = np.random.default_rng(3)
@@ -137,23 +135,36 @@ def double():
 
 
 EXAMPLES = int(os.environ.get("LUCIOLE_EXAMPLES", "15"))
-QUICK = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-HUNT = settings(QUICK, max_examples=200, report_multiple_bugs=False, phases=[Phase.generate])
+MANY = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(MANY, max_examples=3)
+HUNT = settings(MANY, max_examples=200, report_multiple_bugs=False, phases=[Phase.generate])
 
 
-@QUICK
+@FEW
 @given(programs(AFFINE | OTHER))
 def test_a_yes_is_right(program):
     check(program)
 
 
-@QUICK
+@pytest.mark.slow
+@MANY
+@given(programs(AFFINE | OTHER))
+def test_a_yes_is_right_on_many_programs(program):
+    check(program)
+
+
+@pytest.mark.slow
+@MANY
 @given(programs(AFFINE))
 def test_programs_of_affine_pieces_are_never_refused(program):
     assert check(program) is not None
 
 
-@pytest.mark.parametrize("name", sorted(AFFINE | OTHER))
+# The others that are refused cost nothing; of the accepted the quick run tries some that `test_affine` has not.
+COSTLY = set(AFFINE) - {"matrix", "divide", "choose by z"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in COSTLY else []) for n in sorted(AFFINE | OTHER)])
 def test_every_piece(name):
     """Alone, so that no piece goes untested: affine pieces are accepted, the others refused."""
     assert (check([("add", 0, 2), (name, 3, 0)]) is not None) == (name in AFFINE)
@@ -161,26 +172,26 @@ def test_every_piece(name):
 
 @contextlib.contextmanager
 def replaced(**rules):
-    kept = {name: getattr(affine_proof, name) for name in rules}
+    kept = {name: getattr(proof, name) for name in rules}
     for name, rule in rules.items():
-        setattr(affine_proof, name, rule)
+        setattr(proof, name, rule)
     try:
         yield
     finally:
         for name, rule in kept.items():
-            setattr(affine_proof, name, rule)
+            setattr(proof, name, rule)
 
 
 def no_dependence(primitive):
     """The lattice of derivatives: what has derivative zero is taken for a constant."""
 
-    def first_order(eqn, operands, around, rule=affine_proof._first_order):
-        return affine_proof.Form() if eqn.primitive.name == primitive else rule(eqn, operands, around)
+    def first_order(eqn, operands, around, rule=proof._first_order):
+        return proof.Form() if eqn.primitive.name == primitive else rule(eqn, operands, around)
 
     return {"_first_order": first_order}
 
 
-def products_are_affine(eqn, varies, rule=affine_proof.linear_slots):
+def products_are_affine(eqn, varies, rule=proof.linear_slots):
     return frozenset({0, 1}) if eqn.primitive.name == "mul" else rule(eqn, varies)
 
 
@@ -200,7 +211,7 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize("twin", sorted(TWINS))
+@pytest.mark.parametrize("twin", [pytest.param(t, marks=[] if t == "products" else [pytest.mark.slow]) for t in sorted(TWINS)])
 def test_a_broken_proof_is_caught(twin):
     rules, pieces = TWINS[twin]
 
@@ -212,6 +223,6 @@ def test_a_broken_proof_is_caught(twin):
 
         run()
 
-    hunt(QUICK)  # the proof as it is stands up to the same programs
+    hunt(FEW)  # the proof as it is stands up to the same programs
     with replaced(**rules), pytest.raises(AssertionError):
         hunt(HUNT)

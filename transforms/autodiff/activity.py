@@ -1,28 +1,19 @@
 """Which results of a program can depend on which inputs, for derivatives: a walk that looks into nested programs.
 
-Conservative: a result that is said to be inactive certainly has no tangent; one that is said to be active may have a
-    zero one.
+Conservative: a result that is said to be inactive certainly has no tangent; one that is said to be active may have one
+that is zero.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+from ..equations import BODY_PARAMETER
 from ..jax_compat import Literal, open_jaxpr, scan_layout
 from .core import is_differentiable
 
-__all__ = ["active_outputs", "needed_inputs"]
+__all__ = ["active_outputs", "fixpoint"]
 
 NO_TANGENT = {"stop_gradient", "sign", "floor", "ceil", "round"}
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
 
 
 def active_outputs(jaxpr: Any, active: Sequence[bool]) -> tuple[bool, ...]:
@@ -40,8 +31,8 @@ def _equation(eqn: Any, active: Sequence[bool]) -> Sequence[bool]:
     name = eqn.primitive.name
     if name in NO_TANGENT:
         return [False] * len(eqn.outvars)
-    if name in CALLS:
-        return active_outputs(eqn.params[CALLS[name]], active)
+    if name in BODY_PARAMETER:
+        return active_outputs(eqn.params[BODY_PARAMETER[name]], active)
     if name == "cond":
         each = [active_outputs(b, active[1:]) for b in eqn.params["branches"]]
         return [any(flags) for flags in zip(*each, strict=True)]
@@ -64,12 +55,3 @@ def fixpoint(body: Any, active: Sequence[bool], num_consts: int, num_carry: int)
         if grown == active[carry]:
             return (*grown, *outs[num_carry:])
         active[carry] = grown
-
-
-def needed_inputs(jaxpr: Any, wanted: Sequence[bool]) -> list[bool]:
-    """Which inputs of an open jaxpr the outputs marked in `wanted` are computed from."""
-    needed = {v for v, w in zip(jaxpr.outvars, wanted, strict=True) if w and not isinstance(v, Literal)}
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in needed for v in eqn.outvars):
-            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
-    return [v in needed for v in jaxpr.invars]

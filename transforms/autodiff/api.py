@@ -4,9 +4,8 @@
     vjp       = L transposed             grad = L transposed, applied to 1
     hvp(x, t) = d/ds grad f(x + s t)     a forward derivative of a gradient
 
-Functions are traced to a jaxpr first: Python sees abstract values, as under `jax.jit`. Only the differentiated
-    arguments are traced; the others
-may be any Python object.
+Functions are traced to a jaxpr first: Python sees abstract values, as under `jax.jit`. Only the differentiated arguments
+are traced; the others may be any Python object.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
+from ..source_lines import calling_line
 from .core import is_differentiable, linearize_jaxpr, push_forward
 from .program import LinearProgram, Signature
 from .trees import leaf_names, match_leaves
@@ -76,8 +76,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], 
     Args:
         f: a function of arrays (pytrees of them).
         primals: its arguments, a tuple.
-        tangents: one per argument and of its structure, shapes and dtypes; None stands for zero at any place, and for
-            integers.
+        tangents: one per argument, of its structure, shapes and dtypes; None stands for zero at any place, and for integers.
         has_aux: whether f returns (value, aux); aux is not differentiated.
 
     Returns:
@@ -115,8 +114,8 @@ def transpose(linear: LinearProgram) -> Callable[[Any], Any]:
     """The transposed map: cotangents of the result -> a tuple with one cotangent per argument.
 
     Raises:
-        DerivativeError: `linear` is no LinearProgram; on the call, a cotangent has another structure, shape or dtype
-            than the result.
+        DerivativeError: `linear` is no LinearProgram; on the call, a cotangent has another structure, shape or dtype than
+            the result.
     """
     if not isinstance(linear, LinearProgram):
         raise DerivativeError(f"transpose takes the LinearProgram that `linearize` returns; found {linear!r}.")
@@ -139,16 +138,15 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_
     Args:
         f: returns a real scalar, or (scalar, aux) with `has_aux`.
         argnums: which positional argument, or which ones, to differentiate. Keyword arguments are passed on.
-        has_aux: as above.
+        has_aux: whether f returns (scalar, aux); aux is not differentiated.
 
     Returns:
-        A function of f's arguments: ((value, aux) or value, gradient); the gradient is shaped like the argument, or is
-        a
-        tuple of such if `argnums` is a sequence.
+        A function of f's arguments: (value, gradient), or ((value, aux), gradient) with `has_aux`. The gradient is shaped
+        like the argument, or is a tuple of such if `argnums` is a sequence.
 
     Raises:
-        DerivativeError: on the call, if a differentiated argument has integer or complex leaves or the value is no
-            real scalar.
+        DerivativeError: on the call, if a differentiated argument has integer or complex leaves, or the value is no real
+            scalar.
     """
     chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -210,9 +208,8 @@ def _check_inputs(traced: _Traced, name: str, places: Sequence[int]) -> None:
         if not jax.dtypes.issubdtype(aval.dtype, np.floating):
             entry, _, rest = leaf[1:].partition("]")
             raise DerivativeError(
-                f"{name}: argument {places[int(entry)]}{rest} has type {aval.str_short()}; a gradient exists for "
-                f"real floating point numbers only. "
-                "Convert it with `.astype(float)`, or leave it out of `argnums`."
+                f"{name}: argument {places[int(entry)]}{rest} has type {aval.str_short()} ({calling_line()}); a gradient exists "
+                "for real floating point numbers only. Convert it with `.astype(float)`, or leave it out of `argnums`."
             )
 
 
@@ -220,5 +217,6 @@ def _check_scalar(traced: _Traced, name: str) -> None:
     if traced.num_out != 1 or traced.out_avals[0].shape != () or not jax.dtypes.issubdtype(traced.out_avals[0].dtype, np.floating):
         found = ", ".join(a.str_short() for a in traced.out_avals) or "nothing"
         raise DerivativeError(
-            f"{name}: a gradient needs a function that returns one real scalar; found {found}. For other results use `vjp` or `linearize`."
+            f"{name}: a gradient needs a function that returns one real scalar; found {found} ({calling_line()}). For other results "
+            "use `vjp` or `linearize`."
         )

@@ -1,22 +1,18 @@
 """Linearization: one walk over a program that carries tangents beside values.
 
 `push` visits the equations in order. Where an operand has a tangent it asks `apply_rule` for the results and their
-tangents; elsewhere it
-evaluates the equation. The two forward transformations differ in `apply_rule` alone:
+tangents; elsewhere it evaluates the equation. The two forward transformations differ in `apply_rule` alone:
 
 * a forward derivative (`push_forward`) applies the linear map of each rule at once;
 * linearization (`linearize_jaxpr`) writes the linear map on a tape. At the end the tape is replayed once under
-  `jax.make_jaxpr`; the
-  equations so traced are the linear program, and the values from outside that they refer to come out as its constants:
-      the residuals.
+  `jax.make_jaxpr`; the equations so traced are the linear program, and the values from outside that they refer to come
+  out as its constants: the residuals.
 
 A tangent that is known to be zero is None and costs nothing.
 
 Source: the split of reverse mode into linearization and transposition is that of Radul, Paszke, Frostig, Johnson &
-    Maclaurin (2023),
-"You Only Linearize Once", POPL, section 3. We deviate in that the linear part is recorded as closures and traced
-afterwards, so that no
-rule has to build equations.
+Maclaurin (2023), "You Only Linearize Once", POPL, section 3. We deviate in that the linear part is recorded as closures
+and traced afterwards, so that no rule has to build equations.
 """
 
 import contextlib
@@ -29,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..equations import run_equations
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, varying_axes
 from .registry import FORWARD, LINEARIZE, unknown_primitive
 
@@ -39,11 +36,14 @@ __all__ = [
     "Unknown",
     "add",
     "evaluate",
+    "evaluate_equations",
     "fallback_rules",
     "is_differentiable",
     "linearize_jaxpr",
+    "literal",
     "push",
     "push_forward",
+    "read",
     "tangent_aval",
     "without_fallback",
     "zeros",
@@ -58,10 +58,7 @@ class Unknown(NamedTuple):
 
 @dataclass(frozen=True)
 class Fallback:
-    """What serves primitives without a rule.
-
-    Linearize(eqn, active, *primals) and transpose(eqn, cotangents, *operands).
-    """
+    """What serves primitives without a rule: linearize(eqn, active, *primals) and transpose(eqn, cotangents, *operands)."""
 
     linearize: Callable[..., Any]
     transpose: Callable[..., Any]
@@ -126,6 +123,11 @@ def evaluate(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
         return bind(eqn, operands)
 
 
+def evaluate_equations(equations: Sequence[JaxprEqn], env: dict[Any, Any], outs: Sequence[Any]) -> list[Any]:
+    """Evaluate equations in `env` (variable -> value, extended) and read `outs`."""
+    return run_equations(equations, env, outs, evaluate, literal)
+
+
 Apply = Callable[[JaxprEqn, list[Any], list[Any]], tuple[Sequence[Any], Sequence[Any]]]
 
 
@@ -164,10 +166,7 @@ def push(
 
 
 def linearize_equation(eqn: JaxprEqn, active: tuple[bool, ...], primals: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Apply the rule of one equation.
-
-    Its own, else the fallback's, else an error that names the primitive and the line.
-    """
+    """The rule of one equation: its own, else the fallback's, else an error that names the primitive and the line."""
     rule = LINEARIZE.get(eqn.primitive.name)
     outs, linear, out_active = rule(eqn, active, *primals) if rule is not None else (None, None, None)
     if linear is not None:
@@ -250,8 +249,8 @@ class Tape:
 class Linearized(NamedTuple):
     """A linear program: tangents of the active inputs -> tangents of the active outputs.
 
-    jaxpr: open; its constants are the residuals. residuals: their values. out_active: which outputs of the original
-        have tangents.
+    jaxpr: open; its constants are the residuals. residuals: their values.
+    out_active: which outputs of the original have tangents.
     """
 
     jaxpr: Any
@@ -273,8 +272,8 @@ def linearize_jaxpr(
         jaxpr, consts: the program; its constants have no tangents.
         primals: one value per input.
         active: which inputs have tangents.
-        want: which outputs must be outputs of the linear program, zero if they do not depend on an active input; by
-            default those that do.
+        want: which outputs must be outputs of the linear program, zero if they do not depend on an active input; by default
+            those that do.
         overrides: as for `push`.
 
     Returns:

@@ -10,7 +10,7 @@ from .core import FALLBACK, Fallback, Unknown, is_differentiable
 from .loop_bodies import chosen, spread
 from .registry import unknown_primitive
 from .rules_custom import merge
-from .transpose import instantiate
+from .transpose import instantiate_all
 
 fallback_counts: Counter[tuple[str, str]] = Counter()
 
@@ -36,7 +36,7 @@ def transpose(eqn: Any, cotangents: Any, *operands: Any) -> Any:
     unknown = [isinstance(x, Unknown) for x in operands]
     at = [x.aval for x in chosen(operands, unknown)]
     pull = jax.linear_transpose(lambda *xs: bind(eqn, merge(operands, unknown, xs)), *at)
-    return spread(pull([instantiate(ct, v.aval) for ct, v in zip(cotangents, eqn.outvars, strict=True)]), unknown)
+    return spread(pull(instantiate_all(cotangents, eqn.outvars)), unknown)
 
 
 FALLBACK.append(Fallback(_served(linearize), _served(transpose)))

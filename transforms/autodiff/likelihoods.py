@@ -1,5 +1,4 @@
-"""Log likelihoods and log determinants with rules of their own: what the derivative needs is far less than what the
-value is made of.
+"""Log likelihoods and log determinants with derivatives of their own, which need far less than their values do.
 
 Each is an ordinary function (the body) given a linearization; `check_linearization` compares the two.
 

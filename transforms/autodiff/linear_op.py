@@ -3,8 +3,8 @@
     forward(residuals, tangents) -> tangents out          backward(residuals, cotangents) -> cotangents
 
 Transposing swaps the two; JAX's transformations and ours both know how. Differentiating it in the residuals
-differentiates the body of
-`forward`. The two functions must be transposes of each other and refer to no traced values but their arguments.
+differentiates the body of `forward`. The two functions must be transposes of each other and refer to no traced values
+but their arguments.
 """
 
 from collections.abc import Callable, Sequence

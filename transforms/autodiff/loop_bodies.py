@@ -1,7 +1,4 @@
-"""What the rules of all loops share.
-
-A body split into its known and its linear part, and the test for loops that need no storage.
-"""
+"""What the rules of all loops share: bodies split into a known and a linear part, and the test for loops that need no tape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +7,17 @@ from typing import Any
 import jax
 from jax.core import eval_jaxpr
 
+from ..equations import dependents, needed_equations, needed_inputs
 from ..jax_compat import Literal, open_jaxpr
-from .activity import needed_inputs
-from .core import Linearized, Unknown, evaluate, linearize_jaxpr, read
-from .transpose import backward, instantiate
+from .core import Linearized, evaluate_equations, linearize_jaxpr
+from .transpose import backward_dense
 
 __all__ = [
     "RecomputingBody",
     "SplitBody",
     "chosen",
-    "needed_equations",
+    "omitted",
     "order_free",
-    "run_equations",
     "split_body",
     "spread",
 ]
@@ -66,60 +62,42 @@ def order_free(
     watched: Sequence[bool],
     const_watched: bool | Sequence[bool],
 ) -> bool:
-    """Whether the transpose of a loop may visit its turns in any order, so that it can run forwards beside the known
-    carries.
+    """Whether the transpose of a loop may visit its turns in any order, and so run forwards beside the known carries.
 
-    True if every carried cotangent comes out of the transposed body as the same variable that went in (the loop adds
-    up terms that
-    do not depend on the sum), or if the transposed body reads no known value that changes (every turn applies the same
-    linear map).
+    True if every carried cotangent comes out of the transposed body as the same variable that went in (the loop adds up
+    terms that do not depend on the sum), or if the transposed body reads no known value that changes (every turn applies
+    the same linear map).
 
     Args:
-        jaxpr: the body, open. unknown: per input, whether it is linear; carries: per output, whether it is a linear
-            carry.
-        watched: per input, whether it is known and changes from turn to turn; const_watched: the same per constant of
-            the jaxpr.
+        jaxpr: the body, open.
+        unknown: per input, whether it is linear. carries: per output, whether it is a linear carry.
+        watched: per input, whether it is known and changes from turn to turn. const_watched: the same per constant.
     """
     num_carry, num_consts = sum(carries), len(jaxpr.constvars)
     const_watched = [const_watched] * num_consts if isinstance(const_watched, bool) else list(const_watched)
 
     def transposed(cts: Sequence[Any], consts: Sequence[Any], known: Sequence[Any]) -> list[Any]:
-        values, arriving = iter(known), iter(cts)
-        operands = [Unknown(v.aval) if u else next(values) for v, u in zip(jaxpr.invars, unknown, strict=True)]
-        made = backward(jaxpr, consts, operands, [next(arriving) if c else None for c in carries])
-        return [instantiate(ct, v.aval) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
+        return backward_dense(jaxpr, consts, unknown, known, spread(cts, carries))
 
-    avals = [v.aval for v, c in zip(jaxpr.outvars, carries, strict=True) if c]
-    known_avals = [v.aval for v, u in zip(jaxpr.invars, unknown, strict=True) if not u]
+    avals = [v.aval for v in chosen(jaxpr.outvars, carries)]
+    known_avals = [v.aval for v in omitted(jaxpr.invars, unknown)]
     traced, _ = open_jaxpr(jax.make_jaxpr(transposed)(avals, [v.aval for v in jaxpr.constvars], known_avals))
     carried = traced.outvars[len(traced.outvars) - num_carry :]
     if all(a is b for a, b in zip(carried, traced.invars[:num_carry], strict=True)):
         return True
     reads = needed_inputs(traced, [True] * len(traced.outvars))[num_carry:]
-    changing = [*const_watched, *(w for w, u in zip(watched, unknown, strict=True) if not u)]
+    changing = [*const_watched, *omitted(watched, unknown)]
     return not any(r and w for r, w in zip(reads, changing, strict=True))
-
-
-def run_equations(equations: Sequence[Any], env: dict[Any, Any], outs: Sequence[Any]) -> list[Any]:
-    """Evaluate equations in `env` (variable -> value, extended) and read `outs`."""
-    for eqn in equations:
-        env.update(zip(eqn.outvars, evaluate(eqn, [read(env, x) for x in eqn.invars]), strict=True))
-    return [read(env, x) for x in outs]
-
-
-def needed_equations(jaxpr: Any, outs: Sequence[Any]) -> list[Any]:
-    """The equations of a jaxpr that the atoms `outs` are computed from, in order; effects are not repeated."""
-    needed, kept = {x for x in outs if not isinstance(x, Literal)}, []
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in needed for v in eqn.outvars):
-            kept.append(eqn)
-            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
-    return kept[::-1]
 
 
 def chosen(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
     """The values whose flag is set."""
     return [v for v, f in zip(values, flags, strict=True) if f]
+
+
+def omitted(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
+    """The values whose flag is not set."""
+    return [v for v, f in zip(values, flags, strict=True) if not f]
 
 
 def spread(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
@@ -148,7 +126,7 @@ class RecomputingBody:
             needed = grown
         self.needed = needed
         self.outs = [*chosen(body.known.outvars[:num_carry], needed), *body.residual_atoms]
-        self.equations = needed_equations(body.known, self.outs)
+        self.equations = needed_equations(body.known.eqns, self.outs)
         self.carry_vars = chosen(body.known.invars[carry], needed)
         self.on_carry = active[carry]
 
@@ -157,7 +135,7 @@ class RecomputingBody:
         env = dict(zip(self.body.known.constvars, self.body.consts, strict=True))
         env.update(zip(self.body.known.invars[: self.num_consts], consts, strict=True))
         env.update(zip(self.carry_vars, known, strict=True))
-        made = run_equations(self.equations, env, self.outs)
+        made = evaluate_equations(self.equations, env, self.outs)
         n = len(self.carry_vars)
         outs = eval_jaxpr(self.body.linear.jaxpr, made[n:], *const_ts, *carry_ts)
         return made[:n], outs
@@ -172,8 +150,5 @@ class RecomputingBody:
 
 def _varying_residuals(body: SplitBody, num_consts: int, num_carry: int) -> list[bool]:
     """Per residual, whether it is computed from a carry."""
-    moving = set(body.known.invars[num_consts : num_consts + num_carry])
-    for eqn in body.known.eqns:
-        if eqn.effects or any(not isinstance(x, Literal) and x in moving for x in eqn.invars):
-            moving.update(eqn.outvars)
+    moving = dependents(body.known.eqns, body.known.invars[num_consts : num_consts + num_carry])
     return [not isinstance(x, Literal) and x in moving for x in body.residual_atoms]

@@ -1,17 +1,15 @@
-"""Loops whose number of turns is known only at run time, and whose order matters: a stated capacity makes them
-reversible.
+"""Loops whose number of turns is known only at run time, and whose order matters: a stated capacity makes them reversible.
 
     c_{i+1} = step(i, c_i, theta),  i = 0 .. n-1,  n <= max_trips
 
-The forward pass keeps the carries c_i on a tape of `max_trips` entries, or every K-th of them, K =
-ceil(sqrt(max_trips)); the backward pass visits the
-turns from the last to the first, n of them and not `max_trips`, and linearizes each one anew. With checkpoints it
-computes K carries
-again from each one it kept: memory for 2 K carries, and one more evaluation of every step.
+The forward pass keeps the carries c_i on a tape of `max_trips` entries, or every K-th of them, K = ceil(sqrt(max_trips));
+the backward pass visits the turns from the last to the first, n of them and not `max_trips`, and linearizes each one anew.
+With checkpoints it computes K carries again from each one it kept: memory for 2 K carries, and one more evaluation of
+every step.
 
 Source: Griewank (1992), "Achieving logarithmic growth of temporal and spatial complexity in reverse automatic
-    differentiation", for the trade;
-we use its two-level form, because the number of turns is not known when the program is made.
+differentiation", for the trade; we use its two-level form, because the number of turns is not known when the program is
+made.
 """
 
 import logging
@@ -27,11 +25,11 @@ from jax.core import Tracer, eval_jaxpr
 
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
-from .core import Unknown, is_differentiable, linearize_jaxpr, push_forward, tangent_aval
+from .core import is_differentiable, linearize_jaxpr, push_forward, tangent_aval
 from .linear_op import linear_op
 from .loop_bodies import chosen, spread
 from .ruled import defines_linearization
-from .transpose import backward, instantiate
+from .transpose import backward_dense, instantiate_all
 
 __all__ = ["dynamic_loop"]
 
@@ -55,17 +53,15 @@ def dynamic_loop(
         theta: what the derivative is taken in beside `init`: a pytree. What `step` closes over has no derivative.
         init: the carry at the start: a pytree.
         max_trips: capacity.
-        checkpoint: "tape" keeps every carry, "sqrt" 2 sqrt(max_trips) of them at the price of one more evaluation of
-            each step.
+        checkpoint: "tape" keeps every carry, "sqrt" 2 sqrt(max_trips) of them at the price of one more evaluation of each step.
 
     Returns:
-        The carry. If n > max_trips its floating point leaves are NaN, and so is every derivative; the overrun is
-        logged as an error at run time.
+        The carry. If n > max_trips its floating point leaves are NaN, and so is every derivative; the overrun is logged as an
+        error at run time.
 
     Raises:
-        DerivativeError: `max_trips` is not positive; a concrete n exceeds it; `step` changes the carry's type; in
-            second order, reverse over reverse is
-            refused (forward over reverse works).
+        DerivativeError: `max_trips` is not positive; a concrete n exceeds it; `step` changes the carry's type; in second
+            order, reverse over reverse is refused (forward over reverse works).
     """
     if max_trips < 1:
         raise DerivativeError(f"dynamic_loop: max_trips must be positive, found {max_trips}.")
@@ -199,11 +195,7 @@ class _Forward:
         def turn(state: Any) -> Any:
             i, values, moving = state
             outs, made = push_forward(t.jaxpr, consts, [i, *values, *params], [None, *spread(moving, t.on_carry), *params_ts])
-            return (
-                i + 1,
-                outs,
-                [instantiate(m, tangent_aval(v.aval)) for m, v, on in zip(made, t.jaxpr.outvars, t.on_carry, strict=True) if on],
-            )
+            return i + 1, outs, instantiate_all(made, t.jaxpr.outvars, t.on_carry)
 
         last = jnp.minimum(n, t.capacity)
         state = (jnp.zeros_like(n), list(carry), list(tangents[:num_on]))
@@ -225,8 +217,7 @@ class _Backward:
         def back(i: Any, values: Sequence[Any], state: Any) -> Any:
             carry_cts, params_cts = state
             _, program = linearize_jaxpr(t.jaxpr, consts, [i, *values, *params], t.active, t.on_carry)
-            made = backward(program.jaxpr, program.residuals, [Unknown(v.aval) for v in program.jaxpr.invars], carry_cts)
-            dense = [instantiate(ct, v.aval) for ct, v in zip(made, program.jaxpr.invars, strict=True)]
+            dense = backward_dense(program.jaxpr, program.residuals, [True] * len(program.jaxpr.invars), [], carry_cts)
             return dense[: len(carry_cts)], [a + b for a, b in zip(params_cts, dense[len(carry_cts) :], strict=True)]
 
         def block(b: Any, state: Any) -> Any:

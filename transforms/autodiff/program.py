@@ -22,9 +22,9 @@ __all__ = ["LinearProgram", "Signature"]
 class Signature:
     """One side of a linear program: a pytree of values, of which those of floating point type take part.
 
-    tree: the structure. avals: shape and dtype of every leaf. active: which leaves are inputs or outputs of the jaxpr;
-        the other leaves are
-    always zero. unpack: whether the tree is a tuple of arguments, to be called with one argument for each.
+    tree: the structure. avals: shape and dtype of every leaf.
+    active: which leaves are inputs or outputs of the jaxpr; the other leaves are always zero.
+    unpack: whether the tree is a tuple of arguments, to be called with one argument for each.
     """
 
     tree: Any
@@ -57,15 +57,12 @@ class Signature:
 class LinearProgram:
     """A linear map, written as a program. Made by `linearize`; a pytree whose leaves are the residuals.
 
-    Call it with one tangent per argument of the linearized function (each shaped like that argument, None for zero);
-    the result is shaped
-    like the function's. `program.T` is the transposed program; it takes one cotangent, shaped like the result, and
-    returns a tuple
-    with one entry per argument. `print(program)` shows the equations.
+    Call it with one tangent per argument of the linearized function (each shaped like that argument, None for zero); the
+    result is shaped like the function's. `program.T` is the transposed program; it takes one cotangent, shaped like the
+    result, and returns a tuple with one entry per argument. `print(program)` shows the equations.
 
     Attributes:
-        jaxpr: the equations, an open jaxpr; its constants are the residuals, its inputs the tangents of floating point
-            leaves.
+        jaxpr: the equations, an open jaxpr; its constants are the residuals, its inputs the tangents of floating point leaves.
         residuals: the values that the program keeps from the point of linearization.
         source, target: the signature of each side.
     """

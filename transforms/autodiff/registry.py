@@ -3,28 +3,23 @@
 Three tables, keyed by the name of a primitive:
 
 * `LINEARIZE`: rule(eqn, active, *primals) -> (outs, linear, out_active). `active` says which operands have a tangent.
-  The rule evaluates
-  the equation and everything non-linear that its derivative needs; `linear` maps tangents (a list, None where
-  inactive) to
-  the tangents of the results (a list, None for zero) by linear operations only. The values that `linear` closes over
-  are the residuals.
+  The rule evaluates the equation and everything non-linear that its derivative needs; `linear` maps tangents (a list,
+  None where inactive) to the tangents of the results (a list, None for zero) by linear operations only. The values that
+  `linear` closes over are the residuals.
 * `FORWARD`: rule(eqn, primals, tangents) -> (outs, out_tangents), only for primitives that contain programs, whose
-  linearization
-  would store what a forward derivative can use at once. All others use their `LINEARIZE` rule.
+  linearization would store what a forward derivative can use at once. All others use their `LINEARIZE` rule.
 * `TRANSPOSE`: rule(eqn, cotangents, *operands) -> a cotangent or None for each operand. Linear operands arrive as
-  `Unknown`. Only
-  linear primitives have one: reverse mode is linearize, then transpose, and nothing else.
+  `Unknown`. Only linear primitives have one: reverse mode is linearize, then transpose, and nothing else.
 
-A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no
-rule.
+A linearization rule may return `DECLINED` (say, for complex operands); the equation is then treated as if it had no rule.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import DerivativeError
-from ..jax_compat import JaxprEqn, user_frames
+from ..jax_compat import JaxprEqn
+from ..source_lines import source_line
 
 __all__ = [
     "DECLINED",
@@ -33,7 +28,6 @@ __all__ = [
     "TRANSPOSE",
     "forwards",
     "linearizes",
-    "source_line",
     "transposes",
     "unknown_primitive",
 ]
@@ -69,16 +63,6 @@ def forwards(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def transposes(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a transposition rule for the named linear primitives."""
     return _entry(TRANSPOSE, names)
-
-
-def source_line(eqn: JaxprEqn) -> str:
-    """The user's line that made an equation, for error messages."""
-    here = os.path.dirname(__file__)
-    frames = [f for f in user_frames(eqn) if os.path.dirname(f[0]) != here]
-    if not frames:
-        return "at an unknown line"
-    file, line, function = frames[0]
-    return f"{file}:{line}, in {function}"
 
 
 def unknown_primitive(eqn: JaxprEqn, what: str) -> DerivativeError:

@@ -1,9 +1,8 @@
 """Programs called by name: `jit`, closed calls.
 
 Inside a trace the called program is walked in place: XLA inlines such calls anyway, and residuals need not cross a
-    boundary. On concrete
-values the walk itself is compiled, once for each (program, active inputs), so that the derivative of a jitted function
-runs compiled as the function does.
+boundary. On concrete values the walk itself is compiled, once for each (program, active inputs), so that the derivative
+of a jitted function runs compiled as the function does.
 """
 
 import functools
@@ -13,24 +12,42 @@ from typing import Any
 import jax
 from jax.core import Tracer, eval_jaxpr
 
-from ..jax_compat import open_jaxpr
-from .core import Tape, Unknown, linearize_jaxpr, push, push_forward
+from ..equations import BODY_PARAMETER, dependents, reads_any, run_jaxpr
+from ..jax_compat import Literal, equation_context, open_jaxpr
+from .core import Tape, Unknown, evaluate, linearize_jaxpr, literal, push, push_forward
+from .loop_bodies import chosen, omitted
 from .registry import forwards, linearizes, transposes
-from .transpose import backward
+from .transpose import backward, with_unknowns
 
-PARAM = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "core_closed_call": "call_jaxpr",
-}
-CALLS = tuple(PARAM)
+CALLS = ("jit", "pjit", "closed_call", "core_call", "core_closed_call")
 
 
 def called(eqn: Any) -> tuple[Any, list[Any]]:
     """The program that an equation calls, and its constants."""
-    return open_jaxpr(eqn.params[PARAM[eqn.primitive.name]])
+    return open_jaxpr(eqn.params[BODY_PARAMETER[eqn.primitive.name]])
+
+
+def inline_calls(jaxpr: Any, consts: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """The jaxpr with the called programs that depend on its inputs written in place, and its constants."""
+    if not any(eqn.primitive.name in CALLS for eqn in jaxpr.eqns):
+        return jaxpr, list(consts)
+
+    def run(*values: Any) -> list[Any]:
+        return _inlined(jaxpr, consts, values, [True] * len(values))
+
+    return open_jaxpr(jax.make_jaxpr(run)(*[v.aval for v in jaxpr.invars]))
+
+
+def _inlined(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], varying: Sequence[bool]) -> list[Any]:
+    moving = dependents(jaxpr.eqns, chosen(jaxpr.invars, varying), effects=False)
+
+    def apply(eqn: Any, operands: list[Any]) -> list[Any]:
+        if eqn.primitive.name not in CALLS or not reads_any(eqn, moving):
+            return evaluate(eqn, operands)
+        with equation_context(eqn):
+            return _inlined(*called(eqn), operands, [not isinstance(x, Literal) and x in moving for x in eqn.invars])
+
+    return run_jaxpr(jaxpr, consts, values, apply, literal)
 
 
 def is_concrete(values: Sequence[Any]) -> bool:
@@ -77,8 +94,7 @@ def _compiled_forward(jaxpr: Any, consts: Any, primals: Any, tangents: Any) -> A
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _compiled_backward(jaxpr: Any, unknown: tuple[bool, ...], consts: Any, known: Any, cotangents: Any) -> Any:
-    operands = [Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, known, strict=True)]
-    return backward(jaxpr, consts, operands, cotangents)
+    return backward(jaxpr, consts, with_unknowns(jaxpr.invars, unknown, known), cotangents)
 
 
 @linearizes(*CALLS)
@@ -118,7 +134,8 @@ def forward_call(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
 def transpose_call(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     """The transpose of the called program."""
     jaxpr, consts = called(eqn)
-    known = [None if isinstance(x, Unknown) else x for x in operands]
+    unknown = tuple(isinstance(x, Unknown) for x in operands)
+    known = omitted(operands, unknown)
     if is_concrete([*known, *cotangents]):
-        return _compiled_backward(jaxpr, tuple(isinstance(x, Unknown) for x in operands), consts, known, list(cotangents))
+        return _compiled_backward(jaxpr, unknown, consts, known, list(cotangents))
     return backward(jaxpr, consts, operands, cotangents)

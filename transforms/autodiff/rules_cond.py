@@ -1,9 +1,7 @@
-"""`cond` and `switch`: the branches are linearized one by one, and the residuals of the branch taken leave through
-shared slots.
+"""`cond` and `switch`: linearized branch by branch; the residuals of the branch taken leave through shared slots.
 
-A slot is shared by residuals of the same type in different branches; a branch fills the slots it does not use with
-zeros. Residuals that are
-operands of the switch need no slot.
+A slot is shared by residuals of the same type in different branches; a branch fills the slots it does not use with zeros.
+Residuals that are operands of the switch need no slot.
 """
 
 from collections import Counter
@@ -15,10 +13,10 @@ from jax.core import eval_jaxpr
 
 from ..jax_compat import Literal, open_jaxpr
 from .activity import active_outputs
-from .core import Unknown, literal, push_forward, tangent_aval, zeros
-from .loop_bodies import chosen, split_body, spread
+from .core import Unknown, push_forward, read, tangent_aval, zeros
+from .loop_bodies import chosen, omitted, split_body, spread
 from .registry import forwards, linearizes, transposes
-from .transpose import backward, instantiate
+from .transpose import backward_dense, instantiate_all
 
 
 def _branches(eqn: Any, active: Sequence[bool]) -> tuple[list[Any], tuple[bool, ...]]:
@@ -37,7 +35,7 @@ def forward_cond(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
     def forward(jaxpr: Any, consts: Any) -> Any:
         def run(values: Any, moving: Any) -> Any:
             outs, out_ts = push_forward(jaxpr, consts, values, spread(moving, active))
-            return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, eqn.outvars, out_active, strict=True) if on]
+            return outs, instantiate_all(out_ts, eqn.outvars, out_active)
 
         return run
 
@@ -75,15 +73,15 @@ def linearize_cond(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
 
     outs, kept = lax.switch(index, [known(b, p) for b, p in zip(split, places, strict=True)], *values)
 
-    read = {x for body in split for x in _positions(body)}
-    needed = [v if i in read else None for i, v in enumerate(values)]
+    given = {x for body in split for x in _positions(body)}
+    needed = [v if i in given else None for i, v in enumerate(values)]
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         def branch(body: Any, place: dict[Any, int]) -> Any:
             def run(values: Any, kept: Any, moving: Any) -> Any:
                 given = dict(zip(body.known.invars, values, strict=True))
                 given.update((atom, kept[i]) for atom, i in place.items())
-                residuals = [literal(x) if isinstance(x, Literal) else given[x] for x in body.residual_atoms]
+                residuals = [read(given, x) for x in body.residual_atoms]
                 return eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
             return run
@@ -133,15 +131,13 @@ def transpose_cond(eqn: Any, cotangents: Sequence[Any], index: Any, *operands: A
     """A switch over the transposed branches."""
     unknown = [isinstance(x, Unknown) for x in operands]
     branches, out_active = _branches(eqn, unknown)
-    arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v, on in zip(cotangents, eqn.outvars, out_active, strict=True) if on]
+    arriving = instantiate_all(cotangents, eqn.outvars, out_active)
 
     def transposed(jaxpr: Any, consts: Any) -> Any:
         def run(known: Any, cts: Any) -> Any:
-            values = [Unknown(v.aval) if u else x for v, u, x in zip(jaxpr.invars, unknown, known, strict=True)]
-            made = backward(jaxpr, consts, values, spread(cts, out_active))
-            return [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
+            return backward_dense(jaxpr, consts, unknown, known, spread(cts, out_active))
 
         return run
 
-    known = [None if u else x for u, x in zip(unknown, operands, strict=True)]
-    return [None, *spread(lax.switch(index, [transposed(*b) for b in branches], known, arriving), unknown)]
+    made = lax.switch(index, [transposed(*b) for b in branches], omitted(operands, unknown), arriving)
+    return [None, *spread(made, unknown)]

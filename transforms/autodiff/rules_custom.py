@@ -1,8 +1,7 @@
 """Functions that bring a derivative of their own: `custom_jvp`, `custom_vjp` and `custom_linear_solve`.
 
 The user's rule is run by JAX's public `jax.jvp` or `jax.vjp` on the one equation, because its parameters are private;
-what it computes becomes
-part of our trace, so that it can be differentiated again.
+what it computes becomes part of our trace, so that it can be differentiated again.
 """
 
 from collections.abc import Sequence
@@ -13,14 +12,16 @@ import jax
 from jax import lax
 from jax.core import eval_jaxpr
 
+from ..equations import dependents, reads_any
 from ..errors import DerivativeError
-from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr
-from .activity import CALLS
-from .core import Unknown, evaluate, is_differentiable, literal, read, tangent_aval
+from ..jax_compat import Literal, bind, open_jaxpr
+from ..source_lines import source_line
+from .core import Unknown, evaluate_equations, is_differentiable, read, tangent_aval
 from .linear_op import linear_op, linearize_function
 from .loop_bodies import chosen, spread
-from .registry import linearizes, source_line, transposes
-from .transpose import backward, instantiate
+from .registry import linearizes, transposes
+from .rules_calls import inline_calls
+from .transpose import backward, instantiate, instantiate_all
 from .trees import float0_zeros
 
 
@@ -53,57 +54,17 @@ def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
     Returns:
         (outputs, None where they depend on the inputs; a function from the inputs to all outputs).
     """
+    jaxpr, consts = inline_calls(jaxpr, consts)
+    waiting = dependents(jaxpr.eqns, jaxpr.invars, effects=False)
+    late = [eqn for eqn in jaxpr.eqns if reads_any(eqn, waiting)]
     env = dict(zip(jaxpr.constvars, consts, strict=True))
-    late: list[tuple[JaxprEqn, Any]] = []
-    root: dict[Any, Any] = {}
-    waiting = set(jaxpr.invars)
-
-    def walk(inner: Any, rename: dict[Any, Any]) -> None:
-        def atom(x: Any) -> Any:
-            return x if isinstance(x, Literal) else rename.get(x, x)
-
-        for eqn in inner.eqns:
-            operands = [atom(x) for x in eqn.invars]
-            if not any(not isinstance(x, Literal) and x in waiting for x in operands):
-                for v, value in zip(eqn.outvars, evaluate(eqn, [read(env, x) for x in operands]), strict=True):
-                    rename[v] = fresh = _Place()
-                    env[fresh] = value
-            elif eqn.primitive.name in ("jit", "pjit", "closed_call"):
-                called, called_consts = open_jaxpr(eqn.params[CALLS[eqn.primitive.name]])
-                inside = dict(zip(called.invars, operands, strict=True))
-                for v, c in zip(called.constvars, called_consts, strict=True):
-                    inside[v] = place = _Place()
-                    env[place] = c
-                walk(called, inside)
-                rename.update(
-                    (v, x if isinstance(x, Literal) else inside.get(x, x)) for v, x in zip(eqn.outvars, called.outvars, strict=True)
-                )
-            else:
-                places = [_Place() for _ in eqn.outvars]
-                rename.update(zip(eqn.outvars, places, strict=True))
-                waiting.update(places)
-                late.append((eqn, (operands, places)))
-
-    walk(jaxpr, root)
-    results = [x if isinstance(x, Literal) else root.get(x, x) for x in jaxpr.outvars]
-    outs = [None if not isinstance(x, Literal) and x in waiting else read(env, x) for x in results]
+    evaluate_equations([eqn for eqn in jaxpr.eqns if not reads_any(eqn, waiting)], env, [])
+    outs = [None if not isinstance(x, Literal) and x in waiting else read(env, x) for x in jaxpr.outvars]
 
     def rest(inputs: Sequence[Any]) -> list[Any]:
-        local = dict(zip(jaxpr.invars, inputs, strict=True))
-
-        def value(x: Any) -> Any:
-            return literal(x) if isinstance(x, Literal) else local[x] if x in local else env[x]
-
-        for eqn, (operands, places) in late:
-            with equation_context(eqn):
-                local.update(zip(places, bind(eqn, [value(x) for x in operands]), strict=True))
-        return [value(x) for x in results]
+        return evaluate_equations(late, {**env, **dict(zip(jaxpr.invars, inputs, strict=True))}, jaxpr.outvars)
 
     return outs, rest
-
-
-class _Place:
-    """Stands for a variable of an inlined program."""
 
 
 @dataclass(frozen=True)
@@ -234,9 +195,8 @@ def transpose_solve(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     if parts.jaxprs.transpose_solve is None:
         raise DerivativeError(
             f"the primitive 'custom_linear_solve' cannot be transposed ({source_line(eqn)}): `transpose_solve` was "
-            f"not given. Give it, or "
-            "`symmetric=True`, to `jax.lax.custom_linear_solve`."
+            "not given. Give it, or `symmetric=True`, to `jax.lax.custom_linear_solve`."
         )
     n = len(parts.b)
-    arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents[:n], eqn.outvars[:n], strict=True)]
+    arriving = instantiate_all(cotangents[:n], eqn.outvars[:n])
     return [*[None] * parts.first_b, *parts.apply(arriving, transposed=True)]

@@ -20,10 +20,7 @@ def shape_of(x: Any) -> tuple[int, ...]:
 
 @linearizes("gather")
 def gather(eqn: Any, active: Sequence[bool], x: Any, indices: Any) -> Any:
-    """The tangent gathered from the same places.
-
-    A place that does not exist has tangent zero, whatever its value is filled with.
-    """
+    """The tangent gathered from the same places; one that does not exist has tangent zero, whatever its value is filled with."""
     p = eqn.params
     fill = 0 if p["mode"] == FILL else p["fill_value"]
 

@@ -1,8 +1,7 @@
 """Pointwise primitives: y_i = f(x_i, ...), so dy = f'(x) * dx with f' computed once.
 
-Operands of rank 0 and axes of length 1 are broadcast silently by these primitives; tangents are broadcast to the
-result's shape here,
-and `transpose.fit` sums cotangents back.
+Operands of rank 0 and axes of length 1 are broadcast silently by these primitives; tangents are broadcast to the result's
+shape here, and `transpose.fit` sums cotangents back.
 """
 
 import math
@@ -159,10 +158,7 @@ def subtraction(eqn: Any, active: Sequence[bool], x: Any, y: Any) -> Any:
 
 
 def two_factors(out: Any, factors: Sequence[Any]) -> Any:
-    """The linearization out = f(x, y) with d out = factors[0] dx + factors[1] dy.
-
-    A factor is None where its operand is inactive.
-    """
+    """out = f(x, y) with d out = factors[0] dx + factors[1] dy; a factor is None where its operand is inactive."""
 
     def linear(ts: Sequence[Any]) -> list[Any]:
         terms = [None if t is None else times(t, f, out) for t, f in zip(ts, factors, strict=True)]

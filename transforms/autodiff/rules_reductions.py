@@ -47,10 +47,7 @@ def reduce_product(eqn: Any, active: Sequence[bool], x: Any) -> Any:
 
 
 def _shifted_products(x: Any, one: Any, axis: int, reverse: bool) -> Any:
-    """The product of all entries before (or, reversed, after) each one, by doubling.
-
-    Log2(n) multiplications of whole arrays.
-    """
+    """The product of all entries before (or, reversed, after) each one, by log2(n) multiplications of whole arrays."""
     config = [(0, 0, 0)] * x.ndim
     n = x.shape[axis]
 
@@ -66,10 +63,7 @@ def _shifted_products(x: Any, one: Any, axis: int, reverse: bool) -> Any:
 
 @linearizes("cumprod")
 def cumulative_product(eqn: Any, active: Sequence[bool], x: Any) -> Any:
-    """The derivative of the same products taken by doubling, log2(n) multiplications of whole arrays.
-
-    Zeros need no care.
-    """
+    """The derivative of the same products taken by log2(n) multiplications of whole arrays, so that zeros need no care."""
     axis, reverse = eqn.params["axis"], eqn.params["reverse"]
 
     def doubled(v: Any) -> list[Any]:

@@ -1,10 +1,9 @@
 """`scan`: the linear program of a scan is a scan; its transpose is a scan in the other direction.
 
-Residuals of the body are of three kinds: those computed from loop constants alone are kept once; those that are an
-    input of the scan are not
-stored again; the rest is stacked, one entry per turn. A loop without inputs and outputs per turn (`fori_loop`) that
-only adds up terms stores
-nothing: its linear program computes the known carries again (see `loop_bodies.order_free`).
+Residuals of the body are of three kinds: those computed from loop constants alone are kept once; those that are an input
+of the scan are not stored again; the rest is stacked, one entry per turn. A loop without inputs and outputs per turn
+(`fori_loop`) that only adds up terms stores nothing: its linear program computes the known carries again (see
+`loop_bodies.order_free`).
 """
 
 from collections.abc import Sequence
@@ -13,21 +12,21 @@ from typing import Any
 from jax import lax
 from jax.core import eval_jaxpr
 
+from ..equations import dependents, needed_equations
 from ..jax_compat import Literal, bind, open_jaxpr, scan_layout
 from .activity import fixpoint
-from .core import Unknown, add, is_differentiable, literal, push_forward, tangent_aval
+from .core import Unknown, add, evaluate_equations, is_differentiable, push_forward, read, zeros
 from .loop_bodies import (
     RecomputingBody,
     SplitBody,
     chosen,
-    needed_equations,
+    omitted,
     order_free,
-    run_equations,
     split_body,
     spread,
 )
 from .registry import forwards, linearizes, transposes
-from .transpose import backward, instantiate
+from .transpose import backward, instantiate_all, with_unknowns
 
 
 def _scan(eqn: Any, body: Any, carry: Any, xs: Any, reverse: bool | None = None) -> Any:
@@ -49,8 +48,7 @@ class _Layout:
 
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
-        avals = [tangent_aval(v.aval) for v in self.jaxpr.invars[self.carry]]
-        return [instantiate(t, a) for t, a, on in zip(tangents[self.carry], avals, self.active[self.carry], strict=True) if on]
+        return instantiate_all(tangents[self.carry], self.jaxpr.invars[self.carry], self.active[self.carry])
 
 
 @forwards("scan")
@@ -64,7 +62,7 @@ def forward_scan(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> A
         (carry, carry_ts), (xs, xs_ts) = state, inputs
         moving = [*const_ts, *spread(carry_ts, on_carry), *spread(xs_ts, on_xs)]
         outs, out_ts = push_forward(at.jaxpr, at.consts, [*consts, *carry, *xs], moving)
-        dense = [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, at.jaxpr.outvars, at.out_active, strict=True) if on]
+        dense = instantiate_all(out_ts, at.jaxpr.outvars, at.out_active)
         n = sum(on_carry)
         return (outs[: at.num_carry], dense[:n]), (outs[at.num_carry :], dense[n:])
 
@@ -84,10 +82,10 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         again = _recomputing(eqn, at, body, primals)
         if again is not None:
             return again
-    early = needed_equations(body.known, constant)
+    early = needed_equations(body.known.eqns, constant)
     invariant = dict(zip(body.known.constvars, body.consts, strict=True))
     invariant.update(zip(body.known.invars[: at.num_consts], primals[: at.num_consts], strict=True))
-    run_equations(early, invariant, [])
+    evaluate_equations(early, invariant, [])
     hoisted = {id(e) for e in early}
     late = [e for e in body.known.eqns if id(e) not in hoisted]
     inputs = body.known.invars[at.num_consts :]
@@ -95,7 +93,7 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
 
     def known(carry: Any, xs: Any) -> Any:
         env = {**invariant, **dict(zip(inputs, [*carry, *xs], strict=True))}
-        outs = run_equations(late, env, wanted)
+        outs = evaluate_equations(late, env, wanted)
         return outs[: at.num_carry], outs[at.num_carry :]
 
     carry, ys = _scan(eqn, known, list(primals[at.carry]), list(primals[at.xs]))
@@ -112,7 +110,7 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
         def turn(carry_ts: Any, inputs: Any) -> Any:
             moving, values = inputs
             env = {**invariant, **dict(zip(per_turn_vars, values, strict=True))}
-            residuals = [literal(x) if isinstance(x, Literal) else env[x] for x in atoms]
+            residuals = [read(env, x) for x in atoms]
             outs = eval_jaxpr(body.linear.jaxpr, residuals, *const_ts, *carry_ts, *moving)
             return outs[:num_on], outs[num_on:]
 
@@ -124,21 +122,15 @@ def linearize_scan(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
 
 def _classify(body: SplitBody, at: _Layout) -> tuple[list[Any], list[Any], list[Any]]:
     """Residuals that are computed from loop constants alone, that are inputs per turn, and that must be stacked."""
-    fixed = {*body.known.constvars, *body.known.invars[: at.num_consts]}
-    for eqn in body.known.eqns:
-        if not eqn.effects and all(isinstance(x, Literal) or x in fixed for x in eqn.invars):
-            fixed.update(eqn.outvars)
+    moving = dependents(body.known.eqns, body.known.invars[at.num_consts :])
     atoms = list(dict.fromkeys(x for x in body.residual_atoms if not isinstance(x, Literal)))
     inputs = set(body.known.invars[at.xs])
     given = [x for x in atoms if x in inputs]
-    return [x for x in atoms if x in fixed], given, [x for x in atoms if x not in fixed and x not in inputs]
+    return [x for x in atoms if x not in moving], given, [x for x in atoms if x in moving and x not in inputs]
 
 
 def _recomputing(eqn: Any, at: _Layout, body: SplitBody, primals: Sequence[Any]) -> Any:
-    """The linearization of a loop that adds up terms: known carries are computed again beside the tangents.
-
-    None if it does more.
-    """
+    """The linearization of a loop that adds up terms, with known carries computed again beside the tangents; None if it does more."""
     program = RecomputingBody(body, at.num_consts, at.num_carry, at.active)
     if not program.order_free:
         return None
@@ -161,92 +153,56 @@ def _recomputing(eqn: Any, at: _Layout, body: SplitBody, primals: Sequence[Any])
 
 @transposes("scan")
 def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
-    """A scan from the last turn to the first that carries cotangents and adds up those of the constants."""
-    jaxpr, consts = open_jaxpr(eqn.params["jaxpr"])
-    num_consts, num_carry = scan_layout(eqn)
-    first = num_consts + num_carry
-    linear = [isinstance(x, Unknown) for x in operands]
-    linear_carry = fixpoint(eqn.params["jaxpr"], linear, num_consts, num_carry)[:num_carry]
-    unknown = [*linear[:num_consts], *linear_carry, *linear[first:]]
-    known_xs = chosen(operands[first:], [not u for u in unknown[first:]])
-    starts = operands[num_consts:first]
-    forward_order = False
-    recomputed: list[Any] = []
-    if not all(linear_carry):
-        changing = [num_consts <= i < first for i in range(len(operands))]
-        known_start = [x for x, on in zip(starts, linear_carry, strict=True) if not on]
-        forward_order = not jaxpr.invars[first:] and order_free(
-            jaxpr, unknown, [*linear_carry, *[False] * (len(jaxpr.outvars) - num_carry)], changing, False
-        )
-        if not forward_order:
-            recomputed = _known_carries(eqn, jaxpr, consts, unknown, operands, num_consts, num_carry)
-    else:
-        known_start = []
-    avals = [tangent_aval(v.aval) for v in jaxpr.invars]
-    out_cts = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents, jaxpr.outvars, strict=True) if is_differentiable(v.aval)]
+    """A scan from the last turn to the first that carries cotangents and adds up those of the constants.
+
+    Known carries are computed again: beside it where the order of the turns does not matter, elsewhere by a scan before it.
+    """
+    at = _Layout(eqn, [isinstance(x, Unknown) for x in operands])
+    jaxpr, unknown = at.jaxpr, at.active
+    on_consts, on_carry, on_xs = unknown[: at.num_consts], unknown[at.carry], unknown[at.xs]
+    known_consts, known_xs = omitted(operands[: at.num_consts], on_consts), omitted(operands[at.xs], on_xs)
+    known_start = omitted(operands[at.carry], on_carry)
+    known_outs = omitted(jaxpr.outvars[: at.num_carry], on_carry)
+    advancing = needed_equations(jaxpr.eqns, known_outs)
+
+    def values_of(known: Sequence[Any], xs: Sequence[Any]) -> list[Any]:
+        return with_unknowns(jaxpr.invars, unknown, [*known_consts, *known, *xs])
+
+    def advance(values: Sequence[Any]) -> list[Any]:
+        """The known carries one turn later."""
+        env = dict(zip(jaxpr.constvars, at.consts, strict=True))
+        env.update((v, x) for v, x in zip(jaxpr.invars, values, strict=True) if not isinstance(x, Unknown))
+        return evaluate_equations(advancing, env, known_outs)
+
+    beside = bool(known_start) and not jaxpr.invars[at.xs] and _order_free(at)
+    before: list[Any] = []
+    if known_start and not beside:
+        before = _scan(eqn, lambda known, xs: (advance(values_of(known, xs)), known), known_start, known_xs)[1]
+
     out_on = [is_differentiable(v.aval) for v in jaxpr.outvars]
-    full = spread(out_cts, out_on)
-    carry_cts = chosen(full[:num_carry], linear_carry)
-    const_zero = [instantiate(None, a) for a in chosen(avals[:num_consts], unknown[:num_consts])]
-    ys_cts = [ct for ct in full[num_carry:] if ct is not None]
-    ys_on = out_on[num_carry:]
+    ys_on = out_on[at.num_carry :]
+    arriving = spread(instantiate_all(cotangents, jaxpr.outvars, out_on), out_on)
+    zero_consts = [zeros(v.aval) for v in chosen(jaxpr.invars[: at.num_consts], on_consts)]
 
     def turn(state: Any, inputs: Any) -> Any:
-        known, ct_carry, ct_const = state
-        ct_ys, xs, carried = inputs
-        known_values = iter([*known] if forward_order else [*carried])
-        constants, xs_values = iter(chosen(operands[:num_consts], [not u for u in unknown[:num_consts]])), iter(xs)
-        values = [
-            Unknown(v.aval) if u else next(constants if i < num_consts else known_values if i < first else xs_values)
-            for i, (v, u) in enumerate(zip(jaxpr.invars, unknown, strict=True))
-        ]
-        arriving = [*spread(ct_carry, linear_carry), *spread(ct_ys, ys_on)]
-        made = backward(jaxpr, consts, values, arriving)
-        dense = [instantiate(ct, a) if u else None for ct, a, u in zip(made, avals, unknown, strict=True)]
-        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[:num_consts], unknown[:num_consts]), strict=True)]
-        new_carry = chosen(dense[num_consts:first], linear_carry)
-        if forward_order:
-            known = _advance(jaxpr, consts, values, linear_carry, num_carry)
-        return (known, new_carry, new_const), chosen(dense[first:], unknown[first:])
+        known, carry_cts, const_cts = state
+        ys_cts, xs, kept = inputs
+        values = values_of(known if beside else kept, xs)
+        made = backward(jaxpr, at.consts, values, [*spread(carry_cts, on_carry), *spread(ys_cts, ys_on)])
+        const_cts = [add(a, ct) for a, ct in zip(const_cts, chosen(made[: at.num_consts], on_consts), strict=True)]
+        carry_cts = instantiate_all(made[at.carry], jaxpr.invars[at.carry], on_carry)
+        xs_cts = instantiate_all(made[at.xs], jaxpr.invars[at.xs], on_xs)
+        return (advance(values) if beside else [], carry_cts, const_cts), xs_cts
 
-    state = (known_start if forward_order else [], carry_cts, const_zero)
-    reverse = eqn.params["reverse"] if forward_order else not eqn.params["reverse"]
-    (_, ct_carry, ct_const), ct_xs = _scan(eqn, turn, state, (ys_cts, known_xs, recomputed), reverse=reverse)
-    return [
-        *spread(ct_const, unknown[:num_consts]),
-        *(ct if isinstance(x, Unknown) else None for ct, x in zip(spread(ct_carry, linear_carry), starts, strict=True)),
-        *spread(ct_xs, unknown[first:]),
-    ]
+    state = (known_start if beside else [], chosen(arriving[: at.num_carry], on_carry), zero_consts)
+    inputs = (chosen(arriving[at.num_carry :], ys_on), known_xs, before)
+    reverse = eqn.params["reverse"] if beside else not eqn.params["reverse"]
+    (_, carry_cts, const_cts), xs_cts = _scan(eqn, turn, state, inputs, reverse=reverse)
+    start_cts = [ct if isinstance(x, Unknown) else None for ct, x in zip(spread(carry_cts, on_carry), operands[at.carry], strict=True)]
+    return [*spread(const_cts, on_consts), *start_cts, *spread(xs_cts, on_xs)]
 
 
-def _advance(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], linear_carry: Sequence[bool], num_carry: int) -> list[Any]:
-    """The known carries one turn later."""
-    outs = [v for v, on in zip(jaxpr.outvars[:num_carry], linear_carry, strict=True) if not on]
-    env = dict(zip(jaxpr.constvars, consts, strict=True))
-    env.update((v, x) for v, x in zip(jaxpr.invars, values, strict=True) if not isinstance(x, Unknown))
-    return run_equations(needed_equations(jaxpr, outs), env, outs)
-
-
-def _known_carries(
-    eqn: Any,
-    jaxpr: Any,
-    consts: Sequence[Any],
-    unknown: Sequence[bool],
-    operands: Sequence[Any],
-    num_consts: int,
-    num_carry: int,
-) -> list[Any]:
-    """The known carries at the start of every turn, stacked, in the order of the turns."""
-    first = num_consts + num_carry
-    linear_carry = unknown[num_consts:first]
-
-    def turn(known: Any, xs: Any) -> Any:
-        rest, inputs = iter(known), iter(xs)
-        values = [
-            Unknown(v.aval) if u else operands[i] if i < num_consts else next(rest if i < first else inputs)
-            for i, (v, u) in enumerate(zip(jaxpr.invars, unknown, strict=True))
-        ]
-        return _advance(jaxpr, consts, values, linear_carry, num_carry), known
-
-    start = [x for x, on in zip(operands[num_consts:first], linear_carry, strict=True) if not on]
-    return _scan(eqn, turn, start, chosen(operands[first:], [not u for u in unknown[first:]]))[1]
+def _order_free(at: _Layout) -> bool:
+    carries = [*at.active[at.carry], *[False] * (len(at.jaxpr.outvars) - at.num_carry)]
+    changing = [at.num_consts <= i < at.num_consts + at.num_carry for i in range(len(at.jaxpr.invars))]
+    return order_free(at.jaxpr, at.active, carries, changing, False)

@@ -1,15 +1,12 @@
 """`shard_map` and the collectives inside it.
 
-The linear program of a `shard_map` is one; residuals leave it stacked along the mesh axes over which they vary, one
-block per device, and
-operands that are residuals are passed again with the layout they had. Inside, a cotangent of a value that is the same
-on all devices is summed over
-them: by the transposes of `pvary` and `psum` where JAX checks the variation (`check_vma=True`), at the boundary where
-    it does not.
+The linear program of a `shard_map` is one; residuals leave it stacked along the mesh axes over which they vary, one block
+per device, and operands that are residuals are passed again with the layout they had. Inside, a cotangent of a value that
+is the same on all devices is summed over them: by the transposes of `pvary` and `psum` where JAX checks the variation
+(`check_vma=True`), at the boundary where it does not.
 
 Source: the convention for unchecked maps (cotangents of replicated results divided by the number of copies, those of
-    replicated operands
-summed) is JAX's, so that derivatives agree.
+replicated operands summed) is JAX's, so that derivatives agree.
 """
 
 import math
@@ -23,10 +20,10 @@ from jax.sharding import PartitionSpec
 
 from ..jax_compat import Literal, bind, open_jaxpr, varying_axes
 from .activity import active_outputs
-from .core import Unknown, literal, push_forward, tangent_aval
-from .loop_bodies import SplitBody, chosen, split_body, spread
+from .core import Unknown, push_forward, read
+from .loop_bodies import SplitBody, chosen, omitted, split_body, spread
 from .registry import forwards, linearizes, transposes
-from .transpose import backward, instantiate
+from .transpose import backward_dense, instantiate_all
 
 
 def _map(eqn: Any, function: Any, in_specs: Any, out_specs: Any) -> Any:
@@ -55,7 +52,7 @@ def forward_shard_map(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any])
 
     def forward(values: Any, moving: Any) -> Any:
         outs, out_ts = push_forward(jaxpr, consts, values, spread(moving, active))
-        return outs, [instantiate(t, tangent_aval(v.aval)) for t, v, on in zip(out_ts, jaxpr.outvars, out_active, strict=True) if on]
+        return outs, instantiate_all(out_ts, jaxpr.outvars, out_active)
 
     specs = (list(in_specs), chosen(in_specs, active)), (list(out_specs), chosen(out_specs, out_active))
     outs, moved = _map(eqn, forward, *specs)(list(primals), chosen(tangents, active))
@@ -89,7 +86,7 @@ def linearize_shard_map(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
             **{x: lax.squeeze(v, (0,)) for x, v in zip(stored, kept, strict=True)},
             **dict(zip(given, passed, strict=True)),
         }
-        residuals = [literal(x) if isinstance(x, Literal) else values[x] for x in body.residual_atoms]
+        residuals = [read(values, x) for x in body.residual_atoms]
         return eval_jaxpr(body.linear.jaxpr, residuals, *moving)
 
     def linear(ts: Sequence[Any]) -> list[Any]:
@@ -113,10 +110,7 @@ def _split_inside(
 
 
 def _block_spec(eqn: Any, aval: Any) -> PartitionSpec:
-    """Layout of a residual that leaves the map with a new leading axis.
-
-    One block for each device over which it may differ.
-    """
+    """Layout of a residual that leaves the map with a new leading axis: one block for each device over which it may differ."""
     varying = varying_axes(aval) if eqn.params["check_vma"] else set(_axes(eqn))
     axes = tuple(a for a in _axes(eqn) if a in varying)
     return PartitionSpec(axes) if axes else PartitionSpec()
@@ -129,24 +123,20 @@ def transpose_shard_map(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> 
     in_specs, out_specs, checked = list(eqn.params["in_specs"]), list(eqn.params["out_specs"]), eqn.params["check_vma"]
     size = dict(eqn.params["mesh"].shape)
     unknown = [isinstance(x, Unknown) for x in operands]
-    arriving = [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents, eqn.outvars, strict=True)]
+    arriving = instantiate_all(cotangents, eqn.outvars)
 
     def run(known: Any, cts: Any) -> Any:
-        rest = iter(known)
         if not checked:
             copies = [math.prod(size[a] for a in _unmentioned(eqn, s)) for s in out_specs]
             cts = [ct if n == 1 else ct / n for ct, n in zip(cts, copies, strict=True)]
-        values = [Unknown(v.aval) if u else next(rest) for v, u in zip(jaxpr.invars, unknown, strict=True)]
-        made = backward(jaxpr, consts, values, cts)
-        dense = [instantiate(ct, tangent_aval(v.aval)) for ct, v, u in zip(made, jaxpr.invars, unknown, strict=True) if u]
+        dense = backward_dense(jaxpr, consts, unknown, known, cts)
         if not checked:
             axes = [_unmentioned(eqn, s) for s in chosen(in_specs, unknown)]
             dense = [lax.psum(ct, a) if a else ct for ct, a in zip(dense, axes, strict=True)]
         return dense
 
-    known = [x for x, u in zip(operands, unknown, strict=True) if not u]
-    specs = ([s for s, u in zip(in_specs, unknown, strict=True) if not u], out_specs)
-    return spread(_map(eqn, run, specs, chosen(in_specs, unknown))(known, arriving), unknown)
+    specs = (omitted(in_specs, unknown), out_specs)
+    return spread(_map(eqn, run, specs, chosen(in_specs, unknown))(omitted(operands, unknown), arriving), unknown)
 
 
 @linearizes("psum", "psum_invariant", "pvary", "ppermute", "all_gather", "reduce_scatter", "all_to_all")
@@ -155,7 +145,7 @@ def collective(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
     outs = bind(eqn, operands)
     return (
         outs,
-        lambda ts: bind(eqn, [instantiate(t, tangent_aval(v.aval)) for t, v in zip(ts, eqn.invars, strict=True)]),
+        lambda ts: bind(eqn, instantiate_all(ts, eqn.invars)),
         (True,) * len(outs),
     )
 
@@ -163,7 +153,7 @@ def collective(eqn: Any, active: Sequence[bool], *operands: Any) -> Any:
 @transposes("psum")
 def transpose_sum_over_devices(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     """Where variation is not checked, a sum over devices is its own transpose."""
-    return bind(eqn, [instantiate(ct, tangent_aval(v.aval)) for ct, v in zip(cotangents, eqn.outvars, strict=True)])
+    return bind(eqn, instantiate_all(cotangents, eqn.outvars))
 
 
 @transposes("psum_invariant")

@@ -9,7 +9,7 @@ from jax import lax
 from ..jax_compat import bind
 from .core import Unknown, is_differentiable
 from .registry import linearizes, transposes
-from .transpose import instantiate
+from .transpose import instantiate, instantiate_all
 
 MOVES = (
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "rev", "slice", "copy", "copy_p",
@@ -170,13 +170,13 @@ def transpose_stack(eqn: Any, cts: Sequence[Any], *operands: Any) -> Any:
 @transposes("unstack")
 def transpose_unstack(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """The layers stacked again."""
-    return [lax.stack([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], axis=eqn.params["axis"])]
+    return [lax.stack(instantiate_all(cts, eqn.outvars), axis=eqn.params["axis"])]
 
 
 @transposes("split")
 def transpose_split(eqn: Any, cts: Sequence[Any], x: Unknown) -> Any:
     """The pieces joined again."""
-    return [lax.concatenate([instantiate(ct, v.aval) for ct, v in zip(cts, eqn.outvars, strict=True)], eqn.params["axis"])]
+    return [lax.concatenate(instantiate_all(cts, eqn.outvars), eqn.params["axis"])]
 
 
 @transposes("cumsum")

@@ -1,11 +1,9 @@
-"""`while_loop`, whose number of turns is not known: reversed exactly, without storage, where the order of the turns
-does not matter.
+"""`while_loop`, of an unknown number of turns: reversed exactly and without storage where the order of turns does not matter.
 
 The linear program of a while loop is a while loop that computes the known carries again beside the tangents. Its
-transpose runs forwards too, if
-the loop adds up terms that do not depend on the sum, or applies the same linear map at every turn
-(`loop_bodies.order_free`). Memory
-does not grow with the number of turns. Any other loop is refused, with the way out: a stated capacity (`dynamic_loop`).
+transpose runs forwards too, if the loop adds up terms that do not depend on the sum, or applies the same linear map at
+every turn (`loop_bodies.order_free`). Memory does not grow with the number of turns. Any other loop is refused, with the
+way out: a stated capacity (`dynamic_loop`).
 """
 
 from collections.abc import Sequence
@@ -14,13 +12,15 @@ from typing import Any
 from jax import lax
 from jax.core import eval_jaxpr
 
+from ..equations import needed_equations, needed_inputs
 from ..errors import DerivativeError
 from ..jax_compat import bind, open_jaxpr
-from .activity import fixpoint, needed_inputs
-from .core import Unknown, add, push_forward, tangent_aval
-from .loop_bodies import RecomputingBody, chosen, needed_equations, order_free, run_equations, split_body, spread
-from .registry import forwards, linearizes, source_line, transposes
-from .transpose import backward, instantiate
+from ..source_lines import source_line
+from .activity import fixpoint
+from .core import Unknown, add, evaluate_equations, push_forward, zeros
+from .loop_bodies import RecomputingBody, chosen, omitted, order_free, split_body, spread
+from .registry import forwards, linearizes, transposes
+from .transpose import backward, instantiate_all, with_unknowns
 
 
 class _Layout:
@@ -35,7 +35,7 @@ class _Layout:
         self.num_carry = len(eqn.outvars)
         self.out_active = fixpoint(p["body_jaxpr"], active[self.skip :], self.num_consts, self.num_carry)
         self.active = (*active[self.skip : self.first], *self.out_active)
-        self.avals = [tangent_aval(v.aval) for v in self.body.invars[self.num_consts :]]
+        self.carries = self.body.invars[self.num_consts :]
 
     def parts(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         """Constants of the condition, constants of the body, carries."""
@@ -46,7 +46,7 @@ class _Layout:
 
     def start(self, tangents: Sequence[Any]) -> list[Any]:
         """The initial tangents of the active carries."""
-        return [instantiate(t, a) for t, a, on in zip(tangents[self.first :], self.avals, self.out_active, strict=True) if on]
+        return instantiate_all(tangents[self.first :], self.carries, self.out_active)
 
 
 @forwards("while")
@@ -59,7 +59,7 @@ def forward_while(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> 
     def turn(state: Any) -> Any:
         values, moving = state
         outs, out_ts = push_forward(at.body, at.body_consts, [*consts, *values], [*const_ts, *spread(moving, at.out_active)])
-        return outs, [instantiate(t, a) for t, a, on in zip(out_ts, at.avals, at.out_active, strict=True) if on]
+        return outs, instantiate_all(out_ts, at.carries, at.out_active)
 
     outs, moving = lax.while_loop(lambda s: at.holds(cond_consts, s[0]), turn, (carry, at.start(tangents)))
     return outs, spread(moving, at.out_active)
@@ -116,23 +116,19 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     if not order_free(at.body, unknown, on, changing, False):
         raise _irreversible(eqn, "a turn's derivative depends on values that later turns overwrite")
     _, consts, carry = at.parts(operands)
-    const_avals = [tangent_aval(v.aval) for v, u in zip(at.body.invars[: at.num_consts], unknown, strict=False) if u]
-    known_outs = [v for v, u in zip(at.body.outvars, on, strict=True) if not u]
-    advancing = needed_equations(at.body, known_outs)
+    const_vars, on_consts = at.body.invars[: at.num_consts], unknown[: at.num_consts]
+    known_consts, known_outs = omitted(consts, on_consts), omitted(at.body.outvars, on)
+    advancing = needed_equations(at.body.eqns, known_outs)
 
     def turn(state: Any) -> Any:
         known, ct_carry, ct_const = state
-        rest = iter(known)
-        values = [
-            Unknown(v.aval) if u else consts[i] if i < at.num_consts else next(rest)
-            for i, (v, u) in enumerate(zip(at.body.invars, unknown, strict=True))
-        ]
+        values = with_unknowns(at.body.invars, unknown, [*known_consts, *known])
         made = backward(at.body, at.body_consts, values, spread(ct_carry, on))
-        new_carry = [instantiate(ct, a) for ct, a, u in zip(made[at.num_consts :], at.avals, on, strict=True) if u]
-        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], unknown[: at.num_consts]), strict=True)]
+        new_carry = instantiate_all(made[at.num_consts :], at.carries, on)
+        new_const = [add(a, ct) for a, ct in zip(ct_const, chosen(made[: at.num_consts], on_consts), strict=True)]
         env = dict(zip(at.body.constvars, at.body_consts, strict=True))
         env.update((v, x) for v, x in zip(at.body.invars, values, strict=True) if not isinstance(x, Unknown))
-        return run_equations(advancing, env, known_outs), new_carry, new_const
+        return evaluate_equations(advancing, env, known_outs), new_carry, new_const
 
     def holds(state: Any) -> Any:
         known = iter(state[0])
@@ -141,13 +137,17 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
             [_absent(v.aval) if u else next(known) for u, v in zip(on, at.cond.invars[at.skip :], strict=True)],
         )
 
-    arriving = [instantiate(ct, a) for ct, a, u in zip(cotangents, at.avals, on, strict=True) if u]
-    start = (chosen(carry, [not u for u in on]), arriving, [instantiate(None, a) for a in const_avals])
+    arriving = instantiate_all(cotangents, at.carries, on)
+    start = (
+        omitted(carry, on),
+        arriving,
+        [zeros(v.aval) for v in chosen(const_vars, on_consts)],
+    )
     _, ct_carry, ct_const = lax.while_loop(holds, turn, start)
     full = spread(ct_carry, on)
     return [
         *[None] * at.skip,
-        *spread(ct_const, unknown[: at.num_consts]),
+        *spread(ct_const, on_consts),
         *(ct if isinstance(x, Unknown) else None for ct, x in zip(full, carry, strict=True)),
     ]
 
@@ -155,8 +155,7 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
 def _irreversible(eqn: Any, why: str) -> DerivativeError:
     return DerivativeError(
         f"the primitive 'while' cannot be reversed ({source_line(eqn)}): {why}, and the number of turns is not "
-        f"known, so that there is no room to "
-        "store them. Give the loop a capacity with `dynamic_loop(n, step, theta, init, max_trips=...)`, use "
-        "`jax.lax.fori_loop` with a static "
-        "number of turns or `jax.lax.scan`, or use a forward derivative (`jvp`)."
+        "known, so that there is no room to store them. Give the loop a capacity with "
+        "`dynamic_loop(n, step, theta, init, max_trips=...)`, use `jax.lax.fori_loop` with a static number of turns or "
+        "`jax.lax.scan`, or use a forward derivative (`jvp`)."
     )

@@ -3,8 +3,7 @@
     <linear(t), c> = <t, transposed(c)>        for all tangents t and cotangents c
 
 Equations that do not depend on a linear input are evaluated; the others are visited in reverse, each handing the
-cotangent of its result
-to its operands. A value that is used twice receives the sum.
+cotangent of its result to its operands. A value that is used twice receives the sum.
 """
 
 from collections.abc import Sequence
@@ -12,11 +11,12 @@ from typing import Any
 
 import jax
 
+from ..equations import reads_any
 from ..jax_compat import JaxprEqn, Literal, equation_context
 from .core import Unknown, add, evaluate, fallback_rules, read, zeros
 from .registry import TRANSPOSE, unknown_primitive
 
-__all__ = ["backward", "fit", "instantiate"]
+__all__ = ["backward", "backward_dense", "fit", "instantiate", "instantiate_all", "with_unknowns"]
 
 
 def backward(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
@@ -38,7 +38,7 @@ def backward(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], cotange
     linear = {v for v, x in zip(jaxpr.invars, operands, strict=True) if isinstance(x, Unknown)}
     visited: list[JaxprEqn] = []
     for eqn in jaxpr.eqns:
-        if any(not isinstance(x, Literal) and x in linear for x in eqn.invars):
+        if reads_any(eqn, linear):
             linear.update(eqn.outvars)
             visited.append(eqn)
         else:
@@ -63,10 +63,7 @@ def backward(jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any], cotange
 
 
 def transpose_equation(eqn: JaxprEqn, cotangents: Sequence[Any], operands: Sequence[Any]) -> Sequence[Any]:
-    """Apply the transposition rule of one equation.
-
-    Its own, else the fallback's, else an error with primitive and line.
-    """
+    """The transposition rule of one equation: its own, else the fallback's, else an error that names the primitive and the line."""
     rule = TRANSPOSE.get(eqn.primitive.name)
     if rule is not None:
         return rule(eqn, cotangents, *operands)
@@ -79,8 +76,8 @@ def transpose_equation(eqn: JaxprEqn, cotangents: Sequence[Any], operands: Seque
 def fit(cotangent: Any, aval: Any) -> Any:
     """A cotangent summed down to the shape of the value it belongs to.
 
-    Pointwise primitives broadcast operands of rank 0 and axes of length 1 silently; the transpose of that is a sum,
-    done here once for all rules.
+    Pointwise primitives broadcast operands of rank 0 and axes of length 1 silently; the transpose of that is a sum, done here
+    once for all rules.
     """
     if cotangent.shape == aval.shape:
         return cotangent
@@ -89,6 +86,26 @@ def fit(cotangent: Any, aval: Any) -> Any:
     return jax.lax.reshape(jax.lax.reduce_sum(cotangent, axes), aval.shape)
 
 
+def with_unknowns(variables: Sequence[Any], unknown: Sequence[bool], known: Sequence[Any]) -> list[Any]:
+    """One operand per input variable: `Unknown` where marked, elsewhere the next of the `known` values."""
+    rest = iter(known)
+    return [Unknown(v.aval) if u else next(rest) for v, u in zip(variables, unknown, strict=True)]
+
+
+def backward_dense(
+    jaxpr: Any, consts: Sequence[Any], unknown: Sequence[bool], known: Sequence[Any], cotangents: Sequence[Any]
+) -> list[Any]:
+    """`backward` as the body of a transposed program: known values and cotangents -> explicit cotangents of the unknown."""
+    made = backward(jaxpr, consts, with_unknowns(jaxpr.invars, unknown, known), cotangents)
+    return instantiate_all(made, jaxpr.invars, unknown)
+
+
 def instantiate(cotangent: Any, aval: Any) -> Any:
     """A cotangent made explicit."""
     return zeros(aval) if cotangent is None else cotangent
+
+
+def instantiate_all(cotangents: Sequence[Any], variables: Sequence[Any], flags: Sequence[bool] | None = None) -> list[Any]:
+    """The cotangents (or tangents) of variables, of those whose flag is set, made explicit."""
+    flags = [True] * len(variables) if flags is None else flags
+    return [instantiate(ct, v.aval) for ct, v, flag in zip(cotangents, variables, flags, strict=True) if flag]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ..errors import DerivativeError
+from ..source_lines import calling_line
 from .core import is_differentiable
 
 __all__ = ["float0_zeros", "leaf_names", "match_leaves"]
@@ -34,17 +35,22 @@ def match_leaves(values: Any, tree: Any, avals: Sequence[Any], what: str) -> lis
         DerivativeError: structure, shape or dtype differ.
     """
     leaves, found = jax.tree.flatten(values, is_leaf=lambda v: v is None)
+
+    def mismatch() -> DerivativeError:
+        structure = jax.tree.structure(values)
+        return DerivativeError(f"the {what} has the structure {structure}, expected {tree} ({calling_line()}).")
+
     numbered = jax.tree.unflatten(tree, list(range(tree.num_leaves)))
     try:
         places = found.flatten_up_to(numbered)
     except ValueError:
-        raise DerivativeError(f"the {what} has the structure {jax.tree.structure(values)}, expected {tree}.") from None
+        raise mismatch() from None
     matched: list[Any] = [None] * tree.num_leaves
     for leaf, place in zip(leaves, places, strict=True):
         if leaf is None:
             continue
         if not isinstance(place, int):
-            raise DerivativeError(f"the {what} has the structure {jax.tree.structure(values)}, expected {tree}.")
+            raise mismatch()
         matched[place] = _check(leaf, avals[place], what, place, tree)
     return matched
 
@@ -55,13 +61,13 @@ def _check(leaf: Any, aval: Any, what: str, place: int, tree: Any) -> Any:
             return None
         raise DerivativeError(
             f"the {what} at {leaf_names(tree)[place]} belongs to a value of type {aval.str_short()}, which has no "
-            f"derivative; write None there."
+            f"derivative; write None there ({calling_line()})."
         )
     array = jax.numpy.asarray(leaf, aval.dtype) if isinstance(leaf, (bool, int, float, complex)) else leaf
     shape, dtype = np.shape(array), getattr(array, "dtype", None)
     if shape != aval.shape or dtype != aval.dtype:
         raise DerivativeError(
             f"the {what} at {leaf_names(tree)[place]} has shape {shape} and dtype {dtype}; expected those of its "
-            f"value: {aval.shape} and {aval.dtype}."
+            f"value: {aval.shape} and {aval.dtype} ({calling_line()})."
         )
     return array

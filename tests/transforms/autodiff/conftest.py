@@ -1,7 +1,6 @@
 """The programs that every derivative is tried on, in float64."""
 
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -30,8 +29,8 @@ def quick_compile():
 class Case(NamedTuple):
     """A function of float64 arrays and points at which it is smooth.
 
-    own: it must be differentiated without the fallback. reference: the same function written so that JAX can reverse
-        it.
+    own: it must be differentiated without the fallback.
+    reference: the same function written so that JAX can reverse it.
     second: whether second derivatives in reverse over reverse exist (a loop of unknown length may have none).
     """
 
@@ -163,32 +162,42 @@ CASES = {
 }
 
 
-# One case for each family of rules: the quick run compares these, the slow run all.
+# What the quick run tries: one case for each family of rules, and fewer where a test is dear. The slow run tries all.
 CORE = {
-    "polynomial",
-    "matmul",
+    "polynomial",  # pointwise
     "where",
-    "gather",
+    "matmul",  # linear algebra
     "triangular",
     "cholesky",
+    "shapes",  # structural
+    "gather",  # indexing
+    "scatter-add",
+    "extremes",  # reductions
+    "sort",
+    "jit",  # calls
     "scan",
     "fori additive",
     "cond",
     "while additive",
-    "custom_vjp",
+    "custom_vjp",  # derivatives of the user's own
     "custom_jvp",
+    "solve",
     "remat policy",
-    "slogdet",
+    "fft",  # the long tail
+}
+QUICK = {
+    "test_dot_product": CORE,
+    "test_first_order": CORE - {"custom_jvp", "extremes", "gather", "solve", "where"},
+    "test_second_order": {"polynomial", "scan", "cond", "custom_vjp"},
+    "test_concrete_values_run_compiled": {"jit", "cond"},
+    "test_no_fallback": CORE,
 }
 
 
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
-        compiled = "order" in metafunc.function.__name__ or "concrete" in metafunc.function.__name__
-        metafunc.parametrize(
-            "case",
-            [pytest.param(c, id=n, marks=[pytest.mark.slow] if compiled and n not in CORE else []) for n, c in CASES.items()],
-        )
+        quick = QUICK[metafunc.function.__name__]
+        metafunc.parametrize("case", [pytest.param(c, id=n, marks=[] if n in quick else [pytest.mark.slow]) for n, c in CASES.items()])
 
 
 @pytest.fixture
@@ -206,11 +215,3 @@ def directions():
         return jax.tree.unflatten(structure, [one(v) for v in leaves])
 
     return draw
-
-
-def pytest_collection_modifyitems(items):
-    """All of these are slow for now: minutes, where the quick set has three in all. Sort them when the room is finished."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("slow")

@@ -1,7 +1,4 @@
-"""Every transformation against JAX's, alone and nested in both orders.
-
-One compiled program per case, order and side.
-"""
+"""Every transformation against JAX's, alone and nested in both orders: one compiled program per case, order and side."""
 
 import jax
 import jax.numpy as jnp
@@ -108,10 +105,7 @@ def along(g, args, directions):
 
 
 def test_second_order(case, directions):
-    """Gradients of gradients and forward over reverse, each side ours or JAX's; one linearization of a gradient.
-
-    Reverse over forward.
-    """
+    """Gradients of gradients, forward over reverse and reverse over forward, each side ours or JAX's; a linearized gradient."""
     if not case.second:
         pytest.skip("no reverse mode over the reverse mode of this loop, or none in JAX")
     everything, ours_reverses = places(case), case.reference is None

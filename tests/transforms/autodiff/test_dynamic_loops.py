@@ -36,8 +36,8 @@ def close(a, b):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("checkpoint", ["tape", "sqrt"])
-@pytest.mark.parametrize("t", [ad, jax], ids=["ours", "jax"])
+@pytest.mark.parametrize("checkpoint", [pytest.param("tape", marks=pytest.mark.slow), "sqrt"])
+@pytest.mark.parametrize("t", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
 def test_derivatives_for_any_number_of_turns(t, checkpoint):
     def total(n, theta, init):
         return loop(n, theta, init, checkpoint).sum()
@@ -50,7 +50,7 @@ def test_derivatives_for_any_number_of_turns(t, checkpoint):
         close(product(n, THETA), jax.jvp(jax.grad(reference), (THETA, INIT), (INIT, 0 * INIT))[1])
 
 
-@pytest.mark.parametrize("checkpoint", ["tape", "sqrt"])
+@pytest.mark.parametrize("checkpoint", ["tape", pytest.param("sqrt", marks=pytest.mark.slow)])
 def test_members_of_a_batch_may_take_different_numbers_of_turns(checkpoint):
     ns = jnp.array([1, 6, 10])
     ours = jax.vmap(lambda n: ad.grad(lambda x: loop(n, x, INIT, checkpoint).sum())(THETA))(ns)

@@ -1,7 +1,4 @@
-"""The linear program as an object: what it keeps, how it prints, where it may travel.
-
-The arguments of the public functions.
-"""
+"""The linear program as an object: what it keeps, how it prints, where it may travel. The arguments of the public functions."""
 
 import jax
 import jax.numpy as jnp

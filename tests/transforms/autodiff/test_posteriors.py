@@ -12,6 +12,7 @@ from luciole import ppl
 from luciole.transforms import autodiff as ad
 
 
+@pytest.mark.slow
 @pytest.mark.acceptance
 def test_gradient_of_every_posterior(acceptance):
     spec = importlib.util.spec_from_file_location("models_numpyro_for_gradients", acceptance / "models_numpyro.py")

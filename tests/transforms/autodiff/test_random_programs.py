@@ -102,7 +102,7 @@ def check(steps, seed):
     np.testing.assert_allclose(left, right, rtol=0, atol=1e-10 * (1 + np.sum(np.abs(a[1] * c))))
 
 
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(programs(), st.integers(0, 2**16))
 def test_random_programs(steps, seed):
     jax.config.update("jax_disable_most_optimizations", True)

@@ -45,8 +45,8 @@ def test_the_rule_is_used_and_not_the_body(t):
     np.testing.assert_allclose(t.grad(jax.checkpoint(tripled))(W), three, rtol=1e-12)
 
 
-@pytest.mark.parametrize("outer", [ad, jax], ids=["ours", "jax"])
-@pytest.mark.parametrize("inner", [ad, jax], ids=["ours", "jax"])
+@pytest.mark.parametrize("outer", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
+@pytest.mark.parametrize("inner", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
 def test_second_derivatives(outer, inner):
     expected = jax.hessian(body)(W)
     twice = outer.grad(lambda w: inner.grad(by_statistics)(w) @ W)
@@ -115,6 +115,19 @@ def test_a_map_that_is_not_linear():
         ad.check_linearization(bent, W)
 
 
+@pytest.mark.parametrize(
+    ("primitive", "linear_map"),
+    [
+        ("add", lambda w, t: jnp.vdot(Y - X @ w, X @ t) + 1.0),  # its linear part is the true derivative
+        ("floor", lambda w, t: jnp.vdot(Y - X @ w, X @ t) + jnp.floor(t[0])),
+    ],
+)
+def test_a_map_that_is_not_linear_where_its_derivative_does_not_show_it(primitive, linear_map):
+    bad = ad.defines_linearization(body)(lambda w: (body(w), lambda t: linear_map(w, t)))
+    with pytest.raises(DerivativeError, match=rf"body is not linear: the primitive '{primitive}' .*test_ruled.py:\d+"):
+        ad.check_linearization(bad, W)
+
+
 def test_rules_of_the_wrong_form():
     with pytest.raises(DerivativeError, match=r"returns \(value, linear map\)"):
         ad.defines_linearization(body)(lambda w: body(w))(W)
@@ -138,16 +151,17 @@ SPD = RNG.normal(size=(5, 5))
 SPD = SPD @ SPD.T + 5 * np.eye(5)
 
 
-@pytest.mark.parametrize(
-    ("make", "args"),
-    [
-        pytest.param(lambda: ad.gaussian_regression_log_likelihood(X, Y), (W, 1.3), id="regression"),
-        pytest.param(lambda: ad.exponential_family_log_likelihood(X, lambda e: jax.scipy.special.logsumexp(e)), (W,), id="family"),
-        pytest.param(lambda: ad.log_determinant, (SPD,), id="log determinant"),
-        pytest.param(lambda: ad.gaussian_log_density, (Y[:5], X[:5, 0], SPD), id="gaussian"),
-    ],
-)
-def test_rules_for_our_own_use(make, args):
+OWN_RULES = {
+    "regression": (lambda: ad.gaussian_regression_log_likelihood(X, Y), (W, 1.3)),
+    "family": (lambda: ad.exponential_family_log_likelihood(X, jax.scipy.special.logsumexp), (W,)),
+    "log determinant": (lambda: ad.log_determinant, (SPD,)),
+    "gaussian": (lambda: ad.gaussian_log_density, (Y[:5], X[:5, 0], SPD)),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "regression" else [pytest.mark.slow]) for n in OWN_RULES])
+def test_rules_for_our_own_use(name):
+    make, args = OWN_RULES[name]
     f = make()
     args = tuple(jnp.asarray(a) for a in args)
     symmetric = tuple(0.5 * (a + a.T) if a.ndim == 2 else a for a in args)

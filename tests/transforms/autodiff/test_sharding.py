@@ -28,7 +28,7 @@ def mapped(mesh, checked):
     return lambda x, w: (lambda a, b: a * b.sum())(*f(x, w))
 
 
-@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("checked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_derivatives_of_a_map(mesh, checked):
     f = mapped(mesh, checked)
 
@@ -45,7 +45,7 @@ def test_derivatives_of_a_map(mesh, checked):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("checked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_derivatives_inside_a_map(mesh, checked):
     def run(t):
         body = lambda x, w: t.grad(lambda v: jnp.sum(jnp.sin(x @ v)))(w)[None]  # noqa: E731

@@ -4,7 +4,7 @@ A value is one of
     degree 0    v = o(z)                  a `Form` without coefficients
     degree 1    v = M(z) x + o(z)         a `Form`: for each leaf of x that M touches, the other inputs z that M reads; those that o reads
     degree 2    anything else             `Blocked`, with the equation that made it so
-and an equation maps the values of its operands to that of its results by the table in `affine_rules`. Values are ordered by what
+and an equation maps the values of its operands to that of its results by the table in `rules`. Values are ordered by what
 they admit, joins go up, the lattice is finite: loops are walked to the fixpoint of their carry. A value may be placed higher than it
 belongs (x * x / x), never lower.
 """
@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .affine_rules import PASSES, called_body, linear_slots
-from .jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
+from ..equations import run_jaxpr
+from ..jax_compat import JaxprEqn, open_jaxpr, scan_layout
+from .rules import PASSES, called_body, linear_slots
 
 __all__ = ["Blocked", "Form", "Value", "carried", "equation", "join", "walk"]
 
@@ -73,15 +74,8 @@ def walk(jaxpr: Any, operands: Sequence[Value], around: tuple[JaxprEqn, ...] = (
         around: the equations that the jaxpr stands in, outermost first, for the message of a refusal.
     """
     inner, _ = open_jaxpr(jaxpr)
-    env: dict[Any, Value] = dict.fromkeys(inner.constvars, Form())
-    env.update(zip(inner.invars, operands, strict=True))
-
-    def read(x: Any) -> Value:
-        return Form() if isinstance(x, Literal) else env[x]
-
-    for eqn in inner.eqns:
-        env.update(zip(eqn.outvars, equation(eqn, [read(x) for x in eqn.invars], around), strict=True))
-    return [read(x) for x in inner.outvars]
+    constants = [Form()] * len(inner.constvars)
+    return run_jaxpr(inner, constants, operands, lambda eqn, values: equation(eqn, values, around), lambda _: Form())
 
 
 def carried(
@@ -99,10 +93,9 @@ def carried(
 
 def equation(eqn: JaxprEqn, operands: list[Value], around: tuple[JaxprEqn, ...] = ()) -> list[Value]:
     """The values of one equation's results."""
-    called = called_body(eqn)
+    called = called_body(eqn, operands)
     if called is not None:
-        body, taken = called
-        return walk(body, operands[taken] if isinstance(taken, slice) else [operands[i] for i in taken], (*around, eqn))
+        return walk(*called, (*around, eqn))
     name = eqn.primitive.name
     if name in _CONTROL:
         return _CONTROL[name](eqn, operands, around)

@@ -5,7 +5,7 @@
     ContractBlock   M x = dot_general(array, x)                            X @ B for a matrix B: X Kronecker I, never formed
 
 where o runs over the result's elements and l over the leaf's. All three are pytrees, so they cross `jax.jit` and can be batched.
-`affine_matrix` finds them.
+`matrix` finds them.
 """
 
 import math

@@ -1,6 +1,6 @@
 """In which of its operands a primitive is linear while the others are held: the one table behind the affine test.
 
-Three walks read it: the proof (`affine_proof`), the linear part of a proven program (`affine_linear`) and its matrix (`affine_blocks`).
+Three walks read it: the proof (`proof`), the linear part of a proven program (`linear`) and its matrix (`blocks`).
 "Linear" is meant of the *value* and over the reals, jointly in all the positions returned: `pad` in its operand and its padding
 value, `select_n` in its cases for a given choice. The derivative is never asked: `floor` and `stop_gradient` have a derivative that
 is zero everywhere, and are not affine.
@@ -14,7 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .jax_compat import JaxprEqn
+from ..equations import BODY_PARAMETER
+from ..jax_compat import JaxprEqn
 
 __all__ = ["MOVES", "PASSES", "aval", "called_body", "linear_slots"]
 
@@ -92,16 +93,6 @@ _HELD = {
     "tridiagonal_solve": "solves with a matrix that depends on the argument",
 }
 
-_BODIES = {
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "jit": "jaxpr",
-    "remat2": "jaxpr",
-}
-
 
 def linear_slots(eqn: JaxprEqn, varies: Sequence[bool]) -> frozenset[int] | str:
     """The operands in which an equation is jointly linear, or why it is not.
@@ -151,17 +142,16 @@ def _coarser(old: Any, new: Any) -> bool:
     return precision < jnp.finfo(old).nmant and precision < jnp.finfo(jnp.float32).nmant
 
 
-def called_body(eqn: JaxprEqn) -> tuple[Any, slice | list[int]] | None:
-    """(body, the operands it takes, in order) of an equation whose value is that of one nested jaxpr; else None.
+def called_body(eqn: JaxprEqn, operands: list[Any]) -> tuple[Any, list[Any]] | None:
+    """(body, its operands) of an equation whose value is that of one nested jaxpr; else None.
 
-    Custom derivative rules say how to differentiate and nothing about the value, so the body speaks for them. A linear solve is its
-    `solve` function, which is walked as well: a factorisation passes, an iteration to a tolerance does not.
+    A linear solve is its `solve` function, which is walked as well: a factorisation passes, an iteration to a tolerance does not.
     """
     name = eqn.primitive.name
-    if name in _BODIES:
-        return eqn.params[_BODIES[name]], slice(None)
+    if name in BODY_PARAMETER:
+        return eqn.params[BODY_PARAMETER[name]], operands
     if name == "custom_linear_solve":
         lengths = eqn.params["const_lengths"]
         before, total = lengths.matvec + lengths.vecmat, sum(lengths)
-        return eqn.params["jaxprs"].solve, [*range(before, before + lengths.solve), *range(total, len(eqn.invars))]
+        return eqn.params["jaxprs"].solve, [*operands[before : before + lengths.solve], *operands[total:]]
     return None

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .affine_proof import Blocked, Form, Value, carried, join, walk
-from .affine_rules import PASSES, aval, called_body, linear_slots
-from .jax_compat import JaxprEqn, Literal, bind, open_jaxpr, scan_layout
+from ..equations import run_jaxpr
+from ..jax_compat import JaxprEqn, bind, open_jaxpr, scan_layout
+from .proof import Blocked, Form, Value, carried, join, walk
+from .rules import PASSES, aval, called_body, linear_slots
 
 __all__ = ["NOT_AFFINE", "Linear", "evaluate", "filling_zero", "step", "zeros"]
 
@@ -34,24 +35,16 @@ class Linear:
 def evaluate(jaxpr: Any, operands: Sequence[Any]) -> list[Any]:
     """The results of a (closed) jaxpr, each an array, a `Linear` or None, given its inputs in the same terms."""
     inner, consts = open_jaxpr(jaxpr)
-    env = dict(zip([*inner.constvars, *inner.invars], [*consts, *operands], strict=True))
-
-    def read(x: Any) -> Any:
-        return x.val if isinstance(x, Literal) else env[x]
-
-    for eqn in inner.eqns:
-        env.update(zip(eqn.outvars, step(eqn, [read(x) for x in eqn.invars]), strict=True))
-    return [read(x) for x in inner.outvars]
+    return run_jaxpr(inner, consts, operands, step)
 
 
 def step(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     """One equation: the results in the terms of the operands."""
     if all(not isinstance(x, Linear) and x is not None for x in operands):
         return bind(eqn, operands)
-    called = called_body(eqn)
+    called = called_body(eqn, operands)
     if called is not None:
-        body, taken = called
-        return evaluate(body, operands[taken] if isinstance(taken, slice) else [operands[i] for i in taken])
+        return evaluate(*called)
     name = eqn.primitive.name
     if name in _CONTROL:
         return _CONTROL[name](eqn, operands)

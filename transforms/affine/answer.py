@@ -1,32 +1,8 @@
-"""Is a function affine in one of its arguments, and if so, what are its matrix and offset?
+"""The answer to "is it affine?": an `Affine`, with matrix and offset as functions of the other arguments, or a `NotAffine`."""
 
-    f(x, z) = M(z) x + o(z)      for all x
-
-`affine_in` answers from the function's jaxpr, by a proof (`affine_proof`): it may say no to a function that is affine, never yes to one
-that is not. The matrix comes as one block per leaf of x, kept sparse where a gather makes it so (`affine_blocks`). M and o may depend on
-the other arguments z; the answer says on which, and gives both as functions of them.
-
-    >>> import jax.numpy as jnp
-    >>> X, c = jnp.ones((4, 2)), jnp.array([0, 0, 1, 2])
-    >>> predictor = lambda params, tau: params["alpha"] + tau * params["z"][c] + X @ params["beta"]
-    >>> params = {"alpha": jnp.zeros(()), "z": jnp.zeros(9), "beta": jnp.zeros(2)}
-    >>> answer = affine_in(predictor, params, 1.5)
-    >>> answer.matrix["z"].index[:, 0].tolist(), answer.matrix["beta"].array.shape
-    ([0, 0, 1, 2], (4, 2))
-    >>> answer.depends_on.blocks["z"], answer.depends_on.blocks["beta"]
-    (frozenset({Input(argnum=1, path='')}), frozenset())
-    >>> print(why_not_affine(lambda x: jnp.exp(x), 1.0).reason)
-    is not affine, or not known to be
-
-Sharp edges. The matrix is that of the *value*: a custom derivative rule that disagrees with its function is not consulted. `apply`
-never forms the matrix; reading `matrix` does, once. A conversion between float types counts as affine if it keeps float32's digits.
-"""
-
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .affine_blocks import Block, GatherBlock
-from .affine_linear import Linear, evaluate
-from .affine_matrix import matrix_blocks
-from .affine_proof import Blocked, Form, walk
-from .affine_rules import aval
-from .errors import DerivativeError
-from .jax_compat import JaxprEqn, open_jaxpr, user_frames
-from .partial import run
+from ..equations import run_jaxpr
+from ..errors import DerivativeError
+from ..jax_compat import open_jaxpr
+from .blocks import Block, GatherBlock
+from .linear import Linear, evaluate
+from .matrix import matrix_blocks
+from .rules import aval
 
-__all__ = ["Affine", "Dependence", "Input", "NotAffine", "affine_in", "why_not_affine"]
+__all__ = ["Affine", "Dependence", "Input", "NotAffine", "TracedFunction"]
 
 
 class Input(NamedTuple):
@@ -86,7 +61,7 @@ class Dependence:
 
 
 @dataclass(frozen=True)
-class _Program:
+class TracedFunction:
     """A traced function. `leaves`: per input of the jaxpr, its `Input`; `mine`: which of them belong to the argument in question."""
 
     jaxpr: Any
@@ -125,7 +100,7 @@ class _Program:
 
         def compute(consts: list[Any], others: list[Any]) -> list[Any]:
             flat = self.inputs([jnp.zeros(aval(v).shape, aval(v).dtype) for v in self.x_vars], others)
-            return run(inner.eqns, dict(zip([*inner.constvars, *inner.invars], [*consts, *flat], strict=True)), inner.outvars)
+            return run_jaxpr(inner, consts, flat)
 
         return jax.jit(compute)
 
@@ -148,7 +123,7 @@ class Affine:
     If f returns a pytree, `matrix` and `dense()` have its structure outside and that of x inside, as `jax.jacfwd` has.
     """
 
-    program: _Program
+    program: TracedFunction
     depends_on: Dependence
     others: tuple[Any, ...]
     kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -273,93 +248,3 @@ class Affine:
             leaf if isinstance(leaf, jax.Array) and leaf.dtype == aval(var).dtype else jnp.asarray(leaf, aval(var).dtype)
             for leaf, (var, _) in zip(leaves, wanted, strict=True)
         ]
-
-
-def affine_in(f: Callable[..., Any], *args: Any, argnum: int = 0) -> Affine | None:
-    """Is f affine in one argument: f(.., x, ..) = M x + o with M and o free of x?
-
-    Args:
-        f: a function of pytrees of arrays that JAX can trace. Options that are not arrays belong in a closure.
-        *args: example arguments, arrays or `jax.ShapeDtypeStruct`. The value at `argnum` is not read, only its shapes and dtypes.
-        argnum: which argument is x.
-
-    Returns:
-        An `Affine`, with matrix and offset at the example values of the other arguments; or None if there is no proof.
-        `why_not_affine` then says which equation stands in the way.
-
-    Raises:
-        DerivativeError: if there is no argument of that number, or it has no arrays in it.
-
-    The proof walks the jaxpr once (loops: to a fixpoint) and compiles nothing: milliseconds, beside the trace of f.
-    """
-    answer = _decide(f, args, argnum)
-    return answer if isinstance(answer, Affine) else None
-
-
-def why_not_affine(f: Callable[..., Any], *args: Any, argnum: int = 0) -> NotAffine | None:
-    """The equation that keeps `affine_in` from a proof, with the user's line; None if f is affine. Arguments and errors as there."""
-    answer = _decide(f, args, argnum)
-    return answer if isinstance(answer, NotAffine) else None
-
-
-def _decide(f: Callable[..., Any], args: tuple[Any, ...], argnum: int) -> Affine | NotAffine:
-    if not 0 <= argnum < len(args):
-        raise DerivativeError(f"affine_in: argnum={argnum}, but {len(args)} arguments were given.")
-    if not jax.tree.leaves(args[argnum]):
-        raise DerivativeError(f"affine_in: argument {argnum} has no arrays in it.")
-    jaxpr, out_shape = jax.make_jaxpr(f, return_shape=True)(*args)
-    leaves = tuple(
-        Input(i, jax.tree_util.keystr(path, simple=True, separator="."))
-        for i, arg in enumerate(args)
-        for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
-    )
-    program = _Program(jaxpr, argnum, tuple(jax.tree.structure(a) for a in args), jax.tree.structure(out_shape), leaves)
-    for leaf, var, mine in zip(leaves, program.invars, program.mine, strict=True):
-        if mine and not jnp.issubdtype(aval(var).dtype, jnp.floating):
-            return NotAffine(None, f"has dtype {aval(var).dtype} at {leaf.path or 'its only array'}; expected a float dtype", "")
-    inputs = [Form({i: frozenset()}) if v else Form({}, frozenset({i}) - _indices(program.mine)) for i, v in enumerate(program.varying)]
-    forms = []
-    for value in walk(jaxpr, inputs):
-        if isinstance(value, Blocked):
-            return NotAffine(value.eqn.primitive.name, value.reason, _line(value))
-        forms.append(value)
-
-    def named(reads: frozenset[int]) -> frozenset[Input]:
-        return frozenset(leaves[i] for i in reads)
-
-    nothing: frozenset[int] = frozenset()
-    per_leaf = {i: nothing.union(*(form.coefs.get(i, nothing) for form in forms)) for i in sorted(_indices(program.mine))}
-    depends_on = Dependence(
-        matrix=named(nothing.union(*per_leaf.values())),
-        offset=named(nothing.union(*(form.reads for form in forms))),
-        blocks={leaves[i].path: named(reads) for i, reads in per_leaf.items()},
-    )
-    return Affine(program, depends_on, tuple(a for i, a in enumerate(args) if i != argnum))
-
-
-def _indices(flags: list[bool]) -> frozenset[int]:
-    return frozenset(i for i, flag in enumerate(flags) if flag)
-
-
-_HERE = Path(__file__).parent  # src/luciole/transforms, a link to transforms in a checkout: frames may show either path
-_ROOMS = ("ppl", "inference", "sharding", "transforms")
-_OWN = tuple(f"{root / room}{os.sep}" for root in (_HERE.parent, _HERE.resolve().parent) for room in _ROOMS)
-_NUMPYRO = f"{os.sep}site-packages{os.sep}numpyro{os.sep}"
-
-
-def _frames(eqn: JaxprEqn) -> list[str]:
-    return [f"{file}:{line}" for file, line, _ in user_frames(eqn) if not file.startswith(_OWN) and _NUMPYRO not in file]
-
-
-def _line(blocked: Blocked) -> str:
-    """The user's line of the blocking equation.
-
-    A function that JAX traced once and called twice (`jax.nn.relu`) carries the frames of its first call. They are believed if they pass
-    through the line of the equation around; if not, that line is the one to show.
-    """
-    shown: list[str] = []
-    for eqn in (*blocked.around, blocked.eqn):
-        frames = _frames(eqn)
-        if frames and (not shown or shown[0] in frames):
-            shown = frames
-    return shown[0] if shown else ""

@@ -1,0 +1,97 @@
+"""Walks over the equations of a jaxpr that every transformation needs: evaluate them, and see what depends on what."""
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any
+
+from .jax_compat import JaxprEqn, Literal, Var, bind
+
+__all__ = ["BODY_PARAMETER", "dependents", "needed_equations", "needed_inputs", "reads_any", "run_equations", "run_jaxpr"]
+
+# Equations whose value is that of one nested program, by the parameter that holds it. Custom derivative rules say how to
+# differentiate and nothing about the value.
+BODY_PARAMETER = {
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+def _as_it_stands(literal: Any) -> Any:
+    return literal.val
+
+
+def run_equations(
+    equations: Iterable[JaxprEqn],
+    env: dict[Any, Any],
+    outs: Sequence[Any],
+    apply: Callable[[JaxprEqn, list[Any]], Sequence[Any]] = bind,
+    literal: Callable[[Any], Any] = _as_it_stands,
+) -> list[Any]:
+    """Visit equations in order and read `outs`.
+
+    Args:
+        equations: in program order.
+        env: variable -> value of what they read from outside; extended by their results.
+        outs: variables and literals.
+        apply: (equation, values of its operands) -> values of its results. By default it is evaluated.
+        literal: what stands for a literal.
+    """
+
+    def read(atom: Any) -> Any:
+        return literal(atom) if isinstance(atom, Literal) else env[atom]
+
+    for eqn in equations:
+        env.update(zip(eqn.outvars, apply(eqn, [read(x) for x in eqn.invars]), strict=True))
+    return [read(x) for x in outs]
+
+
+def run_jaxpr(
+    jaxpr: Any,
+    consts: Sequence[Any],
+    operands: Sequence[Any],
+    apply: Callable[[JaxprEqn, list[Any]], Sequence[Any]] = bind,
+    literal: Callable[[Any], Any] = _as_it_stands,
+) -> list[Any]:
+    """`run_equations` over an open jaxpr, from the values of its constants and inputs to those of its outputs."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *operands], strict=True))
+    return run_equations(jaxpr.eqns, env, jaxpr.outvars, apply, literal)
+
+
+def reads_any(eqn: JaxprEqn, variables: Container[Var]) -> bool:
+    """Whether an equation reads one of a set of variables."""
+    return any(not isinstance(x, Literal) and x in variables for x in eqn.invars)
+
+
+def dependents(equations: Iterable[JaxprEqn], sources: Iterable[Var], effects: bool = True) -> set[Var]:
+    """`sources`, and every variable that is computed from them or (if `effects`) by an equation that has an effect."""
+    found = set(sources)
+    for eqn in equations:
+        if (effects and eqn.effects) or reads_any(eqn, found):
+            found.update(eqn.outvars)
+    return found
+
+
+def needed_equations(equations: Sequence[JaxprEqn], outs: Iterable[Any]) -> list[JaxprEqn]:
+    """The equations that the variables among `outs` are computed from, in order. Effects alone do not make one needed."""
+    needed, kept = {x for x in outs if not isinstance(x, Literal)}, []
+    for eqn in reversed(equations):
+        if any(v in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
+    return kept[::-1]
+
+
+def needed_inputs(jaxpr: Any, wanted: Sequence[bool]) -> list[bool]:
+    """Which inputs of an open jaxpr the outputs marked in `wanted` are computed from."""
+    outs = [x for x, w in zip(jaxpr.outvars, wanted, strict=True) if w]
+    read = {x for x in outs if not isinstance(x, Literal)}
+    for eqn in needed_equations(jaxpr.eqns, outs):
+        read.update(x for x in eqn.invars if not isinstance(x, Literal))
+    return [v in read for v in jaxpr.invars]
