@@ -79,7 +79,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
 
     Returns:
         A program of `Begin`, `ChainState`, whether the state is still to be found, bool (), room for draws (a `Draw` with a leading
-        axis, at least as long as the chunk has transitions), and the transition to stop before, int32 (). It returns the
+        axis), and the transition to stop before, int32 (), or as many after the first as there is room for. It returns the
         `ChainState` and `Kept`.
     """
 
@@ -103,7 +103,8 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
             state = start_chain((log_density, gradient), position, begin.stream, plan.tuning)
             tally = tally._replace(tries=tries)
         count = jnp.int32(0)
-        while ok and count < _capacity(draws) and state.stream.counter.astype(jnp.int32) < until:
+        until = jnp.minimum(until, first.astype(jnp.int32) + _capacity(draws))  # there is noise for no more
+        while ok and state.stream.counter.astype(jnp.int32) < until:
             index = state.stream.counter.astype(jnp.int32)
             state, draw = move(state, _row(noise, state.stream.counter - first))
             tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)
