@@ -13,12 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ..transforms.lanes import any_lane
-from .metric import Metric, metric_of
+from ..transforms.autobatch import program
+from .metric import metric_of
 
-__all__ = ["Adaptation", "DualAveraging", "Schedule", "Welford", "adapt", "start_adaptation", "warmup_schedule"]
+__all__ = ["Adaptation", "DualAveraging", "Schedule", "Welford", "adapting", "start_adaptation", "warmup_schedule"]
 
 _MAX_WINDOWS = 32  # windows double from at least one step, and an int32 counts the transitions
 
@@ -103,47 +102,36 @@ def start_adaptation(step_size: jax.Array, inverse_mass: jax.Array) -> Adaptatio
     return Adaptation(_restart_dual_averaging(step_size), _empty_welford(inverse_mass))
 
 
-def adapt(step_size, metric: Metric, adaptation: Adaptation, index, acceptance_rate, position, schedule: Schedule, tuning):
-    """Adapts after transition `index`; returns everything unchanged once warm-up is over.
+def adapting(schedule: Schedule, tuning):
+    """The program that adapts a chain after each transition, and leaves everything as it is once warm-up is over.
 
     Args:
-        step_size: (). Used by the transition.
-        metric, adaptation: used by, and known before, the transition.
-        index: int32, (). Number of the transition.
-        acceptance_rate: (). Its mean acceptance probability.
-        position: (dim,). Its result.
         schedule, tuning: the run's plan.
 
     Returns:
-        (step_size, metric, adaptation) for the next transition.
+        A program of the step size (), metric and adaptation that the transition was made with, its number, int32 (), its mean
+        acceptance probability () and its result (dim,); it returns (step size, metric, adaptation) for the next transition.
     """
-    warming = index < schedule.num_warmup
-    slow = warming & tuning.adapt_metric & (schedule.slow_start <= index) & (index < schedule.slow_end)
-    window_end = slow & (schedule.window_ends == index).any()
-    last = index == schedule.num_warmup - 1
 
-    def during_warmup(carry):
-        step_size, metric, adaptation = carry
-        averages = _update_dual_averaging(adaptation.dual_averaging, tuning.target_accept_prob - acceptance_rate)
-        averages, log_step = averages
-        tuned = jnp.exp(jnp.where(last, averages.log_average, log_step))
-        finfo = jnp.finfo(step_size.dtype)
-        tuned = jnp.where(tuning.adapt_step_size, jnp.clip(tuned, finfo.tiny, finfo.max), step_size)
-        averages = _select(window_end, _restart_dual_averaging(tuned), averages)
-        welford = _select(slow, _update_welford(adaptation.welford, position), adaptation.welford)
-        metric, welford = lax.cond(
-            any_lane(window_end),
-            lambda: _select(window_end, (metric_of(_covariance(welford)), _empty_welford(welford.scatter)), (metric, welford)),
-            lambda: (metric, welford),
-        )
-        return _select(warming, (tuned, metric, Adaptation(averages, welford)), carry)
+    @program
+    def adapt(step_size, metric, adaptation, index, acceptance_rate, position):
+        if index < schedule.num_warmup:
+            gap = tuning.target_accept_prob - acceptance_rate
+            averages, log_step = _update_dual_averaging(adaptation.dual_averaging, gap)
+            welford = adaptation.welford
+            if tuning.adapt_step_size:
+                log_step = averages.log_average if index == schedule.num_warmup - 1 else log_step
+                step_size = jnp.clip(jnp.exp(log_step), jnp.finfo(log_step.dtype).tiny, jnp.finfo(log_step.dtype).max)
+            if tuning.adapt_metric and schedule.slow_start <= index < schedule.slow_end:
+                welford = _update_welford(welford, position)
+                if (schedule.window_ends == index).any():
+                    metric = metric_of(_covariance(welford))
+                    welford = _empty_welford(welford.scatter)
+                    averages = _restart_dual_averaging(step_size)
+            adaptation = Adaptation(averages, welford)
+        return step_size, metric, adaptation
 
-    carry = (step_size, metric, adaptation)
-    return lax.cond(any_lane(warming), during_warmup, lambda carry: carry, carry)
-
-
-def _select(predicate, if_true, if_false):
-    return jax.tree.map(lambda a, b: jnp.where(predicate, a, b), if_true, if_false)
+    return adapt
 
 
 def _restart_dual_averaging(step_size):

@@ -1,73 +1,72 @@
-"""Many chains in one program: the one place where code for a single chain is batched.
+"""Many chains in one program: the chunk of one chain (`chain`), compiled for a batch.
 
-Today the batching is `jax.vmap`: all chains finish a transition before any starts the next.
+Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one gradient
+of every chain at a time. What the host keeps between calls is the machine's own state, so that it can look, and hear an interrupt,
+whenever it likes; chains start the next chunk when all have ended this one.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..transforms.autobatch import Machine, build_machine, close, compile_program
 from ..transforms.streams import stream_for
+from .chain import Begin, Kept, chain_program
 from .kernel import Transition, start_chain
-from .records import ChainState, Plan
-from .starts import search
-from .target import Data, Target
+from .records import ChainState, Draw, Plan
+from .target import Target
 
-__all__ = ["Chunk", "Sampler", "Tally", "batch", "capacity_of"]
+__all__ = ["Chunk", "Sampler", "batch", "capacity_of"]
 
 _MAX_CAPACITY = 512
 _MAX_CHUNK_BYTES = 32 * 2**20
 _CONSTRAIN_BYTES = 2**20
 
 
-class Tally(NamedTuple):
-    """Counts over the transitions of one call, kept and forgotten ones alike.
-
-    Attributes:
-        transitions: int32, (chain,).
-        n_steps: int32, (chain,). Gradients that chains needed.
-        slots: int32, (). Gradients that were computed, idle chains included.
-        diverging: int32, (chain,). Divergent transitions after warm-up.
-        depth: int32, (chain,). Sum of tree depths; 0 for kernels without trees.
-    """
-
-    transitions: jax.Array
-    n_steps: jax.Array
-    slots: jax.Array
-    diverging: jax.Array
-    depth: jax.Array
-
-
 class Chunk(NamedTuple):
-    """The draws of one call.
+    """What the chains did since they began the chunk.
 
     Attributes:
+        state: of all chains; right when all have ended the chunk.
+        kept: their draws, unconstrained.
         values: constrained and deterministic values in the target's order, each (chain, capacity, ...).
-        stats: by name, (chain, capacity).
-        count: int32, (chain,). How many entries are filled.
-        tally: what the call did.
     """
 
+    state: ChainState
+    kept: Kept
     values: tuple[jax.Array, ...]
-    stats: dict[str, jax.Array]
-    count: jax.Array
-    tally: Tally
+
+
+class Report(NamedTuple):
+    """What the host asks after every call.
+
+    Attributes:
+        running: int32, (). Chains that have not ended the chunk.
+        slots: int32, (). Gradients computed in the call, idle chains included.
+    """
+
+    running: jax.Array
+    slots: jax.Array
 
 
 class Sampler(NamedTuple):
-    """A batch of chains. Both functions are pure and may be compiled.
+    """A batch of chains. The functions are pure and may be compiled.
 
     Attributes:
-        init: (run key words uint32 (2,), data, plan, start (chain, dim), given bool (),
-            fixed values by site) -> (states, ok bool (chain,), tries int32 (chain,)).
-        advance: (states, data, plan, ticks int32 ()) -> (states, chunk): at most `ticks` transitions of every chain, fewer when
-            the chunk is full.
+        begin: (run key words uint32 (2,), plan, start (chain, dim), given bool (), fixed values by site) -> (`Begin`, `ChainState`),
+            what the first chunk is entered with.
+        enter: (data, plan, begin, state, fresh bool (), until int32 ()) -> machine state at the beginning of a chunk.
+        advance: (machine state, data, plan, ticks int32 ()) -> (machine state, `Report`), after at most `ticks` turns of the machine.
+        leave: (machine state, data, plan) -> `Chunk`.
     """
 
-    init: object
-    advance: object
+    begin: Callable[..., Any]
+    enter: Callable[..., Any]
+    advance: Callable[..., Any]
+    leave: Callable[..., Any]
 
 
 def capacity_of(target: Target, num_chains: int) -> int:
@@ -76,73 +75,69 @@ def capacity_of(target: Target, num_chains: int) -> int:
     return max(1, min(_MAX_CAPACITY, _MAX_CHUNK_BYTES // (size * num_chains)))
 
 
-def batch(target: Target, transition: Transition, num_chains: int, capacity: int) -> Sampler:
+def batch(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan, fixed: Any) -> Sampler:
     """Batches the chains of a run.
 
     Args:
         target: the traced density.
-        transition: one step of one chain.
+        transition: the kernel's static part.
         num_chains: number of chains.
         capacity: draws that a chunk holds per chain.
+        plan, fixed: of the run; only shapes and dtypes count.
     """
-
-    def init(run_key, data: Data, plan: Plan, start, given, fixed):
-        value_and_grad = target.value_and_grad(data)
-
-        def one(chain, start, fixed):
-            stream = stream_for(run_key, chain)
-            position, result, ok, tries = search(value_and_grad, lambda words: target.initial(data, words, fixed), stream, start, given)
-            return start_chain(result, position, stream, plan.tuning), ok, tries
-
-        return jax.vmap(one)(jnp.arange(num_chains, dtype=jnp.uint32), start, fixed)
-
-    def advance(state: ChainState, data: Data, plan: Plan, ticks):
-        value_and_grad = target.value_and_grad(data)
-        step = jax.jit(jax.vmap(lambda state: transition(value_and_grad, state, plan)), inline=True)  # traced once
-        _, shapes = jax.eval_shape(step, state)
-        rows = jnp.arange(num_chains)
-
-        def body(carry):
-            tick, state, draws, count, tally = carry
-            index = state.stream.counter.astype(jnp.int32)
-            state, draw = step(state)
-            slot = jnp.where(_kept(index, plan), count, capacity)  # beyond the end: dropped
-            draws = jax.tree.map(lambda kept, new: kept.at[rows, slot].set(new, mode="drop"), draws, draw)
-            tally = _count(tally, draw.stats, index >= plan.schedule.num_warmup)
-            return tick + 1, state, draws, count + (slot < capacity).astype(jnp.int32), tally
-
-        def unfinished(carry):
-            tick, _, _, count, _ = carry
-            return (tick < ticks) & (count < capacity).all()
-
-        draws = jax.tree.map(lambda spec: jnp.zeros((num_chains, capacity, *spec.shape[1:]), spec.dtype), shapes)
-        none = jnp.zeros(num_chains, jnp.int32)
-        tally = Tally(none, none, jnp.int32(0), none, none)
-        carry = (jnp.int32(0), state, draws, none, tally)
-        _, state, draws, count, tally = lax.while_loop(unfinished, body, carry)
-        values = _constrain(target, data, draws.position, count)
-        return state, Chunk(values, draws.stats, count, tally)
-
-    return Sampler(init, advance)
-
-
-def _kept(index, plan):
-    """Whether the transitions `index`, (chain,), are kept: the last of each `thinning`, warm-up only if asked for."""
-    past = index - plan.schedule.num_warmup
-    within = jnp.where(past < 0, index, past)
-    return ((within + 1) % plan.thinning == 0) & ((past >= 0) | plan.keep_warmup)
-
-
-def _count(tally, stats, sampling):
-    n_steps = stats["n_steps"]
-    depth = stats.get("tree_depth")
-    return Tally(
-        transitions=tally.transitions + 1,
-        n_steps=tally.n_steps + n_steps,
-        slots=tally.slots + n_steps.max() * n_steps.size,
-        diverging=tally.diverging + (stats["diverging"] & sampling).astype(jnp.int32),
-        depth=tally.depth if depth is None else tally.depth + depth,
+    dtype = jnp.dtype(target.layout.dtype)
+    room = Draw(
+        jnp.zeros((capacity, target.layout.dim), dtype),
+        {name: jnp.zeros(capacity, dtype if kind == "float" else kind) for name, kind in transition.stats.items()},
     )
+    zeros = jnp.zeros((target.layout.dim,), dtype)
+    words = jnp.zeros(2, jnp.uint32)
+
+    def first(run_key, plan, chain, start, given, fixed):
+        begin = Begin(stream_for(run_key, chain), start, given, fixed)
+        return begin, start_chain((jnp.zeros((), dtype), zeros), start, begin.stream, plan.tuning)
+
+    def begin(run_key, plan, start, given, fixed):
+        chains = jnp.arange(num_chains, dtype=jnp.uint32)
+        return jax.vmap(first, in_axes=(None, None, 0, 0, None, 0))(run_key, plan, chains, start, given, fixed)
+
+    def make(world):
+        data, prepared, plan = world
+        return chain_program(
+            lambda position: target.value_and_grad(data, prepared, position),
+            lambda words, fixed: target.initial(data, words, fixed),
+            transition,
+            plan,
+        )
+
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fixed)
+    start, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
+    arguments = (start, state, jnp.bool_(False), room, jnp.int32(0))
+    world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
+    closed = close(make, world, lambda program: compile_program(program, *arguments))
+
+    def machine(data, plan) -> Machine:
+        return build_machine(closed.over((data, target.prepare(data), plan)))
+
+    def enter(data, plan, begin, state, fresh, until):
+        every = (begin, state, jnp.broadcast_to(fresh, num_chains), _for_all(room, num_chains), jnp.broadcast_to(until, num_chains))
+        return machine(data, plan).start(jax.tree.leaves(every))
+
+    def advance(state, data, plan, ticks):
+        made = machine(data, plan)
+        state, done = made.advance_counted(state, max_ticks=ticks)
+        running = (~made.halted(state)).sum(dtype=jnp.int32)
+        return state, Report(running, done * made.schedule.unroll * num_chains)
+
+    def leave(state, data, plan):
+        chain_state, kept = closed.finish(machine(data, plan).results(state))
+        return Chunk(chain_state, kept, _constrain(target, data, kept.draws.position, kept.count))
+
+    return Sampler(begin, enter, advance, leave)
+
+
+def _for_all(tree, num_chains):
+    return jax.tree.map(lambda leaf: jnp.zeros((num_chains, *leaf.shape), leaf.dtype), tree)
 
 
 def _constrain(target, data, position, count):

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ..transforms.jax_compat import persistent_cache
-from .batching import Chunk, batch
+from .batching import Chunk, Sampler, batch
 from .kernel import Transition
+from .records import Plan
 from .target import Target
 
 __all__ = ["Compiled", "compiled_sampler"]
@@ -29,72 +31,66 @@ __all__ = ["Compiled", "compiled_sampler"]
 _log = logging.getLogger("luciole")
 _MAX_PROGRAMS = 32
 _SETTINGS = ("default_device", "default_matmul_precision", "enable_x64", "debug_nans")  # of the process, that programs depend on
-_cache: OrderedDict[Hashable, "_Entry"] = OrderedDict()
+_cache: OrderedDict[Hashable, "Compiled"] = OrderedDict()
 _lock = threading.Lock()
 
 
 class Compiled(NamedTuple):
-    """The two programs of a `Sampler`, ready to run on arrays of the shapes they were compiled for.
+    """The programs of a `Sampler`, ready to run on arrays of the shapes they were compiled for.
 
     Attributes:
-        init, advance: the programs.
-        chunk: shapes and dtypes of the `Chunk` that `advance` returns.
+        begin, enter, advance, leave: the programs.
+        chunk: shapes and dtypes of the `Chunk` that `leave` returns.
     """
 
-    init: Any
+    begin: Any
+    enter: Any
     advance: Any
+    leave: Any
     chunk: Chunk
 
 
-class _Entry(NamedTuple):
-    program: Any
-    out: Any  # shapes and dtypes of what it returns
-
-
-def compiled_sampler(
-    target: Target, transition: Transition, num_chains: int, capacity: int, init_args: tuple, advance_tail: tuple
-) -> Compiled:
+def compiled_sampler(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan, begin_args: tuple) -> Compiled:
     """The compiled programs of a run, from the cache if they are there.
 
-    The two are kept apart, so that another way to start leaves the sampler itself compiled.
-
     Args:
-        target, transition, num_chains, capacity: as for `batch`.
-        init_args: arguments of `Sampler.init`.
-        advance_tail: arguments of `Sampler.advance` after the state.
-
-    Returns:
-        The programs and the shapes of their draws.
+        target, transition, num_chains, capacity, plan: as for `batch`.
+        begin_args: arguments of `Sampler.begin`.
     """
-    sampler = batch(target, transition, num_chains, capacity)
     settings = (
         jax.default_backend(),
         *(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS),
     )
-    # Starting costs a few gradients: on a CPU it is not worth the compiler's effort.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = _compiled(("init", target.init_key, num_chains, settings), sampler.init, init_args, quick)
-    state, *_ = init.out
-    key = ("advance", target.advance_key, transition, num_chains, capacity, settings)
-    advance = _compiled(key, sampler.advance, (state, *advance_tail))
-    return Compiled(init.program, advance.program, advance.out[1])
-
-
-def _compiled(key, function, args, options=None) -> _Entry:
-    key = (key, tuple(_type(leaf) for leaf in jax.tree.leaves(args)), jax.tree.structure(args))
+    shapes = tuple(_type(leaf) for leaf in jax.tree.leaves((target.data, begin_args)))
+    key = (target.key, transition, num_chains, capacity, settings, shapes, jax.tree.structure(begin_args))
     with _lock:
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-    lowered = jax.jit(function).lower(*args)
-    out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
-    with _between_processes():
-        entry = _Entry(lowered.compile(options), out)
+    compiled = _compile(batch(target, transition, num_chains, capacity, plan, begin_args[-1]), target.data, plan, begin_args)
     with _lock:
-        _cache[key] = entry
+        _cache[key] = compiled
         while len(_cache) > _MAX_PROGRAMS:
             _cache.popitem(last=False)
-    return entry
+    return compiled
+
+
+def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
+    # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    with _between_processes():
+        begin, (start, chains) = _program(sampler.begin, begin_args, quick)
+        enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)))
+        advance, _ = _program(sampler.advance, (machine, data, plan, np.int32(0)))
+        leave, chunk = _program(sampler.leave, (machine, data, plan))
+    return Compiled(begin, enter, advance, leave, chunk)
+
+
+def _program(function, args, options=None):
+    """A compiled program and the shapes and dtypes of what it returns."""
+    lowered = jax.jit(function).lower(*args)
+    out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
+    return lowered.compile(options), out
 
 
 def _between_processes() -> contextlib.AbstractContextManager[None]:

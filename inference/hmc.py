@@ -8,18 +8,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from ..ppl import InitStrategy, init_to_uniform
+from ..transforms.autobatch import program
 from ..transforms.errors import SamplerError
-from ..transforms.lanes import any_lane
-from ..transforms.streams import uniform
-from .adaptation import adapt
-from .integrator import MAX_ENERGY_ERROR, Phase, ValueAndGrad, energy, energy_error, leapfrog
+from ..transforms.streams import Stream, normal, uniform
+from .adaptation import adapting
+from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .kernel import check_tuning, tuning_of
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
@@ -39,63 +37,58 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True)
 class HMCTransition:
-    """One transition of one chain; `dense_mass` says whether the metric is dense."""
+    """The static part of the kernel; `dense_mass` says whether the metric is dense."""
 
     dense_mass: bool
 
-    def __call__(self, value_and_grad: ValueAndGrad, state: ChainState, plan: Plan) -> tuple[ChainState, Draw]:
-        """Draws a momentum, follows the dynamics, and accepts the end with probability min(1, exp(-energy error))."""
-        stream, metric, dtype = state.stream, state.metric, state.position.dtype
+    @property
+    def stats(self) -> dict[str, str]:
+        return {"diverging": "bool", "n_steps": "int32", "acceptance_rate": "float", "energy": "float", "lp": "float", "step_size": "float"}
+
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
+
+    def program(self, density, plan: Plan):
+        """Draws a momentum, follows the dynamics, accepts the end with probability min(1, exp(-energy error)), and adapts."""
         options = plan.tuning.options
-        p = momentum(metric, stream, Purpose.MOMENTUM)
-        start_energy = energy(metric, state.log_density, p)
+        adapt = adapting(plan.schedule, plan.tuning)
 
-        length = jnp.ceil(options["trajectory_length"] / state.step_size)
-        wanted = jnp.where(options["num_steps"] > 0, options["num_steps"].astype(dtype), length)
-        shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
-        n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
+        @program
+        def transition(state, noise):
+            stream, metric, dtype = state.stream, state.metric, state.position.dtype
+            p = momentum(metric, noise)
+            start_energy = energy(metric, state.log_density, p)
+            length = jnp.ceil(options["trajectory_length"] / state.step_size)
+            wanted = options["num_steps"].astype(dtype) if options["num_steps"] > 0 else length
+            shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
+            n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
+            phase, log_density = Phase(state.position, p, state.gradient), state.log_density
+            for _ in range(n_steps):
+                phase = half_kick_and_drift(metric, state.step_size, phase)
+                log_density, gradient = density(phase.position)
+                phase = kick(state.step_size, phase, gradient)
+            end_energy = energy(metric, log_density, phase.momentum)
+            error = energy_error(end_energy, start_energy)
+            acceptance_rate = jnp.minimum(jnp.exp(-error), 1)
+            old = (state.position, state.log_density, state.gradient, start_energy)
+            new = (phase.position, log_density, phase.gradient, end_energy)
+            accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < acceptance_rate
+            position, log_density, gradient, chosen_energy = new if accepted else old
+            stats = {
+                "diverging": error > MAX_ENERGY_ERROR,
+                "n_steps": n_steps,
+                "acceptance_rate": acceptance_rate,
+                "energy": chosen_energy,
+                "lp": log_density,
+                "step_size": state.step_size,
+            }
+            step_size, metric, adaptation = adapt(
+                state.step_size, metric, state.adaptation, stream.counter.astype("int32"), acceptance_rate, position
+            )
+            stream = stream._replace(counter=stream.counter + 1)
+            return ChainState(position, log_density, gradient, step_size, metric, adaptation, stream), Draw(position, stats)
 
-        def step(carry):
-            # A member that is done stays where it is, and asks for the density where that is finite.
-            count, *old = carry
-            moving = count < n_steps
-
-            def guarded(position):
-                return value_and_grad(jnp.where(moving, position, state.position))
-
-            new = leapfrog(guarded, metric, state.step_size, old[0])
-            return count + 1, *jax.tree.map(lambda a, b: jnp.where(moving, a, b), new, tuple(old))
-
-        start = Phase(state.position, p, state.gradient)
-        _, end, log_density = lax.while_loop(lambda carry: any_lane(carry[0] < n_steps), step, (jnp.int32(0), start, state.log_density))
-        end_energy = energy(metric, log_density, end.momentum)
-        error = energy_error(end_energy, start_energy)
-        acceptance_rate = jnp.minimum(jnp.exp(-error), 1)
-        accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < acceptance_rate
-        position = jnp.where(accepted, end.position, state.position)
-        log_density = jnp.where(accepted, log_density, state.log_density)
-        step_size, metric, adaptation = adapt(
-            state.step_size, metric, state.adaptation, stream.counter.astype("int32"),
-            acceptance_rate, position, plan.schedule, plan.tuning,
-        )  # fmt: skip
-        stats = {
-            "diverging": error > MAX_ENERGY_ERROR,
-            "n_steps": n_steps,
-            "acceptance_rate": acceptance_rate,
-            "energy": jnp.where(accepted, end_energy, start_energy),
-            "lp": log_density,
-            "step_size": state.step_size,
-        }
-        next_state = ChainState(
-            position=position,
-            log_density=log_density,
-            gradient=jnp.where(accepted, end.gradient, state.gradient),
-            step_size=step_size,
-            metric=metric,
-            adaptation=adaptation,
-            stream=stream._replace(counter=stream.counter + 1),
-        )
-        return next_state, Draw(position, stats)
+        return transition
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,17 +8,40 @@ from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream
 from .adaptation import start_adaptation
-from .integrator import ValueAndGrad
 from .metric import metric_of
-from .records import ChainState, Draw, Plan, Tuning
+from .records import ChainState, Plan, Tuning
 
 __all__ = ["Kernel", "Transition", "check_tuning", "start_chain", "tuning_of"]
 
 
 class Transition(Protocol):
-    """One step of one chain; frozen and hashable, because it is part of a compiled program's key."""
+    """The static part of a kernel; frozen and hashable, because it is part of a compiled program's key."""
 
-    def __call__(self, value_and_grad: ValueAndGrad, state: ChainState, plan: Plan) -> tuple[ChainState, Draw]: ...
+    @property
+    def stats(self) -> dict[str, str]:
+        """The statistics of a `Draw` and their dtypes; "float" is the run's float type."""
+        ...
+
+    def noise(self, stream: Stream, position: Any) -> Any:
+        """The random numbers of a transition that depend on nothing but its stream, drawn ahead for many at a time.
+
+        Args:
+            stream: of the transition.
+            position: shape and dtype of a position.
+        """
+        ...
+
+    def program(self, density: Any, plan: Plan) -> Any:
+        """One step of one chain.
+
+        Args:
+            density: program, position (dim,) -> (log density (), gradient (dim,)): the only way to the model.
+            plan: the run's, in run-time values.
+
+        Returns:
+            A program of a `ChainState` and the transition's `noise`; it returns (`ChainState`, `Draw`).
+        """
+        ...
 
     def __hash__(self) -> int: ...
 

@@ -104,28 +104,23 @@ class MCMC:
             plan = self._plan(target)
             start = start_positions(init_params, target.layout, self.num_chains)
             given = np.asarray(init_params is not None)
-            init_args = (words, target.data, plan, start, given, target.fixed)
-            compiled = compiled_sampler(
-                target, self.kernel.transition(), self.num_chains, capacity_of(target, self.num_chains),
-                init_args, (target.data, plan, np.int32(0)),
-            )  # fmt: skip
-            starting = perf_counter()
-            state, ok, tries = compiled.init(*init_args)
-            ok = np.asarray(ok)
-            if not ok.all():
-                raise init_error(density, target.layout, np.asarray(state.position), ok, bool(given))
+            begin_args = (words, plan, start, given, target.fixed)
+            capacity = capacity_of(target, self.num_chains)
+            compiled = compiled_sampler(target, self.kernel.transition(), self.num_chains, capacity, plan, begin_args)
+            driving = perf_counter()
             num_kept = self._num_warmup_kept + self.num_samples // self.thinning
             total = self.num_warmup + self.num_samples
-            driving = perf_counter()
-            outcome = drive(compiled, state, target.data, plan, total, num_kept, progress)
+            begin, state = compiled.begin(*begin_args)
+            outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, progress)
+            if not outcome.ok.all():
+                raise init_error(density, target.layout, np.asarray(outcome.state.position), outcome.ok, bool(given))
         self._finished = _Finished(
             outcome=outcome,
             names=target.names,
             program=density.program,
             arguments=array_arguments(self.kernel.model, args, kwargs),
-            tries=np.asarray(tries),
-            compile_seconds=starting - tracing,
-            sampling_seconds=driving - starting + outcome.seconds,
+            compile_seconds=driving - tracing,
+            sampling_seconds=outcome.seconds,
         )
         self._warn()
         return self
@@ -173,9 +168,8 @@ class MCMC:
     @property
     def cost(self) -> dict[str, float]:
         run = self._done
-        counts, setup, rows = run.outcome.counts, int(run.tries.sum()), _observed_rows(run.program)
-        evaluations = counts.gradient_evaluations + setup
-        slots = counts.gradient_slots + int(run.tries.max()) * self.num_chains
+        counts, rows = run.outcome.counts, _observed_rows(run.program)
+        evaluations, setup, slots = counts.gradient_evaluations, int(counts.tries.sum()), counts.gradient_slots
         return {
             "compile_seconds": run.compile_seconds,
             "sampling_seconds": run.sampling_seconds,
@@ -316,7 +310,6 @@ class _Finished(NamedTuple):
         names: of the values in the outcome, in program order.
         program: the model.
         arguments: the model's array arguments by name.
-        tries: (chain,). Starting points that were evaluated.
         compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
     """
 
@@ -324,7 +317,6 @@ class _Finished(NamedTuple):
     names: tuple[str, ...]
     program: ModelProgram
     arguments: dict[str, Any]
-    tries: np.ndarray
     compile_seconds: float
     sampling_seconds: float
 

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from ..transforms.streams import Stream, normal
-
 __all__ = ["Metric", "kinetic_energy", "metric_of", "momentum", "velocity"]
 
 
@@ -35,9 +33,8 @@ def metric_of(inverse_mass: jax.Array) -> Metric:
     return Metric(inverse_mass, solve_triangular(lower, identity, lower=True, trans="T"))
 
 
-def momentum(metric: Metric, stream: Stream, purpose: int) -> jax.Array:
-    """A momentum from N(0, S^-1), shape (dim,)."""
-    noise = normal(stream, purpose, metric.inverse_mass.shape[-1:], dtype=metric.inverse_mass.dtype)
+def momentum(metric: Metric, noise: jax.Array) -> jax.Array:
+    """A momentum from N(0, S^-1), shape (dim,), made of standard normal `noise`, shape (dim,)."""
     return _apply(metric.factor, noise)
 
 

@@ -1,8 +1,9 @@
 """The No-U-Turn sampler: a trajectory that stops where it would turn back, a state chosen from it, and warm-up.
 
-Source: Hoffman & Gelman (2014), "The No-U-Turn Sampler", JMLR 15; `tree` says which variant.
+Source: Hoffman & Gelman (2014), "The No-U-Turn Sampler", JMLR 15; `trajectory` says which variant.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,60 +11,78 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ..ppl import InitStrategy, init_to_uniform
+from ..transforms.autobatch import program
 from ..transforms.errors import SamplerError
-from .adaptation import adapt
-from .integrator import Phase, ValueAndGrad
+from ..transforms.streams import Stream, normal
+from .adaptation import adapting
+from .integrator import Phase, energy
 from .kernel import check_tuning, tuning_of
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
-from .tree import MAX_DEPTH, Purpose, grow
+from .trajectory import MAX_DEPTH, Purpose, Start, iterative
 
 __all__ = ["NUTS", "NUTSTransition"]
 
 
 @dataclass(frozen=True)
 class NUTSTransition:
-    """One transition of one chain.
+    """The static part of the kernel.
 
     Attributes:
         max_tree_depth: largest number of doublings.
         dense_mass: whether the metric is dense.
+        walk: how a trajectory is written, `iterative` or `recursive`.
     """
 
     max_tree_depth: int
     dense_mass: bool
+    walk: Callable[..., Any] = iterative
 
-    def __call__(self, value_and_grad: ValueAndGrad, state: ChainState, plan: Plan) -> tuple[ChainState, Draw]:
-        """Draws a momentum, grows a trajectory, moves to the state chosen from it, and adapts if warm-up is on."""
-        stream = state.stream
-        p = momentum(state.metric, stream, Purpose.MOMENTUM)
-        start = Phase(state.position, p, state.gradient)
-        trajectory = grow(value_and_grad, state.metric, state.step_size, stream, start, state.log_density, self.max_tree_depth)
-        choice = trajectory.choice
-        acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)
-        step_size, metric, adaptation = adapt(
-            state.step_size, state.metric, state.adaptation, stream.counter.astype("int32"),
-            acceptance_rate, choice.position, plan.schedule, plan.tuning,
-        )  # fmt: skip
-        stats = {
-            "diverging": trajectory.diverging,
-            "tree_depth": trajectory.depth,
-            "n_steps": trajectory.n_steps,
-            "acceptance_rate": acceptance_rate,
-            "energy": choice.energy,
-            "lp": choice.log_density,
-            "step_size": state.step_size,
+    @property
+    def stats(self) -> dict[str, str]:
+        return {
+            "diverging": "bool",
+            "tree_depth": "int32",
+            "n_steps": "int32",
+            "acceptance_rate": "float",
+            "energy": "float",
+            "lp": "float",
+            "step_size": "float",
         }
-        next_state = ChainState(
-            position=choice.position,
-            log_density=choice.log_density,
-            gradient=choice.gradient,
-            step_size=step_size,
-            metric=metric,
-            adaptation=adaptation,
-            stream=stream._replace(counter=stream.counter + 1),
-        )
-        return next_state, Draw(choice.position, stats)
+
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
+
+    def program(self, density, plan: Plan):
+        """Draws a momentum, grows a trajectory, moves to the state chosen from it, and adapts if warm-up is on."""
+        grow = self.walk(density, self.max_tree_depth)
+        adapt = adapting(plan.schedule, plan.tuning)
+
+        @program
+        def transition(state, noise):
+            p = momentum(state.metric, noise)
+            phase = Phase(state.position, p, state.gradient)
+            start_energy = energy(state.metric, state.log_density, p)
+            trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy))
+            choice = trajectory.choice
+            acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)
+            stats = {
+                "diverging": trajectory.diverging,
+                "tree_depth": trajectory.depth,
+                "n_steps": trajectory.n_steps,
+                "acceptance_rate": acceptance_rate,
+                "energy": choice.energy,
+                "lp": choice.log_density,
+                "step_size": state.step_size,
+            }
+            step_size, metric, adaptation = adapt(
+                state.step_size, state.metric, state.adaptation, state.stream.counter.astype("int32"), acceptance_rate, choice.position
+            )
+            stream = state.stream._replace(counter=state.stream.counter + 1)
+            state = ChainState(choice.position, choice.log_density, choice.gradient, step_size, metric, adaptation, stream)
+            return state, Draw(choice.position, stats)
+
+        return transition
 
 
 @dataclass(frozen=True, eq=False)

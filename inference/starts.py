@@ -1,60 +1,52 @@
 """Where chains start: the search for a point that a sampler can leave, and the user's own points."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from ..transforms.autobatch import program
 from ..transforms.errors import InitError, SamplerError
-from ..transforms.lanes import any_lane
-from ..transforms.streams import Stream, random_bits
-from .integrator import ValueAndGrad
+from ..transforms.streams import random_bits
 from .layout import Layout
 
-__all__ = ["MAX_TRIES", "init_error", "search", "start_positions"]
+__all__ = ["MAX_TRIES", "init_error", "searching", "start_positions"]
 
 MAX_TRIES = 100
 _PURPOSE = 200  # of the random numbers; kernels use small ones
 
 
-def search(value_and_grad: ValueAndGrad, initial, stream: Stream, start: jax.Array, given: jax.Array):
-    """The first of at most 100 drawn points with finite gradient and *resolved* log density, for one chain.
+def searching(density, initial):
+    """The program that finds where a chain starts: the first of at most 100 points with finite gradient and *resolved* log density.
 
     A log density is resolved where its own rounding error is below a nat, |log p| * eps < 1. Beyond that the acceptance test is
     noise and the step size adapts to noise: an ARMA(1, 1) that starts where its residuals explode, at -1e98 nats, stays there.
     Without a resolved point the best of the finite ones is taken.
 
     Args:
-        value_and_grad: the log density and its gradient.
-        initial: key words, uint32 (2,) -> position (dim,).
-        stream: the chain's randomness.
-        start: (dim,). The user's point.
-        given: bool, (). Whether to take it, if finite, instead of drawing.
+        density: program, position (dim,) -> (log density (), gradient (dim,)).
+        initial: key words, uint32 (2,), and the chain's fixed values -> position (dim,).
 
     Returns:
-        Position (dim,), (log density (), gradient (dim,)), whether they are finite, bool (), and the number of points tried.
+        A program of the chain's randomness, the user's point (dim,), whether to take it, if finite, instead of drawing, bool (), and
+        the fixed values. It returns the position (dim,), its log density () and gradient (dim,), whether they are finite, bool (),
+        and the number of points tried, int32 ().
     """
 
-    def attempt(carry):
-        tries, _, best, _, ok = carry
-        words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
-        position = jnp.where(given, start, initial(words))
-        log_density, gradient = value_and_grad(position)
-        finite = jnp.isfinite(log_density) & jnp.isfinite(gradient).all()
-        better = pending(carry) & (~ok | (finite & (log_density > best)))
-        new = (position, log_density, gradient, finite)
-        kept = (jnp.where(better, a, b) for a, b in zip(new, carry[1:], strict=True))
-        return jnp.where(pending(carry), tries + 1, tries), *kept
+    @program
+    def search(stream, start, given, fixed):
+        position, log_density, gradient = start, jnp.zeros((), start.dtype), jnp.zeros_like(start)
+        tries, ok, resolved = jnp.int32(0), False, False
+        while tries < (1 if given else MAX_TRIES) and not resolved:
+            words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
+            point = start if given else initial(words, fixed)
+            value, slope = density(point)
+            finite = jnp.isfinite(value) & jnp.isfinite(slope).all()
+            if not ok or (finite and value > log_density):
+                position, log_density, gradient, ok = point, value, slope, finite
+            resolved = ok and jnp.abs(log_density) * jnp.finfo(log_density.dtype).eps < 1
+            tries = tries + 1
+        return position, log_density, gradient, ok, tries
 
-    def pending(carry):
-        tries, _, log_density, _, ok = carry
-        resolved = ok & (jnp.abs(log_density) * jnp.finfo(log_density.dtype).eps < 1)
-        return ~resolved & (tries < jnp.where(given, 1, MAX_TRIES))
-
-    zero = jnp.zeros((), start.dtype)
-    carry = (jnp.int32(0), start, zero, jnp.zeros_like(start), jnp.bool_(False))
-    tries, position, log_density, gradient, ok = lax.while_loop(lambda carry: any_lane(pending(carry)), attempt, carry)
-    return position, (log_density, gradient), ok, tries
+    return search
 
 
 def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -> np.ndarray:

@@ -16,7 +16,6 @@ from jax.core import eval_jaxpr
 from ..ppl import InitStrategy
 from ..transforms import value_and_grad
 from ..transforms.structure import structure
-from .integrator import ValueAndGrad
 from .layout import Layout
 
 __all__ = ["Data", "Target", "trace_target"]
@@ -55,22 +54,18 @@ class Target(NamedTuple):
     fixed: dict[str, np.ndarray]
 
     @property
-    def init_key(self) -> Hashable:
-        """Equal for two targets whose chains start by the same program."""
-        return self._key(0, 1, 3)
+    def key(self) -> Hashable:
+        """Equal for two targets whose chains run the same programs."""
+        return self.layout, self.names, tuple(structure(program, differentiated=False) for program in self.programs)
 
-    @property
-    def advance_key(self) -> Hashable:
-        """Equal for two targets whose chains move, and are constrained, by the same program."""
-        return self.names, self._key(0, 1, 2)
+    def prepare(self, data: Data) -> tuple[jax.Array, ...]:
+        """What the log density computes from the data alone."""
+        return tuple(self._run(0, data, *data.leaves))
 
-    def _key(self, *which):
-        return self.layout, tuple((i, structure(self.programs[i], differentiated=False)) for i in which)
-
-    def value_and_grad(self, data: Data) -> ValueAndGrad:
-        """Position (dim,) -> (log density (), gradient (dim,)). What reads only the data is computed here, once."""
-        prepared = self._run(0, data, *data.leaves)
-        return lambda position: tuple(self._run(1, data, position, *prepared))
+    def value_and_grad(self, data: Data, prepared: tuple[jax.Array, ...], position: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Log density () and gradient (dim,) at a position (dim,), given what `prepare` returned."""
+        log_density, gradient = self._run(1, data, position, *prepared)
+        return log_density, gradient
 
     def constrain(self, data: Data, position: jax.Array) -> tuple[jax.Array, ...]:
         """Position (dim,) -> constrained values and deterministic values, in the order of `names`."""

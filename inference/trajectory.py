@@ -11,8 +11,7 @@ Every balanced sub-tree is checked, not the whole only: without that the choice 
 definition does: a sub-tree is two sub-trees of half its size, one after the other, and a check. `iterative` needs no recursion: leaf
 n of a sub-tree closes as many sub-trees as n ends in one-bits, and what their first leaves left is still on a short stack, because a
 sub-tree that starts at leaf m is open as long as its index among the one-bits of m is. Both walk the same leaves with the same
-random numbers; a test holds them equal, draw for draw, to one another and to the loop in `tree`, which the samplers run until they
-run these.
+random numbers and the same arithmetic; a test holds them equal draw for draw.
 
 Sources: Hoffman & Gelman (2014), "The No-U-Turn Sampler", algorithm 3; Betancourt (2017), "A Conceptual Introduction to Hamiltonian
 Monte Carlo", appendix A.3.1 and A.3.2 (the choice), A.4.2 (the criterion); Phan, Pradhan & Jankowiak (2019), "Composable effects for
@@ -20,6 +19,7 @@ flexible and accelerated probabilistic programming in NumPyro", algorithm 2 (the
 momenta is taken off rho, the trapezoid rule, as Stan and NumPyro do.
 """
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import jax
@@ -29,10 +29,33 @@ from jax import lax
 from ..transforms.autobatch import program, scratch
 from ..transforms.streams import Stream, random_bits, uniform
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
-from .metric import Metric
-from .tree import Choice, Purpose, Trajectory, turns
+from .metric import Metric, velocity
 
-__all__ = ["Start", "iterative", "recursive"]
+__all__ = ["MAX_DEPTH", "Purpose", "Start", "Trajectory", "iterative", "recursive"]
+
+MAX_DEPTH = 22  # two random numbers per leaf, 2**24 numbers per purpose
+
+
+class Purpose(IntEnum):
+    """The uses of randomness within one transition."""
+
+    MOMENTUM = 1
+    DIRECTION = 2
+    CHOICE = 3
+
+
+class Choice(NamedTuple):
+    """A state chosen from the trajectory.
+
+    Attributes:
+        position, gradient: (dim,).
+        log_density, energy: (). Nats.
+    """
+
+    position: jax.Array
+    gradient: jax.Array
+    log_density: jax.Array
+    energy: jax.Array
 
 
 class Start(NamedTuple):
@@ -51,6 +74,24 @@ class Start(NamedTuple):
     phase: Phase
     log_density: jax.Array
     energy: jax.Array
+
+
+class Trajectory(NamedTuple):
+    """What a finished trajectory leaves.
+
+    Attributes:
+        choice: the next state of the chain.
+        depth: int32, (). Doublings begun.
+        n_steps: int32, (). Leapfrogs taken.
+        sum_acceptance: (). Sum of min(1, exp(-energy error)) over the leaves.
+        diverging: bool, ().
+    """
+
+    choice: Choice
+    depth: jax.Array
+    n_steps: jax.Array
+    sum_acceptance: jax.Array
+    diverging: jax.Array
 
 
 class Walk(NamedTuple):
@@ -80,7 +121,7 @@ def recursive(density, max_depth: int):
 
     Args:
         density: program, position (dim,) -> (log density (), gradient (dim,)).
-        max_depth: largest number of doublings, at most `tree.MAX_DEPTH`.
+        max_depth: largest number of doublings, at most `MAX_DEPTH`.
     """
     step = _step(density)
 
@@ -195,3 +236,9 @@ def _doubling(grow, max_depth):
         return Trajectory(choice, depth, n_steps, sum_acceptance, diverging)
 
     return trajectory
+
+
+def turns(metric, p_one, p_other, rho):
+    """The generalised criterion for a tree with outer momenta `p_one` and `p_other`, in either order."""
+    chord = velocity(metric, rho - 0.5 * (p_one + p_other))
+    return (jnp.vdot(chord, p_one) <= 0) | (jnp.vdot(chord, p_other) <= 0)

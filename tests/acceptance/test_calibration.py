@@ -1,7 +1,7 @@
 """Simulation-based calibration: parameters from the prior, data from the parameters, draws from the posterior given the data.
 
-The rank of each parameter among its posterior draws is then uniform. All simulations run in one program: the sampler of one chain,
-batched over the leaves of the log density, which are the data. Each test has two broken twins that must fail.
+The rank of each parameter among its posterior draws is then uniform. All simulations run in one program, one after the other: the
+sampler of one chain, with the leaves of the log density, which are the data, as its argument. Each test has two broken twins that must fail.
 
 Source: Talts et al. (2018), "Validating Bayesian inference algorithms with simulation-based calibration", algorithm 2.
 """
@@ -59,8 +59,7 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
     densities = [broken(lc.log_density(model, y)) for y in truth["y"]]
     target = trace_target(densities[0], lc.init_to_uniform(), 1)
     leaves = zip(*(jax.tree.leaves(density) for density in densities), strict=True)
-    data = target.data._replace(leaves=tuple(jnp.stack([jnp.asarray(v) for v in values]) for values in leaves))
-    over = target.data._replace(leaves=0, constants=None)
+    leaves = tuple(jnp.stack([jnp.asarray(v) for v in values]) for values in leaves)
 
     kernel = lc.NUTS(model)
     plan = Plan(
@@ -69,16 +68,20 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
         np.int32(THINNING),
         np.asarray(False),
     )
-    sampler = batch(target, kernel.transition(), 1, NUM_DRAWS)
     total = np.int32(NUM_WARMUP + THINNING * NUM_DRAWS)
+    sampler = batch(target, kernel.transition(), 1, int(total), plan, target.fixed)
 
-    def simulation(words, data):
-        state, ok, _ = sampler.init(words, data, plan, jnp.zeros((1, target.layout.dim)), jnp.bool_(False), target.fixed)
-        _, chunk = sampler.advance(state, data, plan, total)
-        return chunk.values, chunk.count, ok
+    def simulation(arguments):
+        words, leaves = arguments
+        data = target.data._replace(leaves=leaves)
+        begin, state = sampler.begin(words, plan, jnp.zeros((1, target.layout.dim)), jnp.bool_(False), target.fixed)
+        machine = sampler.enter(data, plan, begin, state, jnp.bool_(True), total)
+        machine, _ = sampler.advance(machine, data, plan, np.int32(2**30))
+        chunk = sampler.leave(machine, data, plan)
+        return tuple(value[:, :NUM_DRAWS] for value in chunk.values), chunk.kept.count, chunk.kept.ok
 
     keys = jax.random.key_data(jax.random.split(infer, num_simulations))
-    values, count, ok = jax.jit(jax.vmap(simulation, in_axes=(0, over)))(keys, data)
+    values, count, ok = jax.jit(lambda arguments: jax.lax.map(simulation, arguments))((keys, leaves))
     assert np.asarray(ok).all()
     assert (np.asarray(count) == NUM_DRAWS).all()
     draws = {name: np.asarray(value)[:, 0] for name, value in zip(target.names, values, strict=True)}

@@ -1,0 +1,146 @@
+"""What one chain does in one chunk of a run: find its start if it has none, then move, adapt and keep draws.
+
+Written for one chain; `batching` runs it for many. The gradient is called in one place, `density`, for the search, the warm-up and the
+draws alike.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..transforms.autobatch import program
+from ..transforms.streams import Stream, pool
+from .kernel import Transition, start_chain
+from .records import Draw, Plan
+from .starts import searching
+
+__all__ = ["Begin", "Kept", "Tally", "chain_program"]
+
+
+class Begin(NamedTuple):
+    """How a chain starts.
+
+    Attributes:
+        stream: its randomness, at transition 0.
+        start: (dim,). The user's point.
+        given: bool, (). Whether to take that instead of drawing.
+        fixed: constrained values that the strategy brings, by site.
+    """
+
+    stream: Stream
+    start: jax.Array
+    given: jax.Array
+    fixed: dict[str, jax.Array]
+
+
+class Tally(NamedTuple):
+    """Counts over the transitions of one chunk, kept and forgotten ones alike.
+
+    Attributes:
+        tries: int32, (). Points that the search evaluated.
+        n_steps: int32, (). Gradients of the transitions.
+        warmup_steps: int32, (). Those of them in warm-up.
+        diverging: int32, (). Divergent transitions after warm-up.
+        depth: int32, (). Sum of tree depths; 0 for kernels without trees.
+    """
+
+    tries: jax.Array
+    n_steps: jax.Array
+    warmup_steps: jax.Array
+    diverging: jax.Array
+    depth: jax.Array
+
+
+class Kept(NamedTuple):
+    """The draws of one chunk.
+
+    Attributes:
+        draws: each field of a `Draw` with a leading axis of `capacity` entries.
+        count: int32, (). How many entries are filled.
+        tally: what was done for them.
+        ok: bool, (). Whether the chain has a start with finite log density and gradient.
+    """
+
+    draws: Draw
+    count: jax.Array
+    tally: Tally
+    ok: jax.Array
+
+
+def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
+    """The program of a chunk.
+
+    Args:
+        value_and_grad: position (dim,) -> (log density (), gradient (dim,)).
+        initial: key words, uint32 (2,), and fixed values -> a drawn position (dim,).
+        transition: the kernel's static part.
+        plan: the run's.
+
+    Returns:
+        A program of `Begin`, `ChainState`, whether the state is still to be found, bool (), room for draws (a `Draw` with a leading
+        axis), and the transition to stop before, int32 (), or as many after the first as there is room for. It returns the
+        `ChainState` and `Kept`.
+    """
+
+    @program(heavy=True)
+    def density(position):
+        return value_and_grad(position)
+
+    search = searching(density, initial)
+    move = transition.program(density, plan)
+
+    @program
+    def chunk(begin, state, fresh, draws, until):
+        ok = jnp.bool_(True)
+        first = begin.stream.counter if fresh else state.stream.counter
+        stream = begin.stream._replace(counter=first)
+        noise = pool(lambda stream: transition.noise(stream, begin.start), stream, _capacity(draws))
+        none = jnp.int32(0)
+        tally = Tally(none, none, none, none, none)
+        if fresh:
+            position, log_density, gradient, ok, tries = search(begin.stream, begin.start, begin.given, begin.fixed)
+            state = start_chain((log_density, gradient), position, begin.stream, plan.tuning)
+            tally = tally._replace(tries=tries)
+        count = jnp.int32(0)
+        until = jnp.minimum(until, first.astype(jnp.int32) + _capacity(draws))  # there is noise for no more
+        while ok and state.stream.counter.astype(jnp.int32) < until:
+            index = state.stream.counter.astype(jnp.int32)
+            state, draw = move(state, _row(noise, state.stream.counter - first))
+            tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)
+            if _is_kept(index, plan):
+                draws = _write(draws, count, draw)
+                count = count + 1
+        return state, Kept(draws, count, tally, ok)
+
+    return chunk
+
+
+def _capacity(draws: Draw) -> int:
+    return draws.position.shape[0]
+
+
+def _row(noise: Any, index: Any) -> Any:
+    return jax.tree.map(lambda numbers: numbers[index], noise)
+
+
+def _write(draws: Draw, count: Any, draw: Draw) -> Draw:
+    return jax.tree.map(lambda kept, new: kept.at[count].set(new), draws, draw)
+
+
+def _is_kept(index, plan: Plan):
+    """Whether the transition is kept: the last of each `thinning`, warm-up only if asked for."""
+    past = index - plan.schedule.num_warmup
+    within = jnp.where(past < 0, index, past)
+    return ((within + 1) % plan.thinning == 0) & ((past >= 0) | plan.keep_warmup)
+
+
+def _count(tally: Tally, stats: dict[str, Any], warming) -> Tally:
+    depth = stats.get("tree_depth")
+    return Tally(
+        tries=tally.tries,
+        n_steps=tally.n_steps + stats["n_steps"],
+        warmup_steps=tally.warmup_steps + jnp.where(warming, stats["n_steps"], 0),
+        diverging=tally.diverging + (stats["diverging"] & ~warming).astype(jnp.int32),
+        depth=tally.depth if depth is None else tally.depth + depth,
+    )
