@@ -5,7 +5,7 @@ if __name__ == "transforms":
 
 from .affine import Affine, Dependence, Input, NotAffine, affine_in, why_not_affine
 from .affine_blocks import ContractBlock, DenseBlock, GatherBlock
-from .autobatch import program
+from .autobatch import autobatch, program
 from .autodiff import (
     LinearProgram,
     check_linearization,
@@ -19,9 +19,7 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
-from .autobatch import autobatch, program
 from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
-from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
 
@@ -43,7 +41,6 @@ __all__ = [
     "SamplerError",
     "Stream",
     "affine_in",
-    "any_lane",
     "autobatch",
     "check_linearization",
     "defines_linearization",
@@ -54,7 +51,6 @@ __all__ = [
     "key_words",
     "linearize",
     "normal",
-    "program",
     "program",
     "stream_for",
     "structure",
