@@ -1,0 +1,77 @@
+"""The two ways to write a trajectory are one: equal draw for draw, compiled for a batch and as plain Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from luciole.inference.integrator import Phase, energy
+from luciole.inference.metric import metric_of, momentum
+from luciole.inference.trajectory import Start, iterative, recursive
+from luciole.transforms import stream_for
+from luciole.transforms.autobatch import autobatch, program
+
+SHAPES = np.array([0.8, 1.5, 4.0])
+STEP_SIZES = np.array([0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.2, 3.0, 10.0])
+MAX_DEPTH = 6
+INVERSE_MASS = {False: np.array([1.2, 0.8, 0.4]), True: np.array([[1.2, 0.3, 0.0], [0.3, 0.8, 0.1], [0.0, 0.1, 0.4]])}
+
+
+def log_density(x):
+    """Log-gamma variables: skewed, and off the scale a few steps to the right."""
+    return (SHAPES * x - jnp.exp(x)).sum()
+
+
+value_and_grad = jax.value_and_grad(log_density)
+
+
+@program(heavy=True)
+def density(x):
+    return value_and_grad(x)
+
+
+def starts(num, dense):
+    def one(chain, x, step_size):
+        metric, stream = metric_of(jnp.asarray(INVERSE_MASS[dense])), stream_for(np.array([3, 1], np.uint32), chain)
+        p = momentum(metric, stream, 1)
+        value, gradient = value_and_grad(x)
+        return Start(metric, step_size, stream, Phase(x, p, gradient), value, energy(metric, value, p))
+
+    x = np.log(np.random.default_rng(0).gamma(SHAPES, size=(num, 3)))
+    return jax.jit(jax.vmap(one))(np.arange(num, dtype=np.uint32), x, np.resize(STEP_SIZES, num))
+
+
+def assert_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dense", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_recursive_and_iterative_are_equal_draw_for_draw(dense, x64):
+    batch = starts(2600, dense)
+    one, other = (autobatch(walk(density, MAX_DEPTH))(batch) for walk in (recursive, iterative))
+    assert_equal(one, other)
+    # Nothing that a trajectory can do was left out.
+    depth, n_steps = np.asarray(one.depth), np.asarray(one.n_steps)
+    assert set(depth) == set(range(1, MAX_DEPTH + 1))
+    diverging, whole = np.asarray(one.diverging), n_steps == 2**depth - 1
+    assert all((diverging & (depth == d)).any() for d in (1, 2, 3)), "no trajectory diverges after a few doublings"
+    assert (~whole & ~diverging).sum() > 50, "no sub-tree turns"
+    assert (whole & (depth == MAX_DEPTH)).any() and (whole & (depth < MAX_DEPTH)).any()
+    moved = np.abs(np.asarray(one.choice.position - batch.phase.position)).max(1) > 0
+    assert 0.5 < moved.mean() < 1
+
+
+@pytest.mark.parametrize("walk", [recursive, iterative])
+def test_the_machine_is_plain_python(walk, x64):
+    batch = starts(130, False)
+    trajectory = walk(density, MAX_DEPTH)
+    compiled = autobatch(trajectory)(batch)
+    n_steps, diverging = np.asarray(compiled.n_steps), np.asarray(compiled.diverging)
+    turned = ~diverging & (n_steps != 2 ** np.asarray(compiled.depth) - 1)  # within a sub-tree
+    chosen = [int(np.argmax(score)) for score in (n_steps, diverging * n_steps, turned * n_steps)]
+    assert n_steps[chosen[0]] > 30 and diverging[chosen[1]] and turned[chosen[2]]
+    for chain in chosen:
+        alone = trajectory(jax.tree.map(lambda leaf, chain=chain: leaf[chain], batch))
+        assert_equal(alone, jax.tree.map(lambda leaf, chain=chain: leaf[chain], compiled))
