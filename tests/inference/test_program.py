@@ -73,7 +73,7 @@ def test_a_transition_is_plain_python(name, x64):
     np.testing.assert_array_equal(after.step_size != step_sizes, [True, True, True, True, False])
 
 
-@pytest.mark.parametrize("name", ["nuts", "hmc"])
+@pytest.mark.parametrize("name", ["nuts", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_draws_are_the_same_whatever_runs_beside(name, targets, x64):
     """After one transition; later ones may part, by rounding alone, where a trajectory is chaotic."""
     density = targets.log_gammas(SHAPES)
