@@ -72,7 +72,7 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-@pytest.mark.parametrize("name", ["nuts", "hmc"])
+@pytest.mark.parametrize("name", ["nuts", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_float_types_and_shapes(name, targets, dtype):
     mcmc = run(KERNELS[name], targets.log_gammas([0.7, 3.0]), num_warmup=30, num_samples=10)
     samples = mcmc.get_samples()
@@ -125,7 +125,7 @@ def test_compiles_once_per_shape(kernel, targets, backend_compiles, monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-@pytest.mark.parametrize("name", ["nuts", "hmc_length"])
+@pytest.mark.parametrize("name", ["nuts", pytest.param("hmc_length", marks=pytest.mark.slow)])
 def test_the_density_is_never_asked_beyond_a_divergence(name, targets):
     seen = []
 

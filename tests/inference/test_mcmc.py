@@ -149,7 +149,7 @@ def test_progress_bar(density, capfd):
 
 
 def test_large_chunks_are_cut(density, monkeypatch, caplog):
-    mcmc = small(NUTS(density, max_tree_depth=3), num_samples=1300, num_warmup=700, keep_warmup=True).run(KEY)
+    mcmc = small(NUTS(density), num_samples=1300, num_warmup=700, keep_warmup=True).run(KEY)
     assert mcmc.get_samples(True)["x"].shape == (2, 1300, 2) and mcmc.warmup_samples["x"].shape == (2, 700, 2)
     assert (np.abs(np.diff(mcmc.get_samples(True)["x"], axis=1)).sum(-1) > 0).mean() > 0.9
 

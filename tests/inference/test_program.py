@@ -60,7 +60,7 @@ def test_a_transition_is_plain_python(name, x64):
         return state._replace(step_size=step_size)
 
     x = np.log(np.random.default_rng(1).gamma(SHAPES, size=(5, 3)))
-    states = jax.vmap(begin)(np.arange(5, dtype=np.uint32), counters, step_sizes, x)
+    states = jax.jit(jax.vmap(begin))(np.arange(5, dtype=np.uint32), counters, step_sizes, x)
     transition = KERNELS[name](None).transition().program(density, plan)
     compiled = autobatch(transition)(states)
     after, draws = compiled
@@ -146,17 +146,17 @@ def test_a_search_with_a_gradient_of_its_own_is_seen(marked, monkeypatch):
 
 
 def test_utilisation_counts_everything(targets):
-    """A start is found at the seventh try in the mean, so that the search cannot be forgotten unseen."""
-    picky = targets.FakeDensity({"x": (1,)}, lambda p, _: jnp.log(p["x"] - 1.4).sum() - p["x"].sum())
-    mcmc = MCMC(HMC(picky, num_steps=2, step_size=0.01), num_warmup=20, num_samples=30, num_chains=5, progress_bar=False)
+    """A start is found at the thirteenth try in the mean, so that the search cannot be forgotten unseen."""
+    picky = targets.FakeDensity({"x": (1,)}, lambda p, _: jnp.log(p["x"] - 1.7).sum() - p["x"].sum())
+    mcmc = MCMC(HMC(picky, num_steps=2, step_size=0.01), num_warmup=20, num_samples=30, num_chains=2, progress_bar=False)
     cost = mcmc.run(jax.random.key(0)).cost
-    tries = cost["gradient_evaluations"] - 5 * 2 * (20 + 30)
-    assert 15 < tries < 100
+    tries = cost["gradient_evaluations"] - 2 * 2 * (20 + 30)
+    assert 10 < tries < 100
     assert tries == mcmc._finished.outcome.counts.tries.sum()
     assert 0 < cost["utilisation"] == cost["gradient_evaluations"] / cost["gradient_slots"] <= 1
     # No chain can be faster than one gradient in each turn of the machine.
     slowest = mcmc._finished.outcome.counts.tries.max() + 2 * (20 + 30)
-    assert cost["gradient_slots"] >= 5 * slowest
+    assert cost["gradient_slots"] >= 2 * slowest
 
 
 def test_chains_do_not_wait_for_one_another(targets, monkeypatch):
@@ -171,7 +171,7 @@ def test_chains_do_not_wait_for_one_another(targets, monkeypatch):
         assert mcmc.cost["gradient_evaluations"] == steps.sum() + 64  # a start each
         return mcmc.cost["utilisation"], (steps.mean(0) / steps.max(0)).mean()
 
-    used, synchronous = utilisation(1e9, 500)  # chunks of 16, 64, ... transitions, however fast this computer is
+    used, synchronous = utilisation(1e9, 300)  # chunks of 16, 64, ... transitions, however fast this computer is
     assert synchronous < 0.6, "the chains are all alike, nobody could wait"
     assert 0.8 <= used <= 1
     # The twin: chains that wait for one another after every transition.

@@ -32,7 +32,7 @@ def worst_z(draws, expected):
     [
         lambda d: NUTS(d),
         pytest.param(lambda d: NUTS(d, dense_mass=True), marks=pytest.mark.slow),
-        lambda d: HMC(d, num_steps=6, jitter=0.5),
+        pytest.param(lambda d: HMC(d, num_steps=6, jitter=0.5), marks=pytest.mark.slow),
     ],
     ids=["nuts", "nuts_dense", "hmc"],
 )
