@@ -104,7 +104,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
             tally = tally._replace(tries=tries)
         count = jnp.int32(0)
         until = jnp.minimum(until, first.astype(jnp.int32) + _capacity(draws))  # there is noise for no more
-        while ok and state.stream.counter.astype(jnp.int32) < until:
+        while ok & (state.stream.counter.astype(jnp.int32) < until):
             index = state.stream.counter.astype(jnp.int32)
             state, draw = move(state, _row(noise, state.stream.counter - first))
             tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)

@@ -18,6 +18,7 @@ __all__ = ["Counts", "Outcome", "drive"]
 _log = logging.getLogger("luciole")
 _CALL_SECONDS = 0.1  # an interrupt is heard about this often
 _CHUNK_SECONDS = 1.0  # the bar moves about this often
+_FIRST_CHUNK = 64  # transitions
 
 
 class Counts(NamedTuple):
@@ -89,7 +90,7 @@ def drive(
     store = _empty_store(compiled.chunk, num_chains, num_kept)
     filled = np.zeros(num_chains, np.int64)
     counts = Counts(np.zeros(num_chains, np.int64), 0, 0, 0, np.zeros(num_chains, np.int64))
-    done, size, ticks, interrupted, ok = 0, min(64, capacity), 64, False, np.ones(num_chains, bool)
+    done, size, ticks, interrupted, ok = 0, min(_FIRST_CHUNK, capacity), 64, False, np.ones(num_chains, bool)
     start = perf_counter()
     try:
         while done < total and ok.all():

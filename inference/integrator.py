@@ -1,6 +1,14 @@
-"""One leapfrog step of Hamiltonian dynamics, and the energy it conserves up to its error."""
+"""One leapfrog step of Hamiltonian dynamics, and the energy it conserves up to its error.
 
-from collections.abc import Callable
+The velocity Verlet scheme, second order and symplectic, with g the gradient of the log density and S the inverse mass matrix:
+
+    p' = p + (step / 2) g(q);   q1 = q + step S p';   p1 = p' + (step / 2) g(q1)
+
+It is cut where the gradient is computed, so that a program calls the density itself, between `half_kick_and_drift` and `kick`.
+
+Source: Neal (2011), "MCMC using Hamiltonian dynamics", section 5.2.3, the leapfrog method.
+"""
+
 from typing import NamedTuple
 
 import jax
@@ -8,12 +16,9 @@ import jax.numpy as jnp
 
 from .metric import Metric, kinetic_energy, velocity
 
-__all__ = ["MAX_ENERGY_ERROR", "Phase", "ValueAndGrad", "energy", "energy_error", "leapfrog"]
+__all__ = ["MAX_ENERGY_ERROR", "Phase", "energy", "energy_error", "half_kick_and_drift", "kick"]
 
 MAX_ENERGY_ERROR = 1000.0  # nats; Stan's threshold, Betancourt (2017), section 6.2
-
-ValueAndGrad = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""position (dim,) -> (log density (), gradient (dim,))."""
 
 
 class Phase(NamedTuple):
@@ -30,35 +35,26 @@ class Phase(NamedTuple):
     gradient: jax.Array
 
 
-def leapfrog(value_and_grad: ValueAndGrad, metric: Metric, step: jax.Array, phase: Phase) -> tuple[Phase, jax.Array]:
-    """One step of the velocity Verlet scheme, second order and symplectic.
-
-        p' = p + (step / 2) g(q);   q1 = q + step S p';   p1 = p' + (step / 2) g(q1)
+def half_kick_and_drift(metric: Metric, step: jax.Array, phase: Phase) -> Phase:
+    """A leapfrog step as far as its gradient: (q1, p', g(q)).
 
     Args:
-        value_and_grad: the log density and its gradient g; called once.
         metric: has S, the inverse mass matrix.
         step: (). Negative to go back in time.
-        phase: where from.
-
-    Returns:
-        The new phase and its log density, shape ().
+        phase: (q, p, g(q)), where from.
     """
-    half = 0.5 * step
-    momentum = phase.momentum + half * phase.gradient
-    position = phase.position + step * velocity(metric, momentum)
-    log_density, gradient = value_and_grad(position)
-    return Phase(position, momentum + half * gradient, gradient), log_density
-
-
-def half_kick_and_drift(metric: Metric, step: jax.Array, phase: Phase) -> Phase:
-    """The part of a `leapfrog` step before its gradient: the new position, half of the new momentum, the old gradient."""
     momentum = phase.momentum + 0.5 * step * phase.gradient
     return Phase(phase.position + step * velocity(metric, momentum), momentum, phase.gradient)
 
 
 def kick(step: jax.Array, phase: Phase, gradient: jax.Array) -> Phase:
-    """The part of a `leapfrog` step after its gradient."""
+    """The rest of a leapfrog step: (q1, p1, g(q1)).
+
+    Args:
+        step: the same.
+        phase: (q1, p', g(q)), what `half_kick_and_drift` returned.
+        gradient: (dim,). g(q1).
+    """
     return Phase(phase.position, phase.momentum + 0.5 * step * gradient, gradient)
 
 

@@ -29,7 +29,6 @@ from .autodiff import (
     vjp,
 )
 from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
-from .lanes import any_lane
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
 
@@ -51,7 +50,6 @@ __all__ = [
     "SamplerError",
     "Stream",
     "affine_in",
-    "any_lane",
     "autobatch",
     "check_linearization",
     "defines_linearization",

@@ -1,7 +1,7 @@
 """Simulation-based calibration: parameters from the prior, data from the parameters, draws from the posterior given the data.
 
 The rank of each parameter among its posterior draws is then uniform. All simulations run in one program, one after the other: the
-sampler of one chain, with the leaves of the log density, which are the data, as its argument. Each test has two broken twins that must fail.
+sampler of one chain, whose argument is the leaves of the log density: the data. Each test has two broken twins that must fail.
 
 Source: Talts et al. (2018), "Validating Bayesian inference algorithms with simulation-based calibration", algorithm 2.
 """

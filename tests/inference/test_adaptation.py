@@ -7,7 +7,7 @@ from numpyro.infer.hmc_util import build_adaptation_schedule, dual_averaging, we
 
 from luciole.inference import MCMC, NUTS, adaptation
 from luciole.inference.metric import kinetic_energy, metric_of, momentum, velocity
-from luciole.transforms import stream_for
+from luciole.transforms import normal, stream_for
 
 
 @pytest.mark.parametrize("num_warmup", [*range(160), 200, 500, 999, 1000, 1001, 2500, 10_000, 1_000_000])
@@ -66,7 +66,9 @@ def test_metric(dense, dtype):
     np.testing.assert_allclose(velocity(metric, p), matrix @ p, rtol=1e-5)
     np.testing.assert_allclose(kinetic_energy(metric, p), p @ matrix @ p / 2, rtol=1e-5)
     key = np.array([1, 2], np.uint32)
-    draws = jax.vmap(lambda chain: momentum(metric, stream_for(key, chain), 1))(np.arange(100_000, dtype=np.uint32))
+    draws = jax.vmap(lambda chain: momentum(metric, normal(stream_for(key, chain), 1, (3,), dtype=dtype)))(
+        np.arange(100_000, dtype=np.uint32)
+    )
     mass = np.linalg.inv(matrix)
     scale = np.sqrt(np.outer(np.diag(mass), np.diag(mass)))
     np.testing.assert_allclose(np.cov(np.asarray(draws).T) / scale, mass / scale, atol=5 * np.sqrt(2 / 100_000))

@@ -56,11 +56,14 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
     assert kept.warmup_samples["x"].shape == (3, 60, 2) and kept.warmup_stats["lp"].shape == (3, 60)
     assert kept.warmup_samples["x"].std() > 0 and mcmc.warmup_samples is None
 
-    monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)  # one transition a call
-    single = run(kernel, density, keep_warmup=True)
-    assert_same(samples, single.get_samples(group_by_chain=True))
-    assert_same(kept.warmup_samples, single.warmup_samples)
-    assert_same(mcmc.state, single.state)
+    for seconds in ({"_CHUNK_SECONDS": 0.0}, {"_CHUNK_SECONDS": 1e9, "_CALL_SECONDS": 0.0}):
+        # One transition a chunk; then chunks as long as they get, each of many calls that stop amid trajectories.
+        for name, value in seconds.items():
+            monkeypatch.setattr(host, name, value)
+        cut = run(kernel, density, keep_warmup=True)
+        assert_same(samples, cut.get_samples(group_by_chain=True))
+        assert_same(kept.warmup_samples, cut.warmup_samples)
+        assert_same(mcmc.state, cut.state)
 
     other = run(kernel, density, seed=1).get_samples()
     assert not np.array_equal(other["x"], mcmc.get_samples()["x"])
@@ -69,7 +72,7 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-@pytest.mark.parametrize("name", ["nuts", "hmc"])
+@pytest.mark.parametrize("name", ["nuts", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_float_types_and_shapes(name, targets, dtype):
     mcmc = run(KERNELS[name], targets.log_gammas([0.7, 3.0]), num_warmup=30, num_samples=10)
     samples = mcmc.get_samples()
@@ -122,7 +125,7 @@ def test_compiles_once_per_shape(kernel, targets, backend_compiles, monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-@pytest.mark.parametrize("name", ["nuts", "hmc_length"])
+@pytest.mark.parametrize("name", ["nuts", pytest.param("hmc_length", marks=pytest.mark.slow)])
 def test_the_density_is_never_asked_beyond_a_divergence(name, targets):
     seen = []
 

@@ -49,23 +49,61 @@ def test_legacy_key_is_the_same_key(density):
     np.testing.assert_array_equal(one, small(NUTS(density)).run(jax.random.key(3)).get_samples()["x"])
 
 
-def test_interrupt_keeps_what_was_drawn(density, monkeypatch):
+@pytest.fixture
+def one_transition_a_chunk(monkeypatch):
+    """Of a run with 50 transitions of warm-up: 16 in the first chunk, then one each. Draw k is chunk 35 + k."""
+    monkeypatch.setattr(host, "_FIRST_CHUNK", 16)
+    monkeypatch.setattr(host, "_CHUNK_SECONDS", 0.0)
+    return 35
+
+
+def test_interrupt_keeps_what_was_drawn(density, monkeypatch, one_transition_a_chunk):
     calls = []
 
     def interrupting(*args):
         calls.append(1)
-        if len(calls) == 60:
+        if len(calls) == one_transition_a_chunk + 10:
             raise KeyboardInterrupt
         return original(*args)
 
     whole = small(NUTS(density)).run(KEY).get_samples(True)["x"]
+    assert whole.shape == (2, 30, 2)
     original = host._add
     monkeypatch.setattr(host, "_add", interrupting)
-    monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)
     with pytest.warns(InterruptWarning, match="9 of 30 draws per chain were kept"):
         mcmc = small(NUTS(density)).run(KEY)
     np.testing.assert_array_equal(mcmc.get_samples(True)["x"], whole[:, :9])
     assert mcmc.sample_stats["lp"].shape == (2, 9)
+    np.testing.assert_array_equal(mcmc.state.stream.counter, 59)
+    np.testing.assert_allclose(mcmc.state.position, whole[:, 8])
+
+
+def test_interrupt_inside_a_chunk_leaves_the_whole_ones(density, monkeypatch, one_transition_a_chunk):
+    chunks, calls = [], []
+
+    def interrupted_drive(compiled, *args):
+        def enter(*args):
+            chunks.append(1)
+            calls.clear()
+            return compiled.enter(*args)
+
+        def advance(state, data, plan, ticks):
+            calls.append(1)
+            if len(chunks) > one_transition_a_chunk + 5 and len(calls) == 2:
+                raise KeyboardInterrupt
+            return compiled.advance(state, data, plan, np.int32(1))
+
+        return original(compiled._replace(enter=enter, advance=advance), *args)
+
+    whole = small(NUTS(density)).run(KEY).get_samples(True)["x"]
+    original = host.drive
+    monkeypatch.setattr("luciole.inference.mcmc.drive", interrupted_drive)
+    with pytest.warns(InterruptWarning):
+        mcmc = small(NUTS(density)).run(KEY)
+    kept = len(chunks) - 1 - one_transition_a_chunk
+    assert 5 <= kept < 30
+    np.testing.assert_array_equal(mcmc.get_samples(True)["x"], whole[:, :kept])
+    np.testing.assert_allclose(mcmc.state.position, whole[:, kept - 1])
 
 
 def test_interrupt_in_warmup_leaves_nothing(density, monkeypatch):
@@ -112,7 +150,7 @@ def test_progress_bar(density, capfd):
 
 
 def test_large_chunks_are_cut(density, monkeypatch, caplog):
-    mcmc = small(NUTS(density, max_tree_depth=3), num_samples=1300, num_warmup=700, keep_warmup=True).run(KEY)
+    mcmc = small(NUTS(density), num_samples=1300, num_warmup=700, keep_warmup=True).run(KEY)
     assert mcmc.get_samples(True)["x"].shape == (2, 1300, 2) and mcmc.warmup_samples["x"].shape == (2, 700, 2)
     assert (np.abs(np.diff(mcmc.get_samples(True)["x"], axis=1)).sum(-1) > 0).mean() > 0.9
 

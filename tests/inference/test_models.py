@@ -60,6 +60,7 @@ def test_start_values_by_chain():
     np.testing.assert_allclose(mcmc.get_samples()["tau"], tau, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_median_start():
     mcmc = run(jax.random.key(0), num_warmup=0, num_samples=1, step_size=1e-6, init_strategy=ppl.init_to_median())
     assert (np.abs(mcmc.get_samples()["z"]) < 1.5).all()

@@ -9,10 +9,11 @@ from numpyro.infer.hmc_util import IntegratorState, build_tree, euclidean_kineti
 from scipy.stats import chi2_contingency
 
 from luciole.inference import HMC, MCMC, NUTS
-from luciole.inference.integrator import Phase
+from luciole.inference.integrator import Phase, energy
 from luciole.inference.metric import metric_of
-from luciole.inference.tree import grow
+from luciole.inference.trajectory import Start, iterative
 from luciole.transforms import stream_for
+from luciole.transforms.autobatch import autobatch, program
 
 SHAPES = np.array([1.0, 2.0, 6.0])
 
@@ -31,7 +32,7 @@ def worst_z(draws, expected):
     [
         lambda d: NUTS(d),
         pytest.param(lambda d: NUTS(d, dense_mass=True), marks=pytest.mark.slow),
-        lambda d: HMC(d, num_steps=6, jitter=0.5),
+        pytest.param(lambda d: HMC(d, num_steps=6, jitter=0.5), marks=pytest.mark.slow),
     ],
     ids=["nuts", "nuts_dense", "hmc"],
 )
@@ -59,10 +60,17 @@ def test_trajectories_are_as_deep_as_numpyro_s():
 
     value_and_grad = jax.value_and_grad(log_density)
 
-    def ours(chain, x, p):
+    @program
+    def density(x):
+        return value_and_grad(x)
+
+    def begin(chain, x, p):
         value, gradient = value_and_grad(x)
-        stream = stream_for(np.array([0, 1], np.uint32), chain)
-        result = grow(value_and_grad, metric_of(jnp.asarray(inverse_mass)), step, stream, Phase(x, p, gradient), value, 8)
+        metric, stream = metric_of(jnp.asarray(inverse_mass)), stream_for(np.array([0, 1], np.uint32), chain)
+        return Start(metric, jnp.asarray(step), stream, Phase(x, p, gradient), value, energy(metric, value, p))
+
+    def ours(chain, x, p):
+        result = autobatch(iterative(density, 8))(jax.jit(jax.vmap(begin))(chain, x, p))
         return result.n_steps, result.sum_acceptance / result.n_steps.astype(jnp.float32)
 
     _, verlet = velocity_verlet(lambda x: -log_density(x), euclidean_kinetic_energy)
@@ -73,7 +81,7 @@ def test_trajectories_are_as_deep_as_numpyro_s():
         tree = build_tree(verlet, euclidean_kinetic_energy, state, inverse_mass, step, key, max_tree_depth=8)
         return tree.num_proposals, tree.sum_accept_probs / tree.num_proposals
 
-    steps, acceptance = jax.jit(jax.vmap(ours))(np.arange(num, dtype=np.uint32), start, momenta)
+    steps, acceptance = ours(np.arange(num, dtype=np.uint32), start, momenta)
     with jax.numpy_dtype_promotion("standard"):
         their_steps, their_acceptance = jax.jit(jax.vmap(theirs))(jax.random.split(jax.random.key(1), num), start, momenta)
     counts = np.stack([np.bincount(np.asarray(s), minlength=256) for s in (steps, their_steps)])

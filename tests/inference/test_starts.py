@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference.starts import search
-from luciole.transforms.streams import stream_for
+from luciole.inference.starts import searching
+from luciole.transforms import stream_for
+from luciole.transforms.autobatch import autobatch, program
 
 CHAINS = 64
 
@@ -14,18 +15,20 @@ CHAINS = 64
 def starts(log_density, given=None):
     """Starting positions (chain,), and whether they are finite, for a density on one coordinate."""
 
-    def one(chain):
-        stream = stream_for(jnp.asarray([1, 2], jnp.uint32), chain)
+    value_and_grad = jax.value_and_grad(lambda x: log_density(x[0]))
 
-        def initial(words):
-            return jax.random.uniform(jax.random.wrap_key_data(words), (1,), minval=-2.0, maxval=2.0)
+    @program
+    def density(position):
+        return value_and_grad(position)
 
-        start = jnp.full(1, 0.0 if given is None else given)
-        value_and_grad = jax.value_and_grad(lambda x: log_density(x[0]))
-        position, _, ok, _ = search(value_and_grad, initial, stream, start, jnp.asarray(given is not None))
-        return position[0], ok
+    def initial(words, fixed):
+        return jax.random.uniform(jax.random.wrap_key_data(words), (1,), minval=-2.0, maxval=2.0)
 
-    position, ok = jax.jit(jax.vmap(one))(jnp.arange(CHAINS, dtype=jnp.uint32))
+    search = autobatch(searching(density, initial), in_axes=(0, None, None, None))
+    streams = jax.vmap(stream_for, in_axes=(None, 0))(jnp.asarray([1, 2], jnp.uint32), jnp.arange(CHAINS, dtype=jnp.uint32))
+    start = jnp.full(1, 0.0 if given is None else given)
+    position, _, _, ok, _ = search(streams, start, jnp.asarray(given is not None), {})
+    position = position[:, 0]
     return np.asarray(position), np.asarray(ok)
 
 

@@ -1,15 +1,18 @@
 """One transition leaves the target as it is: from exact draws, exact draws. Each check has a broken twin that must fail it."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import HMC, NUTS, hmc, tree
+from luciole.inference import HMC, NUTS, hmc, trajectory
 from luciole.inference.adaptation import warmup_schedule
 from luciole.inference.kernel import start_chain
 from luciole.inference.records import Plan
 from luciole.transforms import stream_for
+from luciole.transforms.autobatch import autobatch, program
 
 SHAPES = np.array([0.8, 1.5, 4.0], np.float32)
 NUM_CHAINS, NUM_TRANSITIONS = 40_000, 3
@@ -20,19 +23,35 @@ def log_density(x):
     return (SHAPES * x - jnp.exp(x)).sum()
 
 
-def worst_z(kernel, seed=0):
-    """Largest |z| of the change of four statistics, over independent chains that start from exact draws."""
+def worst_z(kernel, seed=0, **options):
+    """Largest |z| of the change of four statistics, over independent chains that start from exact draws.
+
+    `options` replace fields of the kernel's transition.
+    """
     dim = len(SHAPES)
     plan = Plan(warmup_schedule(0), kernel.tuning(dim, np.float32), np.int32(1), np.asarray(False))
-    value_and_grad, transition = jax.value_and_grad(log_density), kernel.transition()
+    value_and_grad = jax.value_and_grad(log_density)
     key = np.array([seed, 99], np.uint32)
 
-    def one(chain, x):
-        state = start_chain(value_and_grad(x), x, stream_for(key, chain), plan.tuning)
-        return jax.lax.fori_loop(0, NUM_TRANSITIONS, lambda _, s: transition(value_and_grad, s, plan)[0], state).position
+    @program(heavy=True)
+    def density(x):
+        return value_and_grad(x)
+
+    # Built here, after a test has broken something: a program reads the names of its module when it is compiled.
+    static = replace(kernel.transition(), **options)
+    transition = static.program(density, plan)
+
+    @program
+    def several(state):
+        for _ in range(NUM_TRANSITIONS):
+            state, _ = transition(state, static.noise(state.stream, state.position))
+        return state.position
+
+    def begin(chain, x):
+        return start_chain(value_and_grad(x), x, stream_for(key, chain), jax.tree.map(jnp.asarray, plan.tuning))
 
     start = np.log(np.random.default_rng(seed).gamma(SHAPES, size=(NUM_CHAINS, dim))).astype(np.float32)
-    end = np.asarray(jax.jit(jax.vmap(one))(np.arange(NUM_CHAINS, dtype=np.uint32), start))
+    end = np.asarray(autobatch(several)(jax.jit(jax.vmap(begin))(np.arange(NUM_CHAINS, dtype=np.uint32), start)))
     assert np.abs(end - start).mean() > 0.3, "the chains did not move"
 
     def statistics(x):
@@ -54,19 +73,39 @@ def test_nuts_is_stationary(dense):
 
 
 def test_nuts_with_weight_sign_flipped_is_not(monkeypatch):
-    monkeypatch.setattr(tree, "energy_error", lambda new, start: start - new)
+    monkeypatch.setattr(trajectory, "energy_error", lambda new, start: start - new)
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
 
 
+def unchecked(density, max_depth):
+    """`trajectory.iterative` without its check of the sub-trees."""
+    step = trajectory._step(density)
+
+    @program
+    def grow(start, step_size, walk, depth):
+        leaf, growing = jnp.int32(0), True
+        while growing:
+            walk = step(start, step_size, walk)
+            leaf = leaf + 1
+            growing = leaf < jax.lax.shift_left(jnp.int32(1), depth) and not walk.stops
+        return walk
+
+    return trajectory._doubling(grow, max_depth)
+
+
 @pytest.mark.slow
-def test_nuts_without_subtree_check_is_not(monkeypatch):
-    monkeypatch.setattr(tree, "_close_subtrees", lambda t, *_: (t.momenta, t.rhos, jnp.bool_(False)))
-    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > MAX_Z
+def test_nuts_without_subtree_check_is_not():
+    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3)), walk=unchecked) > MAX_Z
+
+
+@pytest.mark.slow
+def test_recursive_nuts_is_stationary():
+    assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3)), walk=trajectory.recursive) < MAX_Z
 
 
 @pytest.mark.slow
 def test_nuts_that_only_goes_forward_is_not(monkeypatch):
-    monkeypatch.setattr(tree, "random_bits", lambda *_: (jnp.uint32(0xFFFFFFFF), None))
+    monkeypatch.setattr(trajectory, "random_bits", lambda *_: (jnp.uint32(0xFFFFFFFF), None))
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > MAX_Z
 
 

@@ -1,4 +1,4 @@
-"""The No-U-Turn trajectory as a program, recursive and iterative, against the loop that samplers run today: equal draw for draw."""
+"""The two ways to write a trajectory are one: equal draw for draw, compiled for a batch and as plain Python."""
 
 import jax
 import jax.numpy as jnp
@@ -6,76 +6,68 @@ import numpy as np
 import pytest
 
 from luciole.inference.integrator import Phase, energy
-from luciole.inference.metric import metric_of
+from luciole.inference.metric import metric_of, momentum
 from luciole.inference.trajectory import Start, iterative, recursive
-from luciole.inference.tree import grow
-from luciole.transforms import autobatch, program, stream_for
+from luciole.transforms import normal, stream_for
+from luciole.transforms.autobatch import autobatch, program
 
-MAX_DEPTH, CHAINS = 6, 32
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+SHAPES = np.array([0.8, 1.5, 4.0])
+STEP_SIZES = np.array([0.005, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8, 1.2, 3.0, 10.0])
+MAX_DEPTH = 6
+INVERSE_MASS = {False: np.array([1.2, 0.8, 0.4]), True: np.array([[1.2, 0.3, 0.0], [0.3, 0.8, 0.1], [0.0, 0.1, 0.4]])}
 
 
 def log_density(x):
-    return -0.5 * jnp.sum(x**2 * jnp.array([4.0, 1.0, 0.25])) - 0.1 * jnp.sum(x**4)
+    """Log-gamma variables: skewed, and off the scale a few steps to the right."""
+    return (SHAPES * x - jnp.exp(x)).sum()
+
+
+value_and_grad = jax.value_and_grad(log_density)
 
 
 @program(heavy=True)
-def density(position):
-    return jax.value_and_grad(log_density)(position)
+def density(x):
+    return value_and_grad(x)
 
 
-def starts(step_size):
-    """Starts of many chains; every fourth takes steps so large that it diverges."""
-    rng = np.random.default_rng(0)
-    step = np.where(np.arange(CHAINS) % 4 == 3, 8.0, 1.0) * step_size
+def starts(num, dense):
+    def one(chain, x, step_size):
+        metric, stream = metric_of(jnp.asarray(INVERSE_MASS[dense])), stream_for(np.array([3, 1], np.uint32), chain)
+        p = momentum(metric, normal(stream, 1, x.shape))
+        value, gradient = value_and_grad(x)
+        return Start(metric, step_size, stream, Phase(x, p, gradient), value, energy(metric, value, p))
 
-    def one(chain, position, momentum, step):
-        metric = metric_of(jnp.array([0.25, 1.0, 4.0]))
-        value, gradient = jax.value_and_grad(log_density)(position)
-        stream = stream_for(jnp.array([3, 4], jnp.uint32), chain)
-        return Start(metric, step, stream, Phase(position, momentum, gradient), value, energy(metric, value, momentum))
-
-    chains = jnp.arange(CHAINS, dtype=jnp.uint32)
-    return jax.vmap(one)(chains, jnp.asarray(rng.normal(size=(CHAINS, 3))), jnp.asarray(rng.normal(size=(CHAINS, 3))), jnp.asarray(step))
+    x = np.log(np.random.default_rng(0).gamma(SHAPES, size=(num, 3)))
+    return jax.jit(jax.vmap(one))(np.arange(num, dtype=np.uint32), x, np.resize(STEP_SIZES, num))
 
 
-def by_the_loop(start):
-    value_and_grad = jax.value_and_grad(log_density)
-    return grow(value_and_grad, start.metric, start.step_size, start.stream, start.phase, start.log_density, MAX_DEPTH)
+def assert_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def assert_same(one, other):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), tuple(one), tuple(other))
+@pytest.mark.parametrize("dense", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_recursive_and_iterative_are_equal_draw_for_draw_and_to_plain_python(dense, x64):
+    batch = starts(2600, dense)
+    walks = [walk(density, MAX_DEPTH) for walk in (recursive, iterative)]
+    one, other = (autobatch(walk)(batch) for walk in walks)
+    assert_equal(one, other)
 
+    # Nothing that a trajectory can do was left out.
+    depth, n_steps, diverging = np.asarray(one.depth), np.asarray(one.n_steps), np.asarray(one.diverging)
+    assert set(depth) == set(range(1, MAX_DEPTH + 1))
+    whole = n_steps == 2**depth - 1
+    turned = ~whole & ~diverging  # within a sub-tree
+    assert all((diverging & (depth == d)).any() for d in (1, 2, 3)), "no trajectory diverges after a few doublings"
+    assert turned.sum() > 50, "no sub-tree turns"
+    assert (whole & (depth == MAX_DEPTH)).any() and (whole & (depth < MAX_DEPTH)).any()
+    moved = np.abs(np.asarray(one.choice.position - batch.phase.position)).max(1) > 0
+    assert 0.5 < moved.mean() < 1
 
-@pytest.mark.parametrize("step_size", [pytest.param(0.02, marks=pytest.mark.slow), 0.3])
-@pytest.mark.parametrize("walk", [recursive, iterative])
-def test_equal_to_the_loop_draw_for_draw(walk, step_size):
-    start = starts(step_size)
-    expected = jax.jit(jax.vmap(by_the_loop))(start)
-    depths = set(np.asarray(expected.depth).tolist())
-    assert len(depths) > 2 and (step_size < 0.1 or expected.diverging.any()), "the chains should differ"
-    assert_same(autobatch(walk(density, MAX_DEPTH))(start), expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("walk", [recursive, iterative])
-def test_plain_python_says_the_same(walk):
-    start = jax.tree.map(lambda leaf: leaf[:4], starts(0.3))
-    batched = autobatch(walk(density, MAX_DEPTH))(start)
-    for chain in range(4):
-        one = walk(density, MAX_DEPTH)(jax.tree.map(lambda leaf, chain=chain: leaf[chain], start))
-        assert_same(one, jax.tree.map(lambda leaf, chain=chain: leaf[chain], batched))
-
-
-@pytest.mark.slow
-def test_chains_do_not_wait_for_one_another():
-    start = starts(0.02)
-    stats = autobatch(iterative(density, MAX_DEPTH)).stats(start)
-    steps = np.asarray(jax.jit(jax.vmap(by_the_loop))(start).n_steps)
-    assert stats.utilisation >= 0.9 * steps.mean() / steps.max()
+    # Plain Python takes its time: one chain of each sort.
+    for walk in walks:
+        for sort in (whole & (depth == 5), diverging & (n_steps > 3), turned & (n_steps > 10)):
+            chain = int(np.argmax(sort))
+            assert sort[chain]
+            assert_equal(walk(jax.tree.map(lambda leaf, n=chain: leaf[n], batch)), jax.tree.map(lambda leaf, n=chain: leaf[n], one))
