@@ -39,6 +39,7 @@ class Target(NamedTuple):
     starts: Any  # (number, generator) -> (number, dim)
     step_size: float
     inverse_mass: np.ndarray
+    ragged: bool = False  # whether some chains need so much longer that ours are asked to go on in a smaller batch
 
 
 def gaussian():
@@ -65,7 +66,7 @@ def funnel():
     def log_density(x):
         return -(x[0] ** 2) / 18 - 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) - 4.5 * x[0]
 
-    return Target(log_density, (), 10, starts, 0.2, np.ones(10))
+    return Target(log_density, (), 10, starts, 0.2, np.ones(10), ragged=True)
 
 
 def logistic(rows, columns, step_size):
@@ -125,7 +126,7 @@ def luciole(target, chains, draws, start):
     kernel = lc.NUTS(model, step_size=target.step_size, inverse_mass_matrix=target.inverse_mass, max_tree_depth=MAX_DEPTH)
 
     def run(seed):
-        mcmc = lc.MCMC(kernel, num_warmup=0, num_samples=draws, num_chains=chains, progress_bar=False)
+        mcmc = lc.MCMC(kernel, num_warmup=0, num_samples=draws, num_chains=chains, progress_bar=False, compact=target.ragged)
         mcmc.run(jax.random.key(seed), *target.data, init_params={"x": start})
         cost = mcmc.cost
         # The search for starts is not sampling: one gradient per chain.

@@ -1,8 +1,8 @@
 """Many chains in one program: the chunk of one chain (`chain`), compiled for a batch.
 
 Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one gradient
-of every chain at a time. What the host keeps between calls is the machine's own state, so that it can look, and hear an interrupt,
-whenever it likes; chains start the next chunk when all have ended this one.
+of every chain at a time. What the host keeps between calls is the machine's own state, so that it can look, hear an interrupt, or go
+on with the few chains that are not done, whenever it likes; chains start the next chunk when all have ended this one.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..transforms.autobatch import Machine, build_machine, close, compile_program
-from ..transforms.streams import stream_for
-from .chain import Begin, Kept, chain_program
+from ..transforms.streams import pool, stream_for
+from .chain import Begin, Kept, chain_program, read_room, room_for
 from .kernel import Transition, start_chain
-from .records import ChainState, Draw, Plan
+from .records import ChainState, Plan
 from .target import Target
 
 __all__ = ["Chunk", "Sampler", "batch", "capacity_of"]
@@ -31,12 +31,14 @@ class Chunk(NamedTuple):
 
     Attributes:
         state: of all chains; right when all have ended the chunk.
-        kept: their draws, unconstrained.
+        kept: their number, and what was done for them.
+        stats: statistics by name, each (chain, capacity).
         values: constrained and deterministic values in the target's order, each (chain, capacity, ...).
     """
 
     state: ChainState
     kept: Kept
+    stats: dict[str, jax.Array]
     values: tuple[jax.Array, ...]
 
 
@@ -45,11 +47,13 @@ class Report(NamedTuple):
 
     Attributes:
         running: int32, (). Chains that have not ended the chunk.
-        slots: int32, (). Gradients computed in the call, idle chains included.
+        ticks: int32, (). Gradients computed of every chain since the beginning of the chunk.
+        transitions: (). Transitions of a chain since the beginning of the run, the mean over the chains.
     """
 
     running: jax.Array
-    slots: jax.Array
+    ticks: jax.Array
+    transitions: jax.Array
 
 
 class Sampler(NamedTuple):
@@ -59,14 +63,17 @@ class Sampler(NamedTuple):
         begin: (run key words uint32 (2,), plan, start (chain, dim), given bool (), fixed values by site) -> (`Begin`, `ChainState`),
             what the first chunk is entered with.
         enter: (data, plan, begin, state, fresh bool (), until int32 ()) -> machine state at the beginning of a chunk.
-        advance: (machine state, data, plan, ticks int32 ()) -> (machine state, `Report`), after at most `ticks` turns of the machine.
+        advance: (machine state, data, plan, turns int32 (), leave int32 ()) -> (machine state, `Report`), after at most `turns` turns
+            of the machine, or when no more than `leave` chains run. For any number of chains, not only for all.
         leave: (machine state, data, plan) -> `Chunk`.
+        stop: machine state -> machine state whose chains end the chunk after the transition that they are in.
     """
 
     begin: Callable[..., Any]
     enter: Callable[..., Any]
     advance: Callable[..., Any]
     leave: Callable[..., Any]
+    stop: Callable[..., Any]
 
 
 def capacity_of(target: Target, num_chains: int) -> int:
@@ -86,10 +93,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         plan, fixed: of the run; only shapes and dtypes count.
     """
     dtype = jnp.dtype(target.layout.dtype)
-    room = Draw(
-        jnp.zeros((capacity, target.layout.dim), dtype),
-        {name: jnp.zeros(capacity, dtype if kind == "float" else kind) for name, kind in transition.stats.items()},
-    )
+    room = room_for(capacity, target.layout.dim, dtype, transition.stats)
     zeros = jnp.zeros((target.layout.dim,), dtype)
     words = jnp.zeros(2, jnp.uint32)
 
@@ -110,9 +114,14 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
             plan,
         )
 
+    def noises(stream, until):
+        number = until - stream.counter.astype(jnp.int32)
+        return pool(lambda stream: transition.noise(stream, zeros), stream, capacity, number)
+
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fixed)
     start, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
-    arguments = (start, state, jnp.bool_(False), room, jnp.int32(0))
+    noise = jax.eval_shape(noises, start.stream, jnp.int32(0))
+    arguments = (start, state, jnp.bool_(False), noise, room, jnp.int32(0))
     world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
     closed = close(make, world, lambda program: compile_program(program, *arguments))
 
@@ -120,20 +129,29 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         return build_machine(closed.over((data, target.prepare(data), plan)))
 
     def enter(data, plan, begin, state, fresh, until):
-        every = (begin, state, jnp.broadcast_to(fresh, num_chains), _for_all(room, num_chains), jnp.broadcast_to(until, num_chains))
-        return machine(data, plan).start(jax.tree.leaves(every))
+        streams = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), begin.stream, state.stream)
+        noise = jax.vmap(noises, in_axes=(0, None))(streams, until)
+        every = jnp.broadcast_to(fresh, num_chains), noise, _for_all(room, num_chains), jnp.broadcast_to(until, num_chains)
+        return machine(data, plan).start(jax.tree.leaves((begin, state, *every))), jnp.int32(0)
 
-    def advance(state, data, plan, ticks):
-        made = machine(data, plan)
-        state, done = made.advance_counted(state, max_ticks=ticks)
-        running = (~made.halted(state)).sum(dtype=jnp.int32)
-        return state, Report(running, done * made.schedule.unroll * num_chains)
+    def advance(running, data, plan, turns, leave):
+        made, (state, before) = machine(data, plan), running
+        state, turned = made.advance_counted(state, max_ticks=turns, leave=leave)
+        ticks = before + turned * made.schedule.unroll
+        chain_state, _ = closed.finish(made.results(state))
+        transitions = chain_state.stream.counter.astype(jnp.float32).mean()
+        return (state, ticks), Report((~made.halted(state)).sum(dtype=jnp.int32), ticks, transitions)
 
-    def leave(state, data, plan):
-        chain_state, kept = closed.finish(machine(data, plan).results(state))
-        return Chunk(chain_state, kept, _constrain(target, data, kept.draws.position, kept.count))
+    def leave(running, data, plan):
+        chain_state, kept = closed.finish(machine(data, plan).results(running[0]))
+        draws = read_room(kept.draws, target.layout.dim, transition.stats)
+        return Chunk(chain_state, kept._replace(draws=()), draws.stats, _constrain(target, data, draws.position, kept.count))
 
-    return Sampler(begin, enter, advance, leave)
+    def stop(running):
+        state, ticks = running
+        return build_machine(closed.program).rewrite(state, len(jax.tree.leaves(arguments)) - 1, jnp.int32(0)), ticks
+
+    return Sampler(begin, enter, advance, leave, stop)
 
 
 def _for_all(tree, num_chains):

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from ..transforms.autobatch import program
-from ..transforms.streams import Stream, pool
+from ..transforms.streams import Stream
 from .kernel import Transition, start_chain
 from .records import Draw, Plan
 from .starts import searching
 
-__all__ = ["Begin", "Kept", "Tally", "chain_program"]
+__all__ = ["Begin", "Kept", "Room", "Tally", "chain_program", "read_room", "room_for"]
 
 
 class Begin(NamedTuple):
@@ -38,6 +38,7 @@ class Tally(NamedTuple):
     """Counts over the transitions of one chunk, kept and forgotten ones alike.
 
     Attributes:
+        transitions: int32, ().
         tries: int32, (). Points that the search evaluated.
         n_steps: int32, (). Gradients of the transitions.
         warmup_steps: int32, (). Those of them in warm-up.
@@ -45,6 +46,7 @@ class Tally(NamedTuple):
         depth: int32, (). Sum of tree depths; 0 for kernels without trees.
     """
 
+    transitions: jax.Array
     tries: jax.Array
     n_steps: jax.Array
     warmup_steps: jax.Array
@@ -52,17 +54,29 @@ class Tally(NamedTuple):
     depth: jax.Array
 
 
+class Room(NamedTuple):
+    """Room for draws, a row for each: two arrays, because every array costs a write in every turn of the machine.
+
+    Attributes:
+        real: (capacity, dim + number of them). The position and the real statistics.
+        whole: int32, (capacity, number of them). The other statistics.
+    """
+
+    real: jax.Array
+    whole: jax.Array
+
+
 class Kept(NamedTuple):
     """The draws of one chunk.
 
     Attributes:
-        draws: each field of a `Draw` with a leading axis of `capacity` entries.
+        draws: `capacity` rows.
         count: int32, (). How many entries are filled.
         tally: what was done for them.
         ok: bool, (). Whether the chain has a start with finite log density and gradient.
     """
 
-    draws: Draw
+    draws: Room
     count: jax.Array
     tally: Tally
     ok: jax.Array
@@ -78,54 +92,73 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         plan: the run's.
 
     Returns:
-        A program of `Begin`, `ChainState`, whether the state is still to be found, bool (), room for draws (a `Draw` with a leading
-        axis), and the transition to stop before, int32 (), or as many after the first as there is room for. It returns the
-        `ChainState` and `Kept`.
+        A program of `Begin`, `ChainState`, whether the state is still to be found, bool (), the kernel's `noise` for the chunk's
+        transitions, and the `Room` for their draws, both with a leading axis, and the transition to stop before, int32 ().
+        It returns the `ChainState` and `Kept`.
     """
 
     @program(heavy=True)
     def density(position):
         return value_and_grad(position)
 
+    kinds = transition.stats
     search = searching(density, initial)
     move = transition.program(density, plan)
 
     @program
-    def chunk(begin, state, fresh, draws, until):
-        ok = jnp.bool_(True)
-        first = begin.stream.counter if fresh else state.stream.counter
-        stream = begin.stream._replace(counter=first)
-        noise = pool(lambda stream: transition.noise(stream, begin.start), stream, _capacity(draws))
-        none = jnp.int32(0)
-        tally = Tally(none, none, none, none, none)
+    def chunk(begin, state, fresh, noise, draws, until):
+        ok, none = jnp.bool_(True), jnp.int32(0)
+        tally = Tally(none, none, none, none, none, none)
         if fresh:
             position, log_density, gradient, ok, tries = search(begin.stream, begin.start, begin.given, begin.fixed)
             state = start_chain((log_density, gradient), position, begin.stream, plan.tuning)
             tally = tally._replace(tries=tries)
-        count = jnp.int32(0)
-        until = jnp.minimum(until, first.astype(jnp.int32) + _capacity(draws))  # there is noise for no more
+        count, first = jnp.int32(0), state.stream.counter
         while ok & (state.stream.counter.astype(jnp.int32) < until):
             index = state.stream.counter.astype(jnp.int32)
             state, draw = move(state, _row(noise, state.stream.counter - first))
             tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)
             if _is_kept(index, plan):
-                draws = _write(draws, count, draw)
+                draws = _write(draws, count, draw, kinds)
                 count = count + 1
         return state, Kept(draws, count, tally, ok)
 
     return chunk
 
 
-def _capacity(draws: Draw) -> int:
-    return draws.position.shape[0]
-
-
 def _row(noise: Any, index: Any) -> Any:
     return jax.tree.map(lambda numbers: numbers[index], noise)
 
 
-def _write(draws: Draw, count: Any, draw: Draw) -> Draw:
-    return jax.tree.map(lambda kept, new: kept.at[count].set(new), draws, draw)
+def room_for(capacity: int, dim: int, dtype: Any, stats: dict[str, str]) -> Room:
+    """Empty room.
+
+    Args:
+        capacity, dim: of the arrays.
+        dtype: the run's float type.
+        stats: kinds by name, as in `Transition.stats`.
+    """
+    real, whole = _by_kind(stats)
+    return Room(jnp.zeros((capacity, dim + len(real)), dtype), jnp.zeros((capacity, len(whole)), jnp.int32))
+
+
+def read_room(room: Room, dim: int, stats: dict[str, str]) -> Draw:
+    """The draws in it, as a `Draw` whose fields have the room's leading axes."""
+    real, whole = _by_kind(stats)
+    columns = {name: room.real[..., dim + n] for n, name in enumerate(real)}
+    columns |= {name: room.whole[..., n].astype(stats[name]) for n, name in enumerate(whole)}
+    return Draw(room.real[..., :dim], {name: columns[name] for name in stats})
+
+
+def _by_kind(stats: dict[str, str]) -> tuple[list[str], list[str]]:
+    return [name for name in stats if stats[name] == "float"], [name for name in stats if stats[name] != "float"]
+
+
+def _write(room: Room, count: Any, draw: Draw, kinds: dict[str, str]) -> Room:
+    real, whole = _by_kind(kinds)
+    values = jnp.concatenate([draw.position, jnp.stack([draw.stats[name].astype(room.real.dtype) for name in real])])
+    others = jnp.stack([draw.stats[name].astype(jnp.int32) for name in whole])
+    return Room(room.real.at[count].set(values), room.whole.at[count].set(others))
 
 
 def _is_kept(index, plan: Plan):
@@ -138,6 +171,7 @@ def _is_kept(index, plan: Plan):
 def _count(tally: Tally, stats: dict[str, Any], warming) -> Tally:
     depth = stats.get("tree_depth")
     return Tally(
+        transitions=tally.transitions + 1,
         tries=tally.tries,
         n_steps=tally.n_steps + stats["n_steps"],
         warmup_steps=tally.warmup_steps + jnp.where(warming, stats["n_steps"], 0),

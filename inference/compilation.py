@@ -8,18 +8,20 @@ LUCIOLE_CACHE_DIR names another folder; set to nothing, it switches the cache of
 """
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from ..transforms.autobatch import gather
 from ..transforms.jax_compat import persistent_cache
 from .batching import Chunk, Sampler, batch
 from .kernel import Transition
@@ -39,14 +41,16 @@ class Compiled(NamedTuple):
     """The programs of a `Sampler`, ready to run on arrays of the shapes they were compiled for.
 
     Attributes:
-        begin, enter, advance, leave: the programs.
+        begin, enter, leave, stop: the programs.
+        advance: number of chains -> the program for so many, compiled when it is first asked for.
         chunk: shapes and dtypes of the `Chunk` that `leave` returns.
     """
 
     begin: Any
     enter: Any
-    advance: Any
+    advance: Callable[[int], Any]
     leave: Any
+    stop: Any
     chunk: Chunk
 
 
@@ -81,14 +85,22 @@ def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
     with _between_processes():
         begin, (start, chains) = _program(sampler.begin, begin_args, quick)
         enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)))
-        advance, _ = _program(sampler.advance, (machine, data, plan, np.int32(0)))
         leave, chunk = _program(sampler.leave, (machine, data, plan))
-    return Compiled(begin, enter, advance, leave, chunk)
+    num_chains = chunk.kept.count.shape[0]
+
+    @functools.lru_cache
+    def advance(size):
+        members = (jax.eval_shape(lambda state: gather(state, size)[0], machine[0]), machine[1])
+        with _between_processes():
+            return _program(sampler.advance, (members, data, plan, np.int32(0), np.int32(0)), donate=0)[0]
+
+    advance(num_chains)
+    return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk)
 
 
-def _program(function, args, options=None):
+def _program(function, args, options=None, donate=()):
     """A compiled program and the shapes and dtypes of what it returns."""
-    lowered = jax.jit(function).lower(*args)
+    lowered = jax.jit(function, donate_argnums=donate).lower(*args)
     out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
     return lowered.compile(options), out
 

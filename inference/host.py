@@ -1,4 +1,8 @@
-"""The host loop: advance the chains in bounded chunks, take the draws off the device, report, hear an interrupt."""
+"""The host loop: advance the chains in chunks, take the draws off the device, report, hear an interrupt.
+
+A chunk is as many transitions as the device has room for. It runs in short calls, so that the bar moves and an interrupt is heard;
+interrupted chains end the transition that they are in, and what they have drawn is kept.
+"""
 
 import logging
 from time import perf_counter
@@ -6,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..transforms.autobatch import gather, scatter, smaller
 from .batching import Chunk
 from .chain import Begin
 from .compilation import Compiled
@@ -16,9 +21,7 @@ from .target import Data
 __all__ = ["Counts", "Outcome", "drive"]
 
 _log = logging.getLogger("luciole")
-_CALL_SECONDS = 0.1  # an interrupt is heard about this often
-_CHUNK_SECONDS = 1.0  # the bar moves about this often
-_FIRST_CHUNK = 64  # transitions
+_CALL_SECONDS = 0.1  # an interrupt is heard, and the bar moves, about this often
 
 
 class Counts(NamedTuple):
@@ -43,7 +46,7 @@ class Outcome(NamedTuple):
     """What the loop leaves.
 
     Attributes:
-        state: of all chains after the last stored chunk.
+        state: of all chains after the last stored chunk; they differ in transitions if the user stopped the run.
         values: kept draws in the target's order, each (chain, draw, ...), warm-up first.
         stats: by name, (chain, draw).
         filled: (chain,). Draws present; the rest of the arrays is empty.
@@ -72,6 +75,7 @@ def drive(
     total: int,
     num_kept: int,
     capacity: int,
+    compact: bool,
     progress: Progress,
 ) -> Outcome:
     """Advances every chain by `total` transitions, or until the user interrupts.
@@ -82,56 +86,100 @@ def drive(
         data, plan: what the programs are given.
         total: transitions per chain, warm-up included.
         num_kept: draws per chain that these transitions leave.
-        capacity: draws that a chunk holds per chain.
-        progress: told after every chunk.
+        capacity: transitions of a chunk, at most what it has room for.
+        compact: whether the last chains of a chunk go on in a smaller batch.
+        progress: told after every call and every chunk.
     """
     num_chains = state.log_density.shape[0]
-    num_warmup = int(plan.schedule.num_warmup)
     store = _empty_store(compiled.chunk, num_chains, num_kept)
     filled = np.zeros(num_chains, np.int64)
     counts = Counts(np.zeros(num_chains, np.int64), 0, 0, 0, np.zeros(num_chains, np.int64))
-    done, size, ticks, interrupted, ok = 0, min(_FIRST_CHUNK, capacity), 64, False, np.ones(num_chains, bool)
+    calls = _Calls(compiled, data, plan, compact, num_chains, int(plan.schedule.num_warmup), progress)
+    done, ok = 0, np.ones(num_chains, bool)
     start = perf_counter()
     try:
-        while done < total and ok.all():
-            progress.phase("warm-up" if done < num_warmup else "sampling")
-            # A chunk ends where warm-up ends, so that the bar can tell the two apart.
-            until = min(done + size, num_warmup if done < num_warmup else total)
-            begun = perf_counter()
+        while done < total and ok.all() and not calls.interrupted:
+            until = min(done + capacity, total)
             machine = compiled.enter(data, plan, begin, state, np.bool_(done == 0), np.int32(until))
-            slots, running = 0, num_chains
-            while running:
-                call = perf_counter()
-                machine, report = compiled.advance(machine, data, plan, np.int32(ticks))
-                running, computed = (int(np.asarray(v)) for v in report)
-                slots += computed
-                if running and perf_counter() - call < _CALL_SECONDS:
-                    ticks = min(2 * ticks, 2**20)
+            machine, slots = calls.to_the_end(machine, until)
             chunk = compiled.leave(machine, data, plan)
             ok = np.asarray(chunk.kept.ok)
             stored, counted = _append(store, filled, chunk), _add(counts, chunk, slots)
-            seconds = max(perf_counter() - begun, 1e-6)
-            transitions, done = until - done, until
-            state, filled, counts = chunk.state, stored, counted
-            # Grow gently: the first chunks may belong to a slower part of warm-up.
-            size = max(1, min(int(_CHUNK_SECONDS / seconds * transitions), 4 * size, capacity))
-            tally = chunk.kept.tally
-            depth = float(np.asarray(tally.depth).sum()) / (transitions * num_chains)
-            steps = float(np.asarray(tally.n_steps).sum()) / (transitions * num_chains)
-            progress.update(transitions, int(counts.divergences.sum()), depth, steps)
-    except KeyboardInterrupt:
-        interrupted = True
-        _log.info("interrupted after %d of %d transitions", done, total)
+            state, filled, counts, done = chunk.state, stored, counted, until
+            progress.fares(*_recent(chunk), int(counts.divergences.sum()))
+    except KeyboardInterrupt:  # outside of a chunk, or twice within one
+        calls.interrupted = True
+    if calls.interrupted:
+        _log.info("interrupted in transition %s of %d", np.asarray(state.stream.counter).min(), total)
     seconds = perf_counter() - start
     values, stats = store
-    return Outcome(state, values, stats, filled, counts, ok, interrupted, seconds)
+    return Outcome(state, values, stats, filled, counts, ok, calls.interrupted, seconds)
+
+
+class _Calls:
+    """Calls of the device, each about as long as an interrupt may wait to be heard.
+
+    Attributes:
+        interrupted: whether the user has interrupted a call. The chains then end the transition that they are in, and with it the
+            chunk.
+    """
+
+    def __init__(self, compiled: Compiled, data, plan: Plan, compact: bool, num_chains: int, num_warmup: int, progress: Progress):
+        self._compiled, self._data, self._plan, self._compact = compiled, data, plan, compact
+        self._num_chains, self._num_warmup, self._progress = num_chains, num_warmup, progress
+        self._turns, self.interrupted = 64, False
+
+    def to_the_end(self, machine, until: int, size: int | None = None):
+        """Lets `size` chains, or all, run until they end the chunk before transition `until`.
+
+        Returns:
+            The machine's state, and how many gradients were computed, idle chains included.
+        """
+        size = self._num_chains if size is None else size
+        left = smaller(size) if self._compact else 0
+        before = int(np.asarray(machine[1]))
+        machine, running = self._until_left(machine, until, size, left)
+        slots = (int(np.asarray(machine[1])) - before) * size
+        if not running:
+            return machine, slots
+        state, ticks = machine
+        part, rows = gather(state, left)
+        (part, ticks), more = self.to_the_end((part, ticks), until, left)
+        return (scatter(state, part, rows), ticks), slots + more
+
+    def _until_left(self, machine, until: int, size: int, left: int):
+        """Lets chains run until no more than `left` do; returns the machine's state and how many do."""
+        advance, running = self._compiled.advance(size), size
+        while running > left:
+            begun = perf_counter()
+            try:
+                machine, report = advance(machine, self._data, self._plan, np.int32(self._turns), np.int32(left))
+                running, _, transitions = (np.asarray(value).item() for value in report)
+            except KeyboardInterrupt:
+                if self.interrupted:
+                    raise
+                self.interrupted = True
+                machine = self._compiled.stop(machine)
+                continue
+            seen = (transitions * size + until * (self._num_chains - size)) / self._num_chains
+            self._progress.reached("warm-up" if seen < self._num_warmup else "sampling", int(seen))
+            if running > left and perf_counter() - begun < _CALL_SECONDS:
+                self._turns = min(2 * self._turns, 2**20)
+        return machine, running
+
+
+def _recent(chunk: Chunk) -> tuple[float, float]:
+    """Mean tree depth and mean number of gradients of the chunk's transitions."""
+    tally = chunk.kept.tally
+    transitions = max(1.0, float(np.asarray(tally.transitions).sum()))
+    return float(np.asarray(tally.depth).sum()) / transitions, float(np.asarray(tally.n_steps).sum()) / transitions
 
 
 def _empty_store(chunk: Chunk, num_chains, num_kept):
     def empty(array):
         return np.zeros((num_chains, num_kept, *array.shape[2:]), array.dtype)
 
-    return tuple(empty(value) for value in chunk.values), {name: empty(stat) for name, stat in chunk.kept.draws.stats.items()}
+    return tuple(empty(value) for value in chunk.values), {name: empty(stat) for name, stat in chunk.stats.items()}
 
 
 def _append(store, filled, chunk: Chunk):
@@ -140,7 +188,7 @@ def _append(store, filled, chunk: Chunk):
     if not count.any():
         return filled
     values, stats = store
-    pairs = list(zip(values, chunk.values, strict=True)) + [(stats[name], chunk.kept.draws.stats[name]) for name in stats]
+    pairs = list(zip(values, chunk.values, strict=True)) + [(stats[name], chunk.stats[name]) for name in stats]
     for kept, new in pairs:
         new = np.asarray(new)
         for chain, number in enumerate(count):

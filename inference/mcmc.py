@@ -40,6 +40,8 @@ class MCMC:
         thinning: keep every `thinning`-th draw.
         progress_bar: whether to show one.
         keep_warmup: whether to keep the draws of the warm-up as well.
+        compact: whether the last quarter of the chains goes on in a smaller batch, again and again. It compiles a program for each of
+            these sizes, and pays where a few chains take very much longer than the others; draws agree up to rounding.
 
     Attributes:
         sample_stats: by name, (chain, draw): `diverging`, `tree_depth` (NUTS), `n_steps`, `acceptance_rate`, `energy`
@@ -67,6 +69,7 @@ class MCMC:
         thinning: int = 1,
         progress_bar: bool = True,
         keep_warmup: bool = False,
+        compact: bool = False,
     ):
         _check_kernel(kernel)
         self.kernel = kernel
@@ -81,6 +84,7 @@ class MCMC:
             )
         self.progress_bar = progress_bar
         self.keep_warmup = keep_warmup
+        self.compact = compact
         self._finished: _Finished | None = None
 
     def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
@@ -111,7 +115,7 @@ class MCMC:
             num_kept = self._num_warmup_kept + self.num_samples // self.thinning
             total = self.num_warmup + self.num_samples
             begin, state = compiled.begin(*begin_args)
-            outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, progress)
+            outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress)
             if not outcome.ok.all():
                 raise init_error(density, target.layout, np.asarray(outcome.state.position), outcome.ok, bool(given))
         self._finished = _Finished(

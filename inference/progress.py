@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, total: int, num_chains: int, shown: bool):
         self._total, self._num_chains, self._shown = total, num_chains, shown
-        self._bar = None
+        self._bar, self._phase = None, ""
 
     def __enter__(self) -> Self:
         if self._shown:
@@ -29,17 +29,20 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def phase(self, name: str) -> None:
-        """Names what happens now: compiling, warm-up or sampling."""
-        if self._bar is not None:
-            if self._bar.n == 0:
-                self._bar.unpause()  # compiling is no part of the speed that is shown
-            self._bar.set_description(name)
+    def reached(self, phase: str, transitions: int) -> None:
+        """Names what happens now, warm-up or sampling, and moves the bar to `transitions` of every chain."""
+        if self._bar is None:
+            return
+        if self._bar.n == 0:
+            self._bar.unpause()  # compiling is no part of the speed that is shown
+        if phase != self._phase:
+            self._bar.set_description(phase)
+        self._phase = phase
+        self._bar.update(transitions - self._bar.n)
 
-    def update(self, transitions: int, divergences: int, mean_depth: float | None, mean_steps: float) -> None:
-        """Moves the bar by `transitions` of every chain; shows divergences so far and the size of recent trajectories."""
+    def fares(self, mean_depth: float, mean_steps: float, divergences: int) -> None:
+        """Shows the size of recent trajectories and divergences so far."""
         if self._bar is None:
             return
         size = f"mean depth {mean_depth:.1f}" if mean_depth else f"mean steps {mean_steps:.0f}"
-        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}, {divergences} divergences", refresh=False)
-        self._bar.update(transitions)
+        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}, {divergences} divergences")

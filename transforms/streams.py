@@ -30,6 +30,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _INDEX_BITS = 24
 _CHAIN_PURPOSE = 255
+_POOL_BLOCK = 16
 
 
 class Stream(NamedTuple):
@@ -154,7 +155,7 @@ def _fraction(stream, purpose, shape, index, dtype, bits_of):
     return high * dtype.type(2.0**low_bits) + low, bits
 
 
-def pool(draw: Callable[[Stream], Any], stream: Stream, number: int) -> Any:
+def pool(draw: Callable[[Stream], Any], stream: Stream, capacity: int, number: ArrayLike) -> Any:
     """What `draw` gives for each of the next `number` transitions, stacked.
 
     Random numbers that depend on nothing but the transition cost less when they are drawn for many at a time.
@@ -162,9 +163,21 @@ def pool(draw: Callable[[Stream], Any], stream: Stream, number: int) -> Any:
     Args:
         draw: stream -> a pytree of arrays.
         stream: at the first of the transitions.
-        number: how many; static.
+        capacity: length of the leading axis of the result; static.
+        number: integer, shape (), at most `capacity`. The rows behind these hold anything.
     """
-    return jax.vmap(lambda ahead: draw(stream._replace(counter=stream.counter + ahead)))(jnp.arange(number, dtype=jnp.uint32))
+    block = min(capacity, _POOL_BLOCK)
+    ahead = jnp.arange(block, dtype=jnp.uint32)
+    room = jax.tree.map(lambda one: jnp.zeros((capacity, *one.shape), one.dtype), jax.eval_shape(draw, stream))
+
+    def body(carry):
+        row, rows = carry
+        first = jnp.minimum(row, capacity - block)  # the last block is moved back to fit; what it repeats comes out the same
+        counters = stream.counter + first.astype(jnp.uint32) + ahead
+        new = jax.vmap(lambda counter: draw(stream._replace(counter=counter)))(counters)
+        return row + block, jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, first, axis=0), rows, new)
+
+    return lax.while_loop(lambda carry: carry[0] < number, body, (jnp.int32(0), room))[1]
 
 
 def key_words(key) -> np.ndarray:

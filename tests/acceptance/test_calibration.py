@@ -76,7 +76,7 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
         data = target.data._replace(leaves=leaves)
         begin, state = sampler.begin(words, plan, jnp.zeros((1, target.layout.dim)), jnp.bool_(False), target.fixed)
         machine = sampler.enter(data, plan, begin, state, jnp.bool_(True), total)
-        machine, _ = sampler.advance(machine, data, plan, np.int32(2**30))
+        machine, _ = sampler.advance(machine, data, plan, np.int32(2**30), np.int32(0))
         chunk = sampler.leave(machine, data, plan)
         return tuple(value[:, :NUM_DRAWS] for value in chunk.values), chunk.kept.count, chunk.kept.ok
 

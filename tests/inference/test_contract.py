@@ -56,10 +56,10 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
     assert kept.warmup_samples["x"].shape == (3, 60, 2) and kept.warmup_stats["lp"].shape == (3, 60)
     assert kept.warmup_samples["x"].std() > 0 and mcmc.warmup_samples is None
 
-    for seconds in ({"_CHUNK_SECONDS": 0.0}, {"_CHUNK_SECONDS": 1e9, "_CALL_SECONDS": 0.0}):
-        # One transition a chunk; then chunks as long as they get, each of many calls that stop amid trajectories.
-        for name, value in seconds.items():
-            monkeypatch.setattr(host, name, value)
+    # Each chunk of many calls that stop amid trajectories; then short chunks as well.
+    monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)
+    for capacity in (100, 7):
+        monkeypatch.setattr("luciole.inference.mcmc.capacity_of", lambda *_, capacity=capacity: capacity)
         cut = run(kernel, density, keep_warmup=True)
         assert_same(samples, cut.get_samples(group_by_chain=True))
         assert_same(kept.warmup_samples, cut.warmup_samples)

@@ -50,19 +50,16 @@ def test_legacy_key_is_the_same_key(density):
 
 
 @pytest.fixture
-def one_transition_a_chunk(monkeypatch):
-    """Of a run with 50 transitions of warm-up: 16 in the first chunk, then one each. Draw k is chunk 35 + k."""
-    monkeypatch.setattr(host, "_FIRST_CHUNK", 16)
-    monkeypatch.setattr(host, "_CHUNK_SECONDS", 0.0)
-    return 35
+def chunks_of_ten(monkeypatch):
+    monkeypatch.setattr("luciole.inference.mcmc.capacity_of", lambda *_: 10)
 
 
-def test_interrupt_keeps_what_was_drawn(density, monkeypatch, one_transition_a_chunk):
+def test_interrupt_between_chunks_keeps_what_was_drawn(density, monkeypatch, chunks_of_ten):
     calls = []
 
     def interrupting(*args):
         calls.append(1)
-        if len(calls) == one_transition_a_chunk + 10:
+        if len(calls) == 7:  # the second chunk after the warm-up
             raise KeyboardInterrupt
         return original(*args)
 
@@ -70,40 +67,62 @@ def test_interrupt_keeps_what_was_drawn(density, monkeypatch, one_transition_a_c
     assert whole.shape == (2, 30, 2)
     original = host._add
     monkeypatch.setattr(host, "_add", interrupting)
-    with pytest.warns(InterruptWarning, match="9 of 30 draws per chain were kept"):
+    with pytest.warns(InterruptWarning, match="10 of 30 draws per chain were kept"):
         mcmc = small(NUTS(density)).run(KEY)
-    np.testing.assert_array_equal(mcmc.get_samples(True)["x"], whole[:, :9])
-    assert mcmc.sample_stats["lp"].shape == (2, 9)
-    np.testing.assert_array_equal(mcmc.state.stream.counter, 59)
-    np.testing.assert_allclose(mcmc.state.position, whole[:, 8])
+    np.testing.assert_array_equal(mcmc.get_samples(True)["x"], whole[:, :10])
+    assert mcmc.sample_stats["lp"].shape == (2, 10)
+    np.testing.assert_array_equal(mcmc.state.stream.counter, 60)
+    np.testing.assert_allclose(mcmc.state.position, whole[:, 9])
 
 
-def test_interrupt_inside_a_chunk_leaves_the_whole_ones(density, monkeypatch, one_transition_a_chunk):
-    chunks, calls = [], []
+@pytest.mark.parametrize("compact", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_interrupt_inside_a_chunk_keeps_what_each_chain_has_drawn(density, monkeypatch, compact):
+    options = {"num_chains": 9, "compact": compact}
+    whole = small(NUTS(density), **options).run(KEY).get_samples(True)["x"]
+    seen = [0]
 
     def interrupted_drive(compiled, *args):
-        def enter(*args):
-            chunks.append(1)
-            calls.clear()
-            return compiled.enter(*args)
+        def advance(size):
+            def call(machine, data, plan, turns, leave):
+                if 65 < seen[0] < np.inf:
+                    seen[0] = np.inf
+                    raise KeyboardInterrupt
+                machine, report = program(machine, data, plan, np.int32(1), leave)
+                seen[0] = max(seen[0], float(report.transitions))
+                return machine, report
 
-        def advance(state, data, plan, ticks):
-            calls.append(1)
-            if len(chunks) > one_transition_a_chunk + 5 and len(calls) == 2:
-                raise KeyboardInterrupt
-            return compiled.advance(state, data, plan, np.int32(1))
+            program = compiled.advance(size)
+            return call
 
-        return original(compiled._replace(enter=enter, advance=advance), *args)
+        return original(compiled._replace(advance=advance), *args)
 
-    whole = small(NUTS(density)).run(KEY).get_samples(True)["x"]
     original = host.drive
     monkeypatch.setattr("luciole.inference.mcmc.drive", interrupted_drive)
     with pytest.warns(InterruptWarning):
-        mcmc = small(NUTS(density)).run(KEY)
-    kept = len(chunks) - 1 - one_transition_a_chunk
-    assert 5 <= kept < 30
-    np.testing.assert_array_equal(mcmc.get_samples(True)["x"], whole[:, :kept])
-    np.testing.assert_allclose(mcmc.state.position, whole[:, kept - 1])
+        mcmc = small(NUTS(density), **options).run(KEY)
+    kept = mcmc.get_samples(True)["x"]
+    counters = np.asarray(mcmc.state.stream.counter).astype(int)
+    assert 0 < kept.shape[1] == counters.min() - 50 < 30 and len(set(counters)) > 1
+    np.testing.assert_allclose(kept, whole[:, : kept.shape[1]], rtol=1e-4, atol=1e-5)
+    slowest = int(np.argmin(counters))
+    np.testing.assert_allclose(mcmc.state.position[slowest], kept[slowest, -1], rtol=1e-4, atol=1e-5)
+    assert mcmc.cost["gradient_evaluations"] <= mcmc.cost["gradient_slots"]
+
+
+def test_interrupted_twice_the_chunk_is_given_up(density, monkeypatch):
+    def interrupted_drive(compiled, *args):
+        def advance(size):
+            def call(*_):
+                raise KeyboardInterrupt
+
+            return call
+
+        return original(compiled._replace(advance=advance), *args)
+
+    original = host.drive
+    monkeypatch.setattr("luciole.inference.mcmc.drive", interrupted_drive)
+    with pytest.warns(InterruptWarning, match="0 of 30"):
+        small(NUTS(density)).run(KEY)
 
 
 def test_interrupt_in_warmup_leaves_nothing(density, monkeypatch):
@@ -137,7 +156,8 @@ def test_a_wall_counts_as_divergence_and_is_not_crossed(targets):
     assert (mcmc.get_samples()["x"] > 0).all() and mcmc.sample_stats["diverging"].any()
 
 
-def test_progress_bar(density, capfd):
+def test_progress_bar(density, capfd, monkeypatch):
+    monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)
     small(NUTS(density)).run(KEY)
     assert capfd.readouterr() == ("", "")
     small(NUTS(density), progress_bar=True).run(KEY)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from luciole.inference import HMC, MCMC, NUTS, batching, chain, host
+from luciole.inference import HMC, MCMC, NUTS, batching, chain
 from luciole.inference.adaptation import warmup_schedule
 from luciole.inference.kernel import start_chain
 from luciole.inference.records import Plan
@@ -110,7 +110,7 @@ def gradients(kernel, unroll, monkeypatch):
     programs = {
         "begin": jax.make_jaxpr(sampler.begin)(*begin),
         "enter": jax.make_jaxpr(sampler.enter)(*enter),
-        "advance": jax.make_jaxpr(sampler.advance)(machine, target.data, plan, np.int32(5)),
+        "advance": jax.make_jaxpr(sampler.advance)(machine, target.data, plan, np.int32(5), np.int32(0)),
         "leave": jax.make_jaxpr(sampler.leave)(machine, target.data, plan),
     }
     return {name: (count(jaxpr, "lgamma"), count(jaxpr, "digamma")) for name, jaxpr in programs.items()}
@@ -165,16 +165,30 @@ def test_chains_do_not_wait_for_one_another(targets, monkeypatch):
     density = targets.gaussian(np.zeros(5), np.diag([1.0, 4.0, 9.0, 25.0, 100.0]))
     kernel = NUTS(density, step_size=0.5, inverse_mass_matrix=np.ones(5))
 
-    def utilisation(chunk_seconds, num_samples):
-        monkeypatch.setattr(host, "_CHUNK_SECONDS", chunk_seconds)
+    def utilisation(capacity, num_samples):
+        monkeypatch.setattr("luciole.inference.mcmc.capacity_of", lambda *_: capacity)
         mcmc = MCMC(kernel, num_warmup=16, num_samples=num_samples, num_chains=64, progress_bar=False, keep_warmup=True)
         mcmc.run(jax.random.key(1))
         steps = np.concatenate([mcmc.warmup_stats["n_steps"], mcmc.sample_stats["n_steps"]], 1)
         assert mcmc.cost["gradient_evaluations"] == steps.sum() + 64  # a start each
         return mcmc.cost["utilisation"], (steps.mean(0) / steps.max(0)).mean()
 
-    used, synchronous = utilisation(1e9, 300)  # chunks of 16, 64, ... transitions, however fast this computer is
+    used, synchronous = utilisation(512, 300)
     assert synchronous < 0.6, "the chains are all alike, nobody could wait"
     assert 0.8 <= used <= 1
     # The twin: chains that wait for one another after every transition.
-    assert utilisation(0.0, 60)[0] < 0.6
+    assert utilisation(1, 60)[0] < 0.6
+
+
+def test_a_smaller_batch_for_the_last_chains_changes_no_draw(targets, x64):
+    """After one transition, as above: NUTS is chaotic."""
+    density = targets.gaussian(np.zeros(3), np.diag([1.0, 25.0, 400.0]))
+
+    def run(compact):
+        kernel = NUTS(density, step_size=0.4, inverse_mass_matrix=np.ones(3))
+        mcmc = MCMC(kernel, num_warmup=0, num_samples=1, num_chains=40, progress_bar=False, compact=compact).run(jax.random.key(0))
+        return (mcmc.get_samples(), mcmc.sample_stats, mcmc.state), mcmc.cost["utilisation"]
+
+    (whole, used), (compacted, better) = run(False), run(True)
+    assert_equal(whole, compacted)
+    assert better > 1.2 * used

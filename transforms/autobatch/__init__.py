@@ -21,6 +21,7 @@ closures                a program over data that are only known later
 
 from .api import Autobatched, Stages, autobatch, compile_program
 from .closures import Closed, close
+from .compaction import gather, scatter, smaller
 from .program import BatchProgram, program
 from .program_counter import Machine, build_machine
 from .scratch import scratch
@@ -38,6 +39,9 @@ __all__ = [
     "build_machine",
     "close",
     "compile_program",
+    "gather",
     "program",
+    "scatter",
     "scratch",
+    "smaller",
 ]

@@ -6,15 +6,16 @@ member computes depends on no other, so the results are the same, up to the roun
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from .frames import HALT
 from .program_counter import Machine, State
 
-__all__ = ["advance_compacted"]
+__all__ = ["advance_compacted", "gather", "scatter", "smaller"]
 
 _STEP = 4
 _SMALLEST = 2
@@ -30,24 +31,27 @@ def advance_compacted(machine: Machine, advance: Callable[..., State], state: St
         state: of all members, on concrete values.
         shared: one array per shared parameter of the main function, in order.
     """
-    size = state["program counter"].shape[0]
-    smaller = -(-size // _STEP)
-    if size <= _SMALLEST:
-        return advance(state, shared, leave=0)
-    state = advance(state, shared, leave=smaller)
-    halted = np.asarray(machine.halted(state))
-    if halted.all():
+    left = smaller(state["program counter"].shape[0])
+    state = advance(state, shared, leave=left)
+    if not left or machine.halted(state).all():
         return state
-    rows = jnp.asarray(np.argsort(halted, kind="stable")[:smaller])
-    part = advance_compacted(machine, advance, _gather(state, rows), shared)
-    return _scatter(state, part, rows)
+    part, rows = gather(state, left)
+    return scatter(state, advance_compacted(machine, advance, part, shared), rows)
 
 
-@jax.jit
-def _gather(state: State, rows: jax.Array) -> State:
-    return {key: value if key in _WHOLE else value[rows] for key, value in state.items()}
+def smaller(size: int) -> int:
+    """The next smaller batch: a quarter, rounded up; 0 if the batch is small enough."""
+    return -(-size // _STEP) if size > _SMALLEST else 0
 
 
-@jax.jit
-def _scatter(state: State, part: State, rows: jax.Array) -> State:
+@partial(jax.jit, static_argnames="size")
+def gather(state: State, size: int) -> tuple[State, jax.Array]:
+    """The state of `size` members, those that still run before others, and which they are, int32 (size,)."""
+    rows = jnp.argsort(state["program counter"] == HALT, stable=True)[:size].astype(jnp.int32)
+    return {key: value if key in _WHOLE else value[rows] for key, value in state.items()}, rows
+
+
+@partial(jax.jit, donate_argnames="state")
+def scatter(state: State, part: State, rows: jax.Array) -> State:
+    """Puts members that `gather` took back."""
     return {key: part[key] if key in _WHOLE else value.at[rows].set(part[key]) for key, value in state.items()}

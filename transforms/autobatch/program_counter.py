@@ -115,12 +115,29 @@ class Machine:
         state[_COUNTER] = jnp.where(members, jnp.int32(self.frames.entry), state[_COUNTER])
         return self._run(state, self._shared_values(arguments), self.schedule.prologue)
 
-    def advance(self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: int = 0) -> State:
+    def rewrite(self, state: State, number: int, value: Any) -> State:
+        """Changes an argument of members that run.
+
+        Args:
+            state: of all members.
+            number: of the parameter; the program must only read it.
+            value: for every member the same.
+
+        Raises:
+            ProgramError: the parameter is shared, or the program writes its place.
+        """
+        slot = self.frames.parameters[number]
+        writers = [step.block.name for step in self.frames.steps if slot in step.defines]
+        if writers or slot.name not in state:
+            raise ProgramError(f"{slot} cannot be rewritten: it is {f'written by {writers[0]}' if writers else 'no register'}.")
+        return {**state, slot.name: jnp.full_like(state[slot.name], value)}
+
+    def advance(self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: Any = 0) -> State:
         """As `advance_counted`, without the count."""
         return self.advance_counted(state, arguments, max_ticks, leave)[0]
 
     def advance_counted(
-        self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: int = 0
+        self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: Any = 0
     ) -> tuple[State, jax.Array]:
         """Runs until all members have halted, or for a number of ticks.
 
@@ -143,8 +160,7 @@ class Machine:
             fixed = {key: value for key, value in state.items() if key not in written}
 
             def running(carry: tuple[jax.Array, State]) -> jax.Array:
-                members = _among(carry[1][_COUNTER], ticking)
-                going = members.sum(dtype=jnp.int32) > leave if leave else members.any()
+                going = _among(carry[1][_COUNTER], ticking).sum(dtype=jnp.int32) > leave
                 return going if max_ticks is None else going & (carry[0] < max_ticks)
 
             def tick(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
