@@ -247,9 +247,6 @@ class Machine:
     def _run(self, state: State, shared: Mapping[Slot, Any], units: Sequence[Unit]) -> State:
         """The units once, in order."""
         for unit in units:
-            if not unit.loop:
-                state = self._once(unit, state, shared)
-                continue
             written = self._written([unit])
             fixed = {key: value for key, value in state.items() if key not in written}
 
@@ -262,23 +259,20 @@ class Machine:
             def waiting(moving: State, unit: Unit = unit) -> jax.Array:
                 return _among(moving[_COUNTER], unit.steps).any()
 
-            state = {**fixed, **lax.while_loop(waiting, body, {key: state[key] for key in written})}
+            moving = {key: state[key] for key in written}
+            if unit.loop:
+                moving = lax.while_loop(waiting, body, moving)
+            elif self._guards(unit.steps[0]):
+                # The branch is also a wall to XLA, which else computes what a step writes again in every reader.
+                moving = lax.cond(waiting(moving), body, lambda same: same, moving)
+            else:
+                moving = body(moving)
+            state = {**fixed, **moving}
         return state
 
-    def _once(self, unit: Unit, state: State, shared: Mapping[Slot, Any]) -> State:
-        """A unit that is no loop. The branch is also a wall to XLA, which else computes what a step writes again in every reader."""
-        step = self.frames.steps[unit.steps[0]]
-        if not self.guard or step.number == self.schedule.heavy or self.schedule.costs[step.number] < _GUARD_FROM:
-            return self._step(step, state, shared, unit.others)
-        written = self._written([unit])
-        fixed = {key: value for key, value in state.items() if key not in written}
-
-        def run(moving: State) -> State:
-            after = self._step(step, {**fixed, **moving}, shared, unit.others)
-            return {key: after[key] for key in written}
-
-        moving = {key: state[key] for key in written}
-        return {**fixed, **lax.cond((state[_COUNTER] == step.number).any(), run, lambda same: same, moving)}
+    def _guards(self, number: int) -> bool:
+        """Whether a step is skipped in ticks in which nobody stands before it."""
+        return self.guard and number != self.schedule.heavy and self.schedule.costs[number] >= _GUARD_FROM
 
     def _step(self, step: Step, state: State, shared: Mapping[Slot, Any], others: frozenset[int]) -> State:
         """One step, for the members that stand before it."""
