@@ -172,7 +172,7 @@ def machine_stats(machine: Machine, arguments: Sequence[Any], batch: int, trace:
         ticks.append(_counts(machine, finish(_from_zero(state))))
     totals = np.sum(ticks, axis=0)
     heavy = machine.schedule.heavy
-    history = History(*np.stack(ticks, axis=1), "tick") if trace else None
+    history = History(np.stack([t[0] for t in ticks]), np.stack([t[1] for t in ticks]), "tick") if trace else None
     return Stats(batch, _blocks(names, totals[0], totals[1], batch), None if heavy is None else names[heavy], history)
 
 
