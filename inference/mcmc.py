@@ -299,7 +299,7 @@ class MCMC:
         diverging = outcome.counts.divergences
         if diverging.any():
             warnings.warn(
-                f"{int(diverging.sum())} transitions after warm-up diverged (by chain: {diverging.tolist()}): the draws may "
+                f"{int(diverging.sum())} transitions after warm-up diverged ({_by_chain(diverging)}): the draws may "
                 "miss a region of the posterior. Reparametrise the model, or raise target_accept_prob.",
                 DivergenceWarning,
                 stacklevel=3,
@@ -346,6 +346,14 @@ def _check_kernel(kernel) -> None:
         raise SamplerError(f"MCMC: kernel is {found}, a kernel expected; write MCMC(NUTS(model), ...).")
 
 
+def _by_chain(counts: np.ndarray) -> str:
+    """Counts of few chains one by one; of many, how many chains have any."""
+    if counts.size <= _LISTED_CHAINS:
+        return f"by chain: {counts.tolist()}"
+    return f"in {np.count_nonzero(counts)} of {counts.size} chains"
+
+
+_LISTED_CHAINS = 16
 _USUAL = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4, "thinning": 1}
 
 

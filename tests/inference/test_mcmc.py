@@ -149,6 +149,18 @@ def test_divergences_are_counted_and_warned_of(targets):
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("num_chains", [16, 17])
+def test_the_warning_about_many_chains_stays_short(num_chains, targets):
+    narrow = targets.gaussian(np.zeros(1), np.full((1, 1), 1e-6))
+    with pytest.warns(DivergenceWarning, match="diverged") as caught:
+        mcmc = MCMC(HMC(narrow, num_steps=8, step_size=1.0), num_warmup=0, num_samples=3, num_chains=num_chains, progress_bar=False).run(
+            KEY
+        )
+    counts = mcmc.sample_stats["diverging"].sum(1)
+    wanted = f"(by chain: {counts.tolist()})" if num_chains == 16 else f"(in {(counts > 0).sum()} of 17 chains)"
+    assert wanted in str(caught[0].message)
+
+
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
 def test_a_wall_counts_as_divergence_and_is_not_crossed(targets):
     half = targets.FakeDensity({"x": ()}, lambda p, _: jnp.where(p["x"] > 0, -p["x"], jnp.nan), initial=lambda key: {"x": 1.0})

@@ -25,13 +25,14 @@ from .compaction import gather, scatter, smaller
 from .program import BatchProgram, program
 from .program_counter import Machine, build_machine
 from .scratch import scratch
-from .stats import BlockStats, Stats
+from .stats import BlockStats, History, Stats
 
 __all__ = [
     "Autobatched",
     "BatchProgram",
     "BlockStats",
     "Closed",
+    "History",
     "Machine",
     "Stages",
     "Stats",

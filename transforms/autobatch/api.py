@@ -146,7 +146,7 @@ class Autobatched:
 
         Args:
             args: as for a call.
-            trace: whether to follow the utilisation of the heavy block over time, for `Stats.plot`.
+            trace: whether to follow every block over time, for `Stats.plot`; slower.
 
         Raises:
             ProgramError: as for a call; or an argument is traced.
@@ -156,11 +156,11 @@ class Autobatched:
         if any(isinstance(v, Tracer) for v in call.values):
             raise ProgramError("stats runs the program: it needs concrete arguments, not traced ones.")
         if self._strategy == "local_static":
-            run = LocalStatic(call.program, self._max_depth)
+            run = LocalStatic(call.program, self._max_depth, trace)
             run(_whole(call), call.batch)
             heavy = machine.schedule.heavy
             name = None if heavy is None else machine.frames.steps[heavy].block.name
-            return local_static_stats(run, call.batch, list(call.program.blocks), name)
+            return local_static_stats(run, call.batch, list(call.program.blocks), name, trace)
         return machine_stats(machine, call.values, call.batch, trace)
 
     def lower(self, *args: Any) -> Stages:

@@ -26,14 +26,18 @@ class LocalStatic:
     Attributes:
         runs: per block, how often it ran in all calls so far.
         members: per block, for how many members in all.
+        log: the block and the number of members of every run, in order; empty unless asked for.
     """
 
-    def __init__(self, program: Program, max_depth: int = 64) -> None:
+    def __init__(self, program: Program, max_depth: int = 64, trace: bool = False) -> None:
         """
         Args:
             program: what every member runs.
             max_depth: calls of one recursion group that a member may have open at once.
+            trace: whether to keep the log.
         """
+        self.log: list[tuple[str, int]] = []
+        self._trace = trace
         self.runs: Counter[str] = Counter()
         self.members: Counter[str] = Counter()
         self._program = program
@@ -104,6 +108,8 @@ class LocalStatic:
             _store(frame, slot, here, np.asarray(out)[: here.size], batch)
         self.runs[block.name] += 1
         self.members[block.name] += here.size
+        if self._trace:
+            self.log.append((block.name, here.size))
 
 
 def too_deep(function: str, max_depth: int, members: Sequence[Any] | np.ndarray) -> ProgramError:

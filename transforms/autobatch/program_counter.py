@@ -137,7 +137,7 @@ class Machine:
         return self.advance_counted(state, arguments, max_ticks, leave)[0]
 
     def advance_counted(
-        self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: Any = 0
+        self, state: State, arguments: Sequence[Any] = (), max_ticks: Any = None, leave: Any = 0, finish: bool = True
     ) -> tuple[State, jax.Array]:
         """Runs until all members have halted, or for a number of ticks.
 
@@ -148,6 +148,7 @@ class Machine:
             arguments: one array per shared parameter of the main function, in order.
             max_ticks: int32, (); without a limit if None.
             leave: stop when no more members than this have ticks before them.
+            finish: whether to run the epilogue too; without it, members wait there.
 
         Returns:
             The state, and how many ticks ran, int32 ().
@@ -171,7 +172,11 @@ class Machine:
             zero = varying_like(jnp.int32(0), [jax.typeof(max_ticks)]) if max_ticks is not None else jnp.int32(0)
             done, moved = lax.while_loop(running, tick, (zero, {key: state[key] for key in written}))
             state = {**fixed, **moved}
-        return self._run(state, shared, self.schedule.epilogue), done
+        return self._run(state, shared, self.schedule.epilogue) if finish else state, done
+
+    def ticking(self, state: State) -> jax.Array:
+        """bool, (batch,): which members have ticks before them."""
+        return _among(state[_COUNTER], self.schedule.ticking)
 
     def results(self, state: State, arguments: Sequence[Any] = ()) -> list[jax.Array]:
         """One array per result of the main function, (batch, ...); of members that have not halted, anything.

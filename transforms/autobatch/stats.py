@@ -1,16 +1,23 @@
-"""How well a batch keeps its machine busy: executions of every block, the members that took part, and a picture over time."""
+"""How well a batch keeps its machine busy: executions of every block, the members that took part, and a picture over time.
+
+Time is counted in ticks. A tick of the program counter machine is one turn of its loop, in which every block of the cycle has its
+place; the first row of a history is what runs before that loop, the last what runs after it, if anything does. The plain executor has
+no such loop, and a tick of it is the run of one block.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ..errors import ProgramError
 from .local_static import LocalStatic
-from .program_counter import Machine
+from .program_counter import Machine, State
 
-__all__ = ["BlockStats", "Stats", "local_static_stats", "machine_stats"]
+__all__ = ["BlockStats", "History", "Stats", "local_static_stats", "machine_stats"]
 
 _MEMBERS_PER_CALL = 2**26  # counters are int32; inner loops may count a few times per tick
 
@@ -33,6 +40,40 @@ class BlockStats:
 
 
 @dataclass(frozen=True, eq=False)
+class History:
+    """Counts over time.
+
+    Attributes:
+        executions: int64, (tick, block). How often the block's code ran for the batch.
+        members: int64, (tick, block). Members that took part.
+        unit: what a tick is, for the axis of a picture.
+    """
+
+    executions: np.ndarray
+    members: np.ndarray
+    unit: str
+
+    def binned(self, bins: int) -> tuple[np.ndarray, "History"]:
+        """The counts of neighbouring ticks added up.
+
+        Args:
+            bins: at most so many bins, of equal width but for the last.
+
+        Returns:
+            The ticks at which bins begin and the last one ends, (bin + 1,), and the counts by bin instead of tick.
+        """
+        ticks = len(self.executions)
+        starts = np.arange(0, ticks, max(1, -(-ticks // bins)))
+        executions, members = (np.add.reduceat(counts, starts, axis=0) for counts in (self.executions, self.members))
+        return np.append(starts, ticks), History(executions, members, self.unit)
+
+    def fractions(self, batch: int) -> np.ndarray:
+        """The part of the batch that took part, (block, tick); NaN where a block did not run."""
+        slots = batch * self.executions.T
+        return np.divide(self.members.T, slots, out=np.full(slots.shape, np.nan), where=slots > 0)
+
+
+@dataclass(frozen=True, eq=False)
 class Stats:
     """Counts of one run.
 
@@ -40,13 +81,22 @@ class Stats:
         batch: number of members.
         blocks: by name.
         heavy: name of the heavy block; None if the program has no loop.
-        trace: float, (execution of the heavy block,): the part of the batch that took part; empty unless asked for.
+        history: counts over time, its blocks in the order of `blocks`; None unless asked for.
     """
 
     batch: int
     blocks: dict[str, BlockStats]
     heavy: str | None
-    trace: np.ndarray
+    history: History | None
+
+    @property
+    def trace(self) -> np.ndarray:
+        """float, (execution of the heavy block,): the part of the batch that took part; empty unless asked for."""
+        if self.history is None or self.heavy is None:
+            return np.zeros(0)
+        heavy = list(self.blocks).index(self.heavy)
+        executions = self.history.executions[:, heavy]
+        return np.repeat(self.history.members[:, heavy] / np.maximum(1, executions) / self.batch, executions)
 
     @property
     def utilisation(self) -> float:
@@ -63,23 +113,39 @@ class Stats:
             lines.append(f"{block.name:{width}}  {block.executions:10d}  {block.members:10d}  {block.utilisation:11.3f}{mark}")
         return "\n".join(lines)
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draws the utilisation of the heavy block over its executions.
+    def plot(self, ax: Any = None, bins: int = 200) -> Any:
+        """Draws which part of the batch was active in each block, over time.
+
+        A row for each block, the heavy one in bold; blank where the block did not run.
 
         Args:
             ax: matplotlib axes; new ones if None.
+            bins: neighbouring ticks are put together if there are more than so many.
 
         Returns:
             The axes.
+
+        Raises:
+            ProgramError: nothing was followed over time.
         """
+        if self.history is None:
+            raise ProgramError("plot: these counts were not followed over time; write batched.stats(..., trace=True).")
+        if bins < 1:
+            raise ProgramError(f"plot: bins={bins}; write bins=1 or more.")
         if ax is None:
             import matplotlib.pyplot as plt  # a fifth of a second, and only here
 
-            ax = plt.subplots(figsize=(8, 2.5))[1]
-        ax.fill_between(np.arange(len(self.trace)), self.trace, step="mid", alpha=0.4)
-        ax.axhline(self.utilisation, linestyle="--", linewidth=1)
-        ax.set(xlabel=f"execution of {self.heavy}", ylabel="part of the batch", ylim=(0, 1.02), xlim=(0, max(1, len(self.trace) - 1)))
-        ax.set_title(f"utilisation {self.utilisation:.2f} of {self.batch} members")
+            ax = plt.subplots(figsize=(8, 1.2 + 0.28 * len(self.blocks)))[1]
+        edges, history = self.history.binned(bins)
+        rows = np.arange(len(self.blocks) + 1) - 0.5
+        mesh = ax.pcolormesh(edges, rows, history.fractions(self.batch), vmin=0, vmax=1)
+        ax.figure.colorbar(mesh, ax=ax, label="active part of the batch")
+        ax.set_yticks(range(len(self.blocks)), self.blocks)
+        for label in ax.get_yticklabels():
+            label.set_fontweight("bold" if label.get_text() == self.heavy else "normal")
+        ax.invert_yaxis()
+        where = "" if self.heavy is None else f" in {self.heavy}"
+        ax.set(xlabel=history.unit, ylabel="block", title=f"utilisation {self.utilisation:.2f}{where}, {self.batch} members")
         return ax
 
 
@@ -90,32 +156,48 @@ def machine_stats(machine: Machine, arguments: Sequence[Any], batch: int, trace:
         machine: built with `count`.
         arguments: one array per parameter of the main function.
         batch: number of members.
-        trace: whether to follow the heavy block over time; then every tick is a call of its own.
+        trace: whether to follow the blocks over time; then every tick is a call of its own.
     """
     shared = [a for a, one in zip(arguments, machine.shared, strict=True) if one]
     names = [step.block.name for step in machine.frames.steps]
-    advance = jax.jit(machine.advance, donate_argnames="state")
+    advance = jax.jit(lambda state, ticks: machine.advance_counted(state, shared, ticks, finish=False)[0], donate_argnums=0)
+    finish = jax.jit(lambda state: machine.advance(state, shared, 0), donate_argnums=0)
     state = jax.jit(lambda *args: machine.start(args, batch))(*arguments)
-    totals, history = np.zeros((2, len(names)), np.int64), []
-    ticks = 1 if trace else max(1, _MEMBERS_PER_CALL // batch)
+    per_call = np.int32(1 if trace else max(1, _MEMBERS_PER_CALL // batch))
+    ticks = [_counts(machine, state)]
+    while bool(machine.ticking(state).any()):
+        state = advance(_from_zero(state), per_call)
+        ticks.append(_counts(machine, state))
+    if machine.schedule.epilogue:
+        ticks.append(_counts(machine, finish(_from_zero(state))))
+    totals = np.sum(ticks, axis=0)
     heavy = machine.schedule.heavy
-    while True:
-        new = np.stack([np.asarray(c, np.int64) for c in machine.counts(state)])
-        totals += new
-        if trace and heavy is not None and new[0, heavy]:
-            history += [new[1, heavy] / new[0, heavy] / batch] * int(new[0, heavy])
-        if bool(machine.halted(state).all()):
-            break
-        state = {**state, "runs": np.zeros(len(names), np.int32), "members": np.zeros(len(names), np.int32)}
-        state = advance(state, shared, np.int32(ticks))
-    heavy_name = None if heavy is None else names[heavy]
-    return Stats(batch, _blocks(names, totals[0], totals[1], batch), heavy_name, np.asarray(history, float))
+    history = History(np.stack([t[0] for t in ticks]), np.stack([t[1] for t in ticks]), "tick") if trace else None
+    return Stats(batch, _blocks(names, totals[0], totals[1], batch), None if heavy is None else names[heavy], history)
 
 
-def local_static_stats(run: LocalStatic, batch: int, names: Sequence[str], heavy: str | None) -> Stats:
+def _counts(machine: Machine, state: State) -> np.ndarray:
+    """Executions and members, (2, block)."""
+    return np.stack([np.asarray(c, np.int64) for c in machine.counts(state)])
+
+
+def _from_zero(state: State) -> State:
+    return {**state, "runs": jnp.zeros_like(state["runs"]), "members": jnp.zeros_like(state["members"])}
+
+
+def local_static_stats(run: LocalStatic, batch: int, names: Sequence[str], heavy: str | None, trace: bool = False) -> Stats:
     """What a `LocalStatic` has counted so far."""
     blocks = _blocks(names, [run.runs[n] for n in names], [run.members[n] for n in names], batch)
-    return Stats(batch, blocks, heavy, np.zeros(0))
+    return Stats(batch, blocks, heavy, _one_by_one(run, names) if trace else None)
+
+
+def _one_by_one(run: LocalStatic, names: Sequence[str]) -> History:
+    """A tick for every run of a block."""
+    number = {name: n for n, name in enumerate(names)}
+    executions, members = np.zeros((2, len(run.log), len(names)), np.int64)
+    for tick, (name, active) in enumerate(run.log):
+        executions[tick, number[name]], members[tick, number[name]] = 1, active
+    return History(executions, members, "run of a block")
 
 
 def _blocks(names: Sequence[str], runs: Any, members: Any, batch: int) -> dict[str, BlockStats]:
