@@ -22,7 +22,7 @@ from .target import Target
 __all__ = ["Chunk", "Sampler", "batch", "capacity_of"]
 
 _MAX_CAPACITY = 512
-_MAX_CHUNK_BYTES = 32 * 2**20
+_MAX_CHUNK_BYTES = 128 * 2**20
 _CONSTRAIN_BYTES = 2**20
 
 
@@ -77,7 +77,7 @@ class Sampler(NamedTuple):
 
 
 def capacity_of(target: Target, num_chains: int) -> int:
-    """Draws that a chunk holds per chain: at most 512, and at most 32 MiB of them."""
+    """Draws that a chunk holds per chain: at most 512, and at most 128 MiB of them."""
     size = target.layout.dim * jnp.dtype(target.layout.dtype).itemsize + sum(_bytes(spec) for spec in target.shapes) + 64
     return max(1, min(_MAX_CAPACITY, _MAX_CHUNK_BYTES // (size * num_chains)))
 

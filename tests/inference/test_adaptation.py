@@ -74,7 +74,8 @@ def test_metric(dense, dtype):
     np.testing.assert_allclose(np.cov(np.asarray(draws).T) / scale, mass / scale, atol=5 * np.sqrt(2 / 100_000))
 
 
-@pytest.mark.parametrize("dense", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dense", [False, True])
 def test_finds_scales_and_freezes(dense, targets):
     deviation = np.array([0.1, 1.0, 20.0])
     covariance = np.diag(deviation) @ (np.full((3, 3), 0.6) + 0.4 * np.eye(3)) @ np.diag(deviation)

@@ -56,14 +56,14 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
     assert kept.warmup_samples["x"].shape == (3, 60, 2) and kept.warmup_stats["lp"].shape == (3, 60)
     assert kept.warmup_samples["x"].std() > 0 and mcmc.warmup_samples is None
 
-    # Each chunk of many calls that stop amid trajectories; then short chunks as well.
+    # Chunks of many calls that stop amid trajectories; then short chunks as well.
     monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)
-    for capacity in (100, 7):
-        monkeypatch.setattr("luciole.inference.mcmc.capacity_of", lambda *_, capacity=capacity: capacity)
+    for _ in ("calls", "chunks"):
         cut = run(kernel, density, keep_warmup=True)
         assert_same(samples, cut.get_samples(group_by_chain=True))
         assert_same(kept.warmup_samples, cut.warmup_samples)
         assert_same(mcmc.state, cut.state)
+        monkeypatch.setattr("luciole.inference.mcmc.capacity_of", lambda *_: 7)
 
     other = run(kernel, density, seed=1).get_samples()
     assert not np.array_equal(other["x"], mcmc.get_samples()["x"])

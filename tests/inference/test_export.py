@@ -278,6 +278,7 @@ def test_constant_data_may_be_called_like_a_plate():
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")  # the warm-up is short
+@pytest.mark.slow
 def test_warmup_groups_and_thinning():
     mcmc = run(eight_schools, 8, ERRORS, y=EFFECTS, num_warmup=40, num_samples=60, thinning=3, keep_warmup=True)
     data = mcmc.to_arviz()
@@ -302,6 +303,7 @@ def test_predictive_groups(schools):
     np.testing.assert_array_equal(again["posterior_predictive"]["y"], by_chain["y"])
 
 
+@pytest.mark.slow
 def test_predictions_of_another_size_get_dimensions_of_their_own():
     def model(x, y=None):
         b = sample("b", dist.Normal(0, 1))
@@ -322,6 +324,7 @@ def test_predictive_draws_of_another_model_are_refused(schools, group):
         schools.to_arviz(**{group: {"y": np.zeros(8)}})
 
 
+@pytest.mark.slow
 def test_a_density_that_is_no_model_has_posterior_and_statistics(targets):
     mcmc = run(targets.gaussian([0.0, 1.0], np.eye(2)))
     data = mcmc.to_arviz()
@@ -391,6 +394,7 @@ class TestDiagnosis:
         assert all(1 < v < 3 for v in found.bfmi)
 
     @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
+    @pytest.mark.slow
     def test_centred_eight_schools_does_not(self):
         def centred(sigma, y):
             mu = sample("mu", dist.Normal(0, 5))

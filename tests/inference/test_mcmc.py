@@ -54,6 +54,7 @@ def chunks_of_ten(monkeypatch):
     monkeypatch.setattr("luciole.inference.mcmc.capacity_of", lambda *_: 10)
 
 
+@pytest.mark.slow
 def test_interrupt_between_chunks_keeps_what_was_drawn(density, monkeypatch, chunks_of_ten):
     calls = []
 
@@ -162,6 +163,7 @@ def test_the_warning_about_many_chains_stays_short(num_chains, targets):
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
+@pytest.mark.slow
 def test_a_wall_counts_as_divergence_and_is_not_crossed(targets):
     half = targets.FakeDensity({"x": ()}, lambda p, _: jnp.where(p["x"] > 0, -p["x"], jnp.nan), initial=lambda key: {"x": 1.0})
     mcmc = small(NUTS(half, step_size=0.5), num_warmup=0, num_samples=500).run(KEY)
@@ -199,6 +201,7 @@ class TestStarts:
         start = np.array([[3.0, 4.0], [5.0, 6.0]])
         np.testing.assert_allclose(self.run(density, init_params={"x": start})[:, 0], start, atol=0.01)
 
+    @pytest.mark.slow
     def test_search_goes_on_until_finite(self, targets):
         picky = targets.FakeDensity({"x": (1,)}, lambda p, _: jnp.log(p["x"] - 1.7).sum() - p["x"].sum())
         assert (self.run(picky) > 1.7).all()

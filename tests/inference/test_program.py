@@ -25,7 +25,7 @@ KERNELS = {
     "nuts_dense": lambda model, **o: NUTS(model, dense_mass=True, inverse_mass_matrix=MATRIX, max_tree_depth=5, **o),
     "hmc": lambda model, **o: HMC(model, trajectory_length=1.5, jitter=0.5, **o),
 }
-SLOW = {"nuts_dense"}
+SLOW = {"nuts", "nuts_dense"}
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in KERNELS]
 
 
@@ -75,7 +75,8 @@ def test_a_transition_is_plain_python(name, x64):
     np.testing.assert_array_equal(after.step_size != step_sizes, [True, True, True, True, False])
 
 
-@pytest.mark.parametrize("name", ["nuts", pytest.param("hmc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nuts", "hmc"])
 def test_draws_are_the_same_whatever_runs_beside(name, targets, x64):
     """After one transition; later ones may part, by rounding alone, where a trajectory is chaotic."""
     density = targets.log_gammas(SHAPES)
@@ -122,8 +123,8 @@ def marked(targets):
     return targets.FakeDensity({"x": (2,)}, lambda p, _: -lax.lgamma(1 + jnp.exp(p["x"])).sum() - 0.5 * (p["x"] ** 2).sum())
 
 
-@pytest.mark.parametrize("unroll", [1, 3])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("unroll", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["nuts", "hmc", pytest.param("nuts_dense", marks=pytest.mark.slow)])
 def test_search_warmup_and_draws_share_one_gradient(name, unroll, marked, monkeypatch):
     matrix = np.eye(2) if name == "nuts_dense" else np.ones(2)
     kernel = HMC(marked, num_steps=3) if name == "hmc" else NUTS(marked, dense_mass=name == "nuts_dense", inverse_mass_matrix=matrix)
@@ -161,6 +162,7 @@ def test_utilisation_counts_everything(targets):
     assert cost["gradient_slots"] >= 5 * slowest
 
 
+@pytest.mark.slow
 def test_chains_do_not_wait_for_one_another(targets, monkeypatch):
     density = targets.gaussian(np.zeros(5), np.diag([1.0, 4.0, 9.0, 25.0, 100.0]))
     kernel = NUTS(density, step_size=0.5, inverse_mass_matrix=np.ones(5))
@@ -180,6 +182,7 @@ def test_chains_do_not_wait_for_one_another(targets, monkeypatch):
     assert utilisation(1, 60)[0] < 0.6
 
 
+@pytest.mark.slow
 def test_a_smaller_batch_for_the_last_chains_changes_no_draw(targets, x64):
     """After one transition, as above: NUTS is chaotic."""
     density = targets.gaussian(np.zeros(3), np.diag([1.0, 25.0, 400.0]))

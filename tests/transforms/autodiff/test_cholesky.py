@@ -26,6 +26,7 @@ def test_blocks_agree_with_jax(shape, directions):
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_blocks_read_the_lower_triangle_as_the_factorization_does():
     """Beside a finite difference, which knows no convention: the upper triangle moves nothing."""
     k = jnp.asarray(positive(64, 64))
