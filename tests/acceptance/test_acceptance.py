@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("x64")]
 NUM_POINTS = 20
 TOLERANCE = 1e-12  # relative; of a gradient, to its largest entry at the site
 
-QUICK = {"eight_schools-eight_schools_noncentered", "garch-garch11", "hmm_example-hmm_example", "wells_data-wells_dist100_model"}
+QUICK = {"eight_schools-eight_schools_noncentered", "garch-garch11", "wells_data-wells_dist100_model"}
 names = pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(POSTERIORS)])
 
 
