@@ -1,17 +1,23 @@
 """NUTS at four chains against NumPyro's: sampling, compilation and import.
 
-    python3 dev.py bench nuts [sampling] [compile] [import]
+    python3 dev.py bench nuts [sampling] [compile] [cold] [import]
 
 Sampling is a run of 1000 + 1000 transitions less what JAX reports as tracing, lowering and compiling (NumPyro compiles in every run; a
 second run of ours does not). The two libraries walk different trajectories, so the ratio per gradient stands beside the ratio of times.
 Whole runs, compilation included, are compared as well: the second of a process, where ours has nothing left to compile. Compilation is
-what JAX reports for the first run of a fresh process, with no persistent cache. Bounds: sampling at most 1.25 times and compilation at
+what JAX reports for the first run of a fresh process, with no persistent cache. A cold start is a whole process, from the interpreter's
+start to 4 x 1000 draws in hand, imports and compilation included, without a persistent cache or, for ours, with a warm one; tracing is
+ours of the model in the DSL. Bounds: sampling at most 1.25 times and compilation at
 most once NumPyro's; `import luciole` at most once `import numpyro`. NumPyro is run vectorized, as
 ours is, and sequential; the bounds are on the former.
 """
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
+import time
 import warnings
 
 from _common import announce, fresh_processes, interleaved, median, posteriors
@@ -115,6 +121,49 @@ def child(engine, name):
     print(clocked(run, 1)[2])
 
 
+COLD_BOUNDS = (0.35, 0.40, 0.50)  # warm: 0.2 on the first
+
+
+def cold():
+    print(f"cold start, seconds of a whole process; median of {PROCESSES}, in turn")
+    print(f"{'':50s} {'vectorized':>10s} {'luciole':>10s} {'warm':>10s} {'tracing':>10s} | {'cold':>7s} {'warm':>7s}  bound")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, bound in zip(POSTERIORS, COLD_BOUNDS, strict=True):
+            seconds, tracing = {"vectorized": [], "luciole": [], "warm": []}, []
+
+            def one(engine, name=name, seconds=seconds, tracing=tracing):
+                env = {**os.environ, "LUCIOLE_CACHE_DIR": folder if engine == "warm" else ""}
+                command = [sys.executable, __file__, "--cold", "luciole" if engine == "warm" else engine, name]
+                begun = time.perf_counter()
+                out = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+                seconds[engine].append(time.perf_counter() - begun)
+                if engine == "luciole":
+                    tracing.append(float(out.splitlines()[-1]))
+
+            one("warm")  # fills the cache
+            seconds["warm"].clear()
+            interleaved({e: lambda e=e, one=one: one(e) for e in seconds}, PROCESSES)
+            found = {engine: median(values) for engine, values in seconds.items()}
+            ratios = [found[e] / found["vectorized"] for e in ("luciole", "warm")]
+            row = " ".join(f"{found[e]:10.2f}" for e in seconds)
+            print(f"{name:50s} {row} {median(tracing):10.3f} | {ratios[0]:7.3f} {ratios[1]:7.3f}  {bound:.2f}", flush=True)
+    print()
+
+
+def cold_child(engine, name):
+    """One run; prints how long the model of the DSL takes to trace."""
+    model, kwargs = posteriors()[name]
+    quietly(lambda: runner(engine, model, kwargs)(1))
+    seconds = 0.0
+    if engine == "luciole":
+        import luciole as lc
+
+        begun = time.perf_counter()
+        lc.log_density(model, **kwargs)
+        seconds = time.perf_counter() - begun
+    print(seconds)
+
+
 def imports():
     statements = {
         "luciole": "import luciole",
@@ -135,9 +184,11 @@ def main(parts):
     jax.config.update("jax_enable_x64", True)
     if parts[:1] == ["--child"]:
         return child(*parts[1:])
+    if parts[:1] == ["--cold"]:
+        return cold_child(*parts[1:])
     announce("sampling: one whole run before timing; compilation and import: fresh processes, each once before timing")
     fresh_processes({"luciole": ["-c", "import luciole.inference"], "numpyro": ["-c", "import numpyro"]}, 1)
-    for name, part in {"sampling": sampling, "compile": compilation, "import": imports}.items():
+    for name, part in {"sampling": sampling, "compile": compilation, "cold": cold, "import": imports}.items():
         if not parts or name in parts:
             part()
 
