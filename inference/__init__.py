@@ -8,5 +8,6 @@ from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
 from .nuts import NUTS
+from .slice import Slice
 
-__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "InterruptWarning"]
+__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "InterruptWarning", "Slice"]

@@ -1,7 +1,7 @@
 """Many chains in one program: the chunk of one chain (`chain`), compiled for a batch.
 
-Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one gradient
-of every chain at a time. What the host keeps between calls is the machine's own state, so that it can look, and hear an interrupt,
+Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one log density
+of every chain at a time, with its gradient where the kernel uses it. What the host keeps between calls is the machine's own state, so that it can look, and hear an interrupt,
 whenever it likes; chains start the next chunk when all have ended this one.
 """
 
@@ -45,7 +45,7 @@ class Report(NamedTuple):
 
     Attributes:
         running: int32, (). Chains that have not ended the chunk.
-        slots: int32, (). Gradients computed in the call, idle chains included.
+        slots: int32, (). Log densities, with gradient where the kernel uses it, computed in the call, idle chains included.
     """
 
     running: jax.Array
@@ -95,7 +95,8 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
     def first(run_key, plan, chain, start, given, fixed):
         begin = Begin(stream_for(run_key, chain), start, given, fixed)
-        return begin, start_chain((jnp.zeros((), dtype), zeros), start, begin.stream, plan.tuning)
+        gradient = zeros if transition.uses_gradient else zeros[:0]
+        return begin, start_chain((jnp.zeros((), dtype), gradient), start, begin.stream, plan.tuning)
 
     def begin(run_key, plan, start, given, fixed):
         chains = jnp.arange(num_chains, dtype=jnp.uint32)
