@@ -1,8 +1,8 @@
 """Many chains in one program: the chunk of one chain (`chain`), compiled for a batch.
 
 Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one log density
-of every chain at a time, with its gradient where the kernel uses it. What the host keeps between calls is the machine's own state, so that it can look, and hear an interrupt,
-whenever it likes; chains start the next chunk when all have ended this one.
+of every chain at a time, with its gradient where the kernel uses it. What the host keeps between calls is the machine's own state, so that
+it can look, and hear an interrupt, whenever it likes; chains start the next chunk when all have ended this one.
 """
 
 from collections.abc import Callable

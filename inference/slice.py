@@ -185,8 +185,9 @@ def point_of(phase, interval: Interval, number):
 def step_out(interval: Interval, phase, width) -> Interval:
     """One end moves away by a width."""
     low, high, low_budget, high_budget = interval
-    lower, higher = (phase == Phase.LOW).astype(jnp.int32), (phase == Phase.HIGH).astype(jnp.int32)
-    return Interval(low - width * lower.astype(low.dtype), high + width * higher.astype(low.dtype), low_budget - lower, high_budget - higher)
+    lower, higher = phase == Phase.LOW, phase == Phase.HIGH
+    low, high = jnp.where(lower, low - width, low), jnp.where(higher, high + width, high)
+    return Interval(low, high, low_budget - lower.astype(jnp.int32), high_budget - higher.astype(jnp.int32))
 
 
 def shrink(interval: Interval, point, x) -> Interval:
@@ -242,12 +243,12 @@ class Slice:
     def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
         variances = None
         if self.width is not None:
-            width = np.asarray(self.width, dtype)
+            width = np.asarray(self.width, np.float64)
             if width.shape not in ((), (dim,)):
                 raise SamplerError(
                     f"Slice: width has shape {width.shape}, () or {(dim,)} expected: the model has {dim} unconstrained dimensions."
                 )
-            variances = np.broadcast_to((width / dtype.type(_WIDTH)) ** 2, (dim,))
+            variances = np.broadcast_to((width / _WIDTH) ** 2, (dim,))
         options = {"max_steps_out": np.int32(self.max_steps_out)}
         return tuning_of("Slice", 0.5, _WIDTH, variances, False, options, dim, dtype)
 
