@@ -121,12 +121,13 @@ def _parameters(program: ModelProgram, data: Sequence[Any]) -> dict[str, dict[st
 def _of_example(program: ModelProgram, spec: Spec, dist: Any) -> dict[str, jax.Array]:
     base: Any
     base, masks = peel(dist)
+    family: Any = type(base)
     shape: tuple[int, ...] = tuple(dist.shape())
     if masks:
         raise _refusal(program, spec.name, "it is masked, so that a part of it has no prior", "Leave the masked elements out of the model")
-    if type(base) is Normal:
+    if family is Normal:
         return {"loc": jnp.broadcast_to(base.loc, shape), "scale": jnp.broadcast_to(base.scale, shape)}
-    if type(base) is MultivariateNormal:
+    if family is MultivariateNormal:
         lower = base.scale_tril
         shared = lower.ndim == 2 and not spec.vmaps and not program.sites[spec.name].loops
         return {"loc": jnp.broadcast_to(base.loc, shape), "lower": lower if shared else jnp.broadcast_to(lower, (*shape, shape[-1]))}

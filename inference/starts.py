@@ -14,7 +14,7 @@ MAX_TRIES = 100
 _PURPOSE = 200  # of the random numbers; kernels use small ones
 
 
-def searching(density, initial, uses_gradient: bool = True):
+def searching(density, initial, uses_gradient=True):
     """The program that finds where a chain starts: the first of at most 100 points with finite gradient and *resolved* log density.
 
     A log density is resolved where its own rounding error is below a nat, |log p| * eps < 1. Beyond that the acceptance test is

@@ -70,6 +70,7 @@ def test_widths_are_adapted_and_then_frozen(targets):
     np.testing.assert_array_equal(mcmc.inverse_mass_matrix, longer.inverse_mass_matrix)
 
 
+@pytest.mark.slow
 def test_slice_that_finds_no_start_says_so_without_a_gradient():
     def model():
         x = lc.sample("x", dist.Normal(0.0, 1.0))
@@ -117,6 +118,7 @@ def run_process(x, y, num_samples=8000):
     return mcmc.run(jax.random.key(5), x, y=y)
 
 
+@pytest.mark.slow
 def test_elliptical_slice_recovers_a_gaussian_posterior(backend_compiles):
     x, y = np.float32([0.0, 0.7, 2.0]), np.float32([1.0, 2.0, 0.5])
     mcmc = run_process(x, y)
@@ -160,6 +162,7 @@ def shapes_of_all_kinds(loc, lower):
     lc.sample("several", dist.MultivariateNormal(loc, scale_tril=several).to_event(1))
 
 
+@pytest.mark.slow
 def test_the_prior_is_read_off_sites_of_all_kinds(x64):
     """Against the model's own log density, which here is the prior's."""
     density = lc.log_density(shapes_of_all_kinds, np.array([1.0, -1.0]), np.array([[1.0, 0.0], [0.6, 0.5]]))
