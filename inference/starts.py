@@ -35,7 +35,7 @@ def searching(density, initial, uses_gradient=True):
     @program
     def search(stream, start, given, fixed):
         position, log_density, gradient = start, jnp.zeros((), start.dtype), jnp.zeros_like(start[: start.size * uses_gradient])
-        tries, ok, resolved = jnp.int32(0), False, False
+        tries, ok, resolved = jnp.int32(0), jnp.bool_(False), False
         while tries < (1 if given else MAX_TRIES) and not resolved:
             words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
             point = start if given else initial(words, fixed)
