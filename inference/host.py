@@ -118,7 +118,8 @@ def drive(
             tally = chunk.kept.tally
             depth = float(np.asarray(tally.depth).sum()) / (transitions * num_chains)
             steps = float(np.asarray(tally.n_steps).sum()) / (transitions * num_chains)
-            progress.update(transitions, int(counts.divergences.sum()), depth, steps)
+            divergences = int(counts.divergences.sum()) if "diverging" in chunk.kept.draws.stats else None
+            progress.update(transitions, divergences, depth, steps)
     except KeyboardInterrupt:
         interrupted = True
         _log.info("interrupted after %d of %d transitions", done, total)

@@ -36,10 +36,11 @@ class Progress:
                 self._bar.unpause()  # compiling is no part of the speed that is shown
             self._bar.set_description(name)
 
-    def update(self, transitions: int, divergences: int, mean_depth: float | None, mean_steps: float) -> None:
-        """Moves the bar by `transitions` of every chain; shows divergences so far and the size of recent trajectories."""
+    def update(self, transitions: int, divergences: int | None, mean_depth: float | None, mean_steps: float) -> None:
+        """Moves the bar by `transitions`; shows divergences so far, if any can be, and the size of recent transitions."""
         if self._bar is None:
             return
         size = f"mean depth {mean_depth:.1f}" if mean_depth else f"mean steps {mean_steps:.0f}"
-        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}, {divergences} divergences", refresh=False)
+        diverged = "" if divergences is None else f", {divergences} divergences"
+        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}{diverged}", refresh=False)
         self._bar.update(transitions)
