@@ -4,9 +4,11 @@ if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
 
 from .diagnosis import Diagnosis
+from .elliptical import EllipticalSlice
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
 from .nuts import NUTS
+from .slice import Slice
 
-__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "InterruptWarning"]
+__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "EllipticalSlice", "InterruptWarning", "Slice"]

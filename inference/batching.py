@@ -1,8 +1,9 @@
 """Many chains in one program: the chunk of one chain (`chain`), compiled for a batch.
 
-Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one gradient
-of every chain at a time. What the host keeps between calls is the machine's own state, so that it can look, hear an interrupt, or go
-on with the few chains that are not done, whenever it likes; chains start the next chunk when all have ended this one.
+Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one log density
+of every chain at a time, with its gradient where the kernel uses it. What the host keeps between calls is the machine's own state, so that
+it can look, hear an interrupt, or go on with the few chains that are not done, whenever it likes; chains start the next chunk when all have
+ended this one.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class Report(NamedTuple):
 
     Attributes:
         running: int32, (). Chains that have not ended the chunk.
-        ticks: int32, (). Gradients computed of every chain since the beginning of the chunk.
+        ticks: int32, (). Log densities, with gradient where the kernel uses it, computed of every chain since the beginning of the chunk.
         transitions: (). Transitions of a chain since the beginning of the run, the mean over the chains.
     """
 
@@ -99,7 +100,8 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
     def first(run_key, plan, chain, start, given, fixed):
         begin = Begin(stream_for(run_key, chain), start, given, fixed)
-        return begin, start_chain((jnp.zeros((), dtype), zeros), start, begin.stream, plan.tuning)
+        gradient = zeros if transition.uses_gradient else zeros[:0]
+        return begin, start_chain((jnp.zeros((), dtype), gradient), start, begin.stream, plan.tuning)
 
     def begin(run_key, plan, start, given, fixed):
         chains = jnp.arange(num_chains, dtype=jnp.uint32)

@@ -1,7 +1,7 @@
 """What one chain does in one chunk of a run: find its start if it has none, then move, adapt and keep draws.
 
-Written for one chain; `batching` runs it for many. The gradient is called in one place, `density`, for the search, the warm-up and the
-draws alike.
+Written for one chain; `batching` runs it for many. The log density, with its gradient where the kernel uses it, is called in one place,
+`density`, for the search, the warm-up and the draws alike.
 """
 
 from typing import Any, NamedTuple
@@ -40,9 +40,9 @@ class Tally(NamedTuple):
     Attributes:
         transitions: int32, ().
         tries: int32, (). Points that the search evaluated.
-        n_steps: int32, (). Gradients of the transitions.
+        n_steps: int32, (). Log densities of the transitions, with or without gradient.
         warmup_steps: int32, (). Those of them in warm-up.
-        diverging: int32, (). Divergent transitions after warm-up.
+        diverging: int32, (). Divergent transitions after warm-up; 0 for kernels that cannot diverge.
         depth: int32, (). Sum of tree depths; 0 for kernels without trees.
     """
 
@@ -73,7 +73,7 @@ class Kept(NamedTuple):
         draws: `capacity` rows.
         count: int32, (). How many entries are filled.
         tally: what was done for them.
-        ok: bool, (). Whether the chain has a start with finite log density and gradient.
+        ok: bool, (). Whether the chain has a start where log density and, if it is used, gradient are finite.
     """
 
     draws: Room
@@ -86,7 +86,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
     """The program of a chunk.
 
     Args:
-        value_and_grad: position (dim,) -> (log density (), gradient (dim,)).
+        value_and_grad: position (dim,) -> (log density (), gradient (dim,), or (0,) if the kernel uses none).
         initial: key words, uint32 (2,), and fixed values -> a drawn position (dim,).
         transition: the kernel's static part.
         plan: the run's.
@@ -102,7 +102,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         return value_and_grad(position)
 
     kinds = transition.stats
-    search = searching(density, initial)
+    search = searching(density, initial, transition.uses_gradient)
     move = transition.program(density, plan)
 
     @program
@@ -169,12 +169,12 @@ def _is_kept(index, plan: Plan):
 
 
 def _count(tally: Tally, stats: dict[str, Any], warming) -> Tally:
-    depth = stats.get("tree_depth")
+    depth, diverging = stats.get("tree_depth"), stats.get("diverging")
     return Tally(
         transitions=tally.transitions + 1,
         tries=tally.tries,
         n_steps=tally.n_steps + stats["n_steps"],
         warmup_steps=tally.warmup_steps + jnp.where(warming, stats["n_steps"], 0),
-        diverging=tally.diverging + (stats["diverging"] & ~warming).astype(jnp.int32),
+        diverging=tally.diverging if diverging is None else tally.diverging + (diverging & ~warming).astype(jnp.int32),
         depth=tally.depth if depth is None else tally.depth + depth,
     )

@@ -31,7 +31,7 @@ class Diagnosis:
         num_chains, num_draws: what was looked at; draws per chain.
         rhat: by site, the largest of its elements. NaN for one chain, fewer than four draws, constants.
         ess: by site, the smallest effective sample size of its elements, bulk or tail, over all chains. NaN as above.
-        divergences: by chain, transitions that diverged.
+        divergences: by chain, transitions that diverged; None for kernels that cannot.
         saturated: by chain, trajectories that took all the steps that the tree depth allows; None without trees.
         bfmi: by chain, the estimated Bayesian fraction of missing information; None without energies.
         stuck: by latent site, the chains in which an element never moved.
@@ -42,7 +42,7 @@ class Diagnosis:
     num_draws: int
     rhat: dict[str, float]
     ess: dict[str, float]
-    divergences: tuple[int, ...]
+    divergences: tuple[int, ...] | None
     saturated: tuple[int, ...] | None
     bfmi: tuple[float, ...] | None
     stuck: dict[str, tuple[int, ...]]
@@ -65,7 +65,7 @@ class Diagnosis:
         if self.stuck:
             chains = {n: f"chain {_joined(c)}" for n, c in self.stuck.items()}
             yield f"Elements that never moved: {_listed(chains, str)}."
-        if any(self.divergences):
+        if self.divergences is not None and any(self.divergences):
             yield f"{sum(self.divergences)} of {total} transitions diverged (by chain: {_joined(self.divergences)})."
         high = {n: v for n, v in sorted(self.rhat.items(), key=lambda item: -item[1]) if v > _MAX_RHAT}
         if high:
@@ -89,7 +89,8 @@ class Diagnosis:
         sizes = [v for v in self.ess.values() if np.isfinite(v)]
         if sizes:
             facts.append(f"smallest effective sample size {min(sizes):.0f}")
-        facts.append(f"divergences {sum(self.divergences)}")
+        if self.divergences is not None:
+            facts.append(f"divergences {sum(self.divergences)}")
         title = f"Diagnosis of {chains} of {self.num_draws} draws, {len(self.rhat)} sites: {', '.join(facts)}."
         return "\n".join([title, *lines])
 
@@ -118,13 +119,13 @@ def diagnose(run: Run) -> Diagnosis:
             bfmi = arviz.bfmi(np.asarray(stats["energy"], np.float64)) if "energy" in stats else None
             rhat = _worst(arviz.rhat(posterior), np.max) if num_chains >= 2 else {}
     constant = {site for site, value in run.samples.items() if (value == value[:1, :1]).all()}
-    full = saturated(stats, run.max_tree_depth)
+    full, diverging = saturated(stats, run.max_tree_depth), stats.get("diverging")
     return Diagnosis(
         num_chains=num_chains,
         num_draws=num_draws,
         rhat={n: np.nan if n in constant else rhat.get(variables[n], np.nan) for n in run.samples},
         ess={n: np.nan if n in constant else ess.get(variables[n], np.nan) for n in run.samples},
-        divergences=tuple(int(n) for n in stats["diverging"].sum(axis=1)),
+        divergences=None if diverging is None else tuple(int(n) for n in diverging.sum(axis=1)),
         saturated=None if full is None else tuple(int(n) for n in full.sum(axis=1)),
         bfmi=None if bfmi is None else tuple(float(v) for v in np.atleast_1d(bfmi)),
         stuck=_stuck(run),

@@ -45,6 +45,10 @@ class HMCTransition:
     def stats(self) -> dict[str, str]:
         return {"diverging": "bool", "n_steps": "int32", "acceptance_rate": "float", "energy": "float", "lp": "float", "step_size": "float"}
 
+    @property
+    def uses_gradient(self) -> bool:
+        return True
+
     def noise(self, stream: Stream, position: Any) -> Any:
         return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
 
@@ -131,7 +135,7 @@ class HMC:
     def transition(self) -> HMCTransition:
         return HMCTransition(bool(self.dense_mass))
 
-    def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
+    def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
         options = {
             "num_steps": np.int32(self.num_steps or 0),
             "trajectory_length": np.asarray(self.trajectory_length or 2 * math.pi, dtype),

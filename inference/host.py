@@ -29,16 +29,16 @@ class Counts(NamedTuple):
 
     Attributes:
         tries: (chain,). Starting points that were evaluated.
-        gradient_evaluations: gradients that chains needed, those of the search for starts included.
+        evaluations: log densities, with gradient where the kernel uses it, that chains needed, the search for starts included.
         warmup_evaluations: those of them in warm-up.
-        gradient_slots: gradients computed, idle chains included.
+        slots: the same, computed, idle chains included.
         divergences: (chain,). After warm-up.
     """
 
     tries: np.ndarray
-    gradient_evaluations: int
+    evaluations: int
     warmup_evaluations: int
-    gradient_slots: int
+    slots: int
     divergences: np.ndarray
 
 
@@ -106,7 +106,8 @@ def drive(
             ok = np.asarray(chunk.kept.ok)
             stored, counted = _append(store, filled, chunk), _add(counts, chunk, slots)
             state, filled, counts, done = chunk.state, stored, counted, until
-            progress.fares(*_recent(chunk), int(counts.divergences.sum()))
+            divergences = int(counts.divergences.sum()) if "diverging" in chunk.stats else None
+            progress.fares(*_recent(chunk), divergences)
     except KeyboardInterrupt:  # outside of a chunk, or twice within one
         calls.interrupted = True
     if calls.interrupted:
@@ -202,8 +203,8 @@ def _add(counts: Counts, chunk: Chunk, slots: int) -> Counts:
     evaluations = int(np.asarray(tally.n_steps, np.int64).sum() + tries.sum())
     return Counts(
         counts.tries + tries,
-        counts.gradient_evaluations + evaluations,
+        counts.evaluations + evaluations,
         counts.warmup_evaluations + int(np.asarray(tally.warmup_steps, np.int64).sum()),
-        counts.gradient_slots + slots,
+        counts.slots + slots,
         counts.divergences + np.asarray(tally.diverging),
     )

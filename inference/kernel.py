@@ -11,7 +11,7 @@ from .adaptation import start_adaptation
 from .metric import metric_of
 from .records import ChainState, Plan, Tuning
 
-__all__ = ["Kernel", "Transition", "check_tuning", "start_chain", "tuning_of"]
+__all__ = ["Kernel", "Transition", "check_tuning", "is_whole", "start_chain", "tuning_of"]
 
 
 class Transition(Protocol):
@@ -20,6 +20,11 @@ class Transition(Protocol):
     @property
     def stats(self) -> dict[str, str]:
         """The statistics of a `Draw` and their dtypes; "float" is the run's float type."""
+        ...
+
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether `density` has to compute the gradient; if not, what it returns as the gradient has shape (0,)."""
         ...
 
     def noise(self, stream: Stream, position: Any) -> Any:
@@ -35,7 +40,8 @@ class Transition(Protocol):
         """One step of one chain.
 
         Args:
-            density: program, position (dim,) -> (log density (), gradient (dim,)): the only way to the model.
+            density: program, position (dim,) -> (log density (), gradient (dim,) or, without `uses_gradient`, (0,)): the only way to
+                the model.
             plan: the run's, in run-time values.
 
         Returns:
@@ -59,8 +65,8 @@ class Kernel(Protocol):
         """The static part: what needs another program when it changes."""
         ...
 
-    def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
-        """The run-time part, as NumPy values."""
+    def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
+        """The run-time part, as NumPy values, on a log density of `dim` unconstrained dimensions."""
         ...
 
 
@@ -138,6 +144,11 @@ def tuning_of(kernel: str, target_accept_prob, step_size, inverse_mass_matrix, d
         adapt_metric=np.asarray(inverse_mass_matrix is None),
         options=options,
     )
+
+
+def is_whole(value) -> bool:
+    """Whether a setting is a whole number."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_number(value) -> bool:

@@ -33,8 +33,8 @@ class MCMC:
     """Runs chains of a kernel and keeps their draws.
 
     Args:
-        kernel: `NUTS(model)`, `HMC(model, ...)`.
-        num_warmup: transitions per chain that adapt step size and metric; 0 or more.
+        kernel: `NUTS(model)`, `HMC(model, ...)`, `Slice(model)`, `EllipticalSlice(model)`.
+        num_warmup: transitions per chain that adapt what the kernel adapts; 0 or more.
         num_samples: transitions per chain after warm-up; `num_samples // thinning` of them are kept.
         num_chains: number of chains; all run in one program on one device.
         thinning: keep every `thinning`-th draw.
@@ -44,14 +44,16 @@ class MCMC:
             these sizes, and pays where a few chains take very much longer than the others; draws agree up to rounding.
 
     Attributes:
-        sample_stats: by name, (chain, draw): `diverging`, `tree_depth` (NUTS), `n_steps`, `acceptance_rate`, `energy`
-            (nats), `lp` (nats, unconstrained log density), `step_size`.
+        sample_stats: by name, (chain, draw): `n_steps`, `lp` (nats, unconstrained log density); NUTS and HMC: `diverging`,
+            `acceptance_rate`, `energy` (nats), `step_size`, NUTS `tree_depth`; Slice: `nstep_out`, `nstep_in`; EllipticalSlice: `theta`.
         warmup_samples, warmup_stats: the same for the warm-up; None unless `keep_warmup`.
-        step_size: (chain,). Adapted.
-        inverse_mass_matrix: (chain, dim) or (chain, dim, dim). Adapted.
+        step_size: (chain,). As adapted.
+        inverse_mass_matrix: (chain, dim) or (chain, dim, dim). As adapted.
         state: the chains after their last transition.
         cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed, the
-            search for starts included), `gradient_slots` (computed, chains that wait included), `utilisation` (their ratio),
+            search for starts included), `gradient_slots` (computed, chains that wait included), `log_density_evaluations` and
+            `log_density_slots` (the same for log densities without gradient; a kernel has either these or those, the others are 0),
+            `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
             `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart).
 
@@ -98,26 +100,28 @@ class MCMC:
 
         Raises:
             SamplerError: the key or `init_params` make no sense.
-            InitError: a chain found no start with finite log density and gradient.
+            InitError: a chain found no start where log density and, if the kernel uses it, gradient are finite.
         """
         words = key_words(key)
         with Progress(self.num_warmup + self.num_samples, self.num_chains, self.progress_bar) as progress:
             tracing = perf_counter()
             density = _density_of(self.kernel.model, args, kwargs)
-            target = trace_target(density, self.kernel.init_strategy, self.num_chains)
-            plan = self._plan(target)
+            transition = self.kernel.transition()
+            target = trace_target(density, self.kernel.init_strategy, self.num_chains, transition.uses_gradient)
+            plan = self._plan(target, density)
             start = start_positions(init_params, target.layout, self.num_chains)
             given = np.asarray(init_params is not None)
             begin_args = (words, plan, start, given, target.fixed)
             capacity = capacity_of(target, self.num_chains)
-            compiled = compiled_sampler(target, self.kernel.transition(), self.num_chains, capacity, plan, begin_args)
+            compiled = compiled_sampler(target, transition, self.num_chains, capacity, plan, begin_args)
             driving = perf_counter()
             num_kept = self._num_warmup_kept + self.num_samples // self.thinning
             total = self.num_warmup + self.num_samples
             begin, state = compiled.begin(*begin_args)
             outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress)
             if not outcome.ok.all():
-                raise init_error(density, target.layout, np.asarray(outcome.state.position), outcome.ok, bool(given))
+                last = np.asarray(outcome.state.position)
+                raise init_error(density, target.layout, last, outcome.ok, bool(given), transition.uses_gradient)
         self._finished = _Finished(
             outcome=outcome,
             names=target.names,
@@ -173,12 +177,15 @@ class MCMC:
     def cost(self) -> dict[str, float]:
         run = self._done
         counts, rows = run.outcome.counts, _observed_rows(run.program)
-        evaluations, setup, slots = counts.gradient_evaluations, int(counts.tries.sum()), counts.gradient_slots
+        evaluations, setup, slots = counts.evaluations, int(counts.tries.sum()), counts.slots
+        gradient = self.kernel.transition().uses_gradient
         return {
             "compile_seconds": run.compile_seconds,
             "sampling_seconds": run.sampling_seconds,
-            "gradient_evaluations": evaluations,
-            "gradient_slots": slots,
+            "gradient_evaluations": evaluations if gradient else 0,
+            "gradient_slots": slots if gradient else 0,
+            "log_density_evaluations": 0 if gradient else evaluations,
+            "log_density_slots": 0 if gradient else slots,
             "utilisation": evaluations / slots,
             "likelihood_queries": rows * evaluations,
             "likelihood_queries_setup": rows * setup,
@@ -221,7 +228,8 @@ class MCMC:
         """
         run = self._run
         print(summary_table(run, prob=prob, exclude_deterministic=exclude_deterministic))
-        print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
+        if "diverging" in run.sample_stats:
+            print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
 
     def diagnose(self) -> Diagnosis:
         """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, stuck and non-finite values.
@@ -259,8 +267,8 @@ class MCMC:
             },
         )
 
-    def _plan(self, target: Target) -> Plan:
-        tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype))
+    def _plan(self, target: Target, density: Any = None) -> Plan:
+        tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype), density)
         return Plan(warmup_schedule(self.num_warmup), tuning, np.int32(self.thinning), np.asarray(bool(self.keep_warmup)))
 
     @property

@@ -50,6 +50,10 @@ class NUTSTransition:
             "step_size": "float",
         }
 
+    @property
+    def uses_gradient(self) -> bool:
+        return True
+
     def noise(self, stream: Stream, position: Any) -> Any:
         return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
 
@@ -121,5 +125,5 @@ class NUTS:
     def transition(self) -> NUTSTransition:
         return NUTSTransition(int(self.max_tree_depth), bool(self.dense_mass))
 
-    def tuning(self, dim: int, dtype: np.dtype) -> Tuning:
+    def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
         return tuning_of("NUTS", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype)

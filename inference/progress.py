@@ -40,9 +40,10 @@ class Progress:
         self._phase = phase
         self._bar.update(transitions - self._bar.n)
 
-    def fares(self, mean_depth: float, mean_steps: float, divergences: int) -> None:
-        """Shows the size of recent trajectories and divergences so far."""
+    def fares(self, mean_depth: float, mean_steps: float, divergences: int | None) -> None:
+        """Shows the size of recent transitions, and divergences so far, if there can be any."""
         if self._bar is None:
             return
         size = f"mean depth {mean_depth:.1f}" if mean_depth else f"mean steps {mean_steps:.0f}"
-        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}, {divergences} divergences")
+        diverged = "" if divergences is None else f", {divergences} divergences"
+        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}{diverged}")

@@ -22,7 +22,7 @@ class ChainState(NamedTuple):
     Attributes:
         position: (dim,). Unconstrained.
         log_density: (). Nats, of the unconstrained position, Jacobian included.
-        gradient: (dim,). Of the log density.
+        gradient: (dim,). Of the log density; (0,) for kernels that do not use it.
         step_size: (). Used by the next transition.
         metric: the Euclidean metric used by the next transition.
         adaptation: running averages of the warm-up.
@@ -43,9 +43,10 @@ class Draw(NamedTuple):
 
     Attributes:
         position: (dim,). Unconstrained.
-        stats: by name, each of shape (): `diverging` (bool), `n_steps` (int, gradients evaluated), `acceptance_rate`
-            (mean over the trajectory), `energy` (nats, minus log density plus kinetic energy), `lp` (nats), `step_size`
-            (used by this transition); NUTS adds `tree_depth` (doublings begun).
+        stats: by name, each of shape (). All kernels: `n_steps` (int, evaluations of the log density, with gradient where the kernel
+            uses it) and `lp` (nats). NUTS and HMC: `diverging` (bool), `acceptance_rate` (mean over the trajectory), `energy` (nats,
+            minus log density plus kinetic energy), `step_size` (used by this transition); NUTS adds `tree_depth` (doublings begun).
+            Slice: `nstep_out`, `nstep_in` (int, times that an interval grew and shrank). EllipticalSlice: `theta` (radians moved).
     """
 
     position: jax.Array
@@ -61,7 +62,7 @@ class Tuning(NamedTuple):
         target_accept_prob: ().
         adapt_step_size: bool, ().
         adapt_metric: bool, ().
-        options: scalars by name that only one kernel knows.
+        options: arrays, or tuples of them, by name that only one kernel knows.
     """
 
     step_size: Number
@@ -69,7 +70,7 @@ class Tuning(NamedTuple):
     target_accept_prob: Number
     adapt_step_size: Number
     adapt_metric: Number
-    options: dict[str, Number]
+    options: dict[str, Any]
 
 
 class Plan(NamedTuple):

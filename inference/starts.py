@@ -14,7 +14,7 @@ MAX_TRIES = 100
 _PURPOSE = 200  # of the random numbers; kernels use small ones
 
 
-def searching(density, initial):
+def searching(density, initial, uses_gradient=True):
     """The program that finds where a chain starts: the first of at most 100 points with finite gradient and *resolved* log density.
 
     A log density is resolved where its own rounding error is below a nat, |log p| * eps < 1. Beyond that the acceptance test is
@@ -22,18 +22,19 @@ def searching(density, initial):
     Without a resolved point the best of the finite ones is taken.
 
     Args:
-        density: program, position (dim,) -> (log density (), gradient (dim,)).
+        density: program, position (dim,) -> (log density (), gradient (dim,), or (0,) if the kernel uses none).
         initial: key words, uint32 (2,), and the chain's fixed values -> position (dim,).
+        uses_gradient: of the kernel.
 
     Returns:
         A program of the chain's randomness, the user's point (dim,), whether to take it, if finite, instead of drawing, bool (), and
-        the fixed values. It returns the position (dim,), its log density () and gradient (dim,), whether they are finite, bool (),
+        the fixed values. It returns the position (dim,), its log density () and gradient, whether they are finite, bool (),
         and the number of points tried, int32 ().
     """
 
     @program
     def search(stream, start, given, fixed):
-        position, log_density, gradient = start, jnp.zeros((), start.dtype), jnp.zeros_like(start)
+        position, log_density, gradient = start, jnp.zeros((), start.dtype), jnp.zeros_like(start[: start.size * uses_gradient])
         tries, ok, resolved = jnp.int32(0), jnp.bool_(False), False
         while tries < (1 if given else MAX_TRIES) and not resolved:
             words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
@@ -87,7 +88,7 @@ def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -
     return vectors
 
 
-def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, given: bool) -> InitError:
+def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, given: bool, uses_gradient: bool) -> InitError:
     """The error to raise when a chain found no start.
 
     Args:
@@ -96,14 +97,16 @@ def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, g
         positions: (chain, dim). The last ones tried.
         ok: bool, (chain,). Not all true.
         given: whether the positions were the user's.
+        uses_gradient: whether the kernel needs a gradient there.
     """
     chain = int(np.argmin(ok))
     tried = "The given init_params have" if given else f"{MAX_TRIES} starting points were drawn, all with"
+    what = "log density or gradient" if uses_gradient else "log density"
     advice = (
         "Check the data for values outside a distribution's support and for NaN; start elsewhere with "
         "init_strategy=init_to_median() or init_to_value(...); or reparametrise the model."
     )
     return InitError(
-        f"chain {chain} found no valid starting point. {tried} a log density or gradient that is not finite. "
-        f"The last one:\n{density.report(layout.unravel(positions[chain]))}\n{advice}"
+        f"chain {chain} found no valid starting point. {tried} a {what} that is not finite. "
+        f"The last one:\n{density.report(layout.unravel(positions[chain]), uses_gradient)}\n{advice}"
     )

@@ -40,8 +40,8 @@ class Target(NamedTuple):
         layout: of the position vector.
         names: names of the constrained and deterministic values, in program order.
         shapes: their shapes and dtypes, in the same order.
-        programs: closed jaxprs: what reads only the data; log density with gradient, given that; constraining; drawing
-            a starting point.
+        programs: closed jaxprs: what reads only the data; log density, with gradient if that was asked for, given that; constraining;
+            drawing a starting point.
         data: what they are given.
         fixed: constrained starting values that the strategy brings, by site, each (chain, ...).
     """
@@ -63,7 +63,7 @@ class Target(NamedTuple):
         return tuple(self._run(0, data, *data.leaves))
 
     def value_and_grad(self, data: Data, prepared: tuple[jax.Array, ...], position: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Log density () and gradient (dim,) at a position (dim,), given what `prepare` returned."""
+        """Log density () and gradient, (dim,) or (0,), at a position (dim,), given what `prepare` returned."""
         log_density, gradient = self._run(1, data, position, *prepared)
         return log_density, gradient
 
@@ -80,13 +80,14 @@ class Target(NamedTuple):
         return eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
 
 
-def trace_target(density, strategy: InitStrategy, num_chains: int) -> Target:
+def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient: bool = True) -> Target:
     """Traces a log density and its companions on raveled positions.
 
     Args:
         density: a `LogDensity`; its leaves become the data.
         strategy: where chains start; handed to `density.init` unseen.
         num_chains: chains that the strategy's own values must fit.
+        uses_gradient: whether the gradient is computed; without, the model is never differentiated.
     """
     leaves, treedef = jax.tree.flatten(density)
     leaves = tuple(jax.device_put(leaves))
@@ -104,6 +105,9 @@ def trace_target(density, strategy: InitStrategy, num_chains: int) -> Target:
     def value(position, *prepared):
         return jnp.asarray(density.evaluate(prepared, layout.unravel(position))).astype(dtype)
 
+    def value_alone(position, *prepared):
+        return value(position, *prepared), position[:0]
+
     def constrain(position, *leaves):
         values = rebuild(leaves).constrain(layout.unravel(position))
         names[:] = values  # a dict would come back sorted, the program's order is wanted
@@ -117,9 +121,10 @@ def trace_target(density, strategy: InitStrategy, num_chains: int) -> Target:
     words = jax.ShapeDtypeStruct((2,), np.uint32)
     of_one_chain = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in fixed.items()}
     prepare_program, prepared = jax.make_jaxpr(prepare, return_shape=True)(*leaves)
-    gradient_program = jax.make_jaxpr(value_and_grad(value))(position, *prepared)
+    evaluate = value_and_grad(value) if uses_gradient else value_alone
+    density_program = jax.make_jaxpr(evaluate)(position, *prepared)
     constrain_program, shapes = jax.make_jaxpr(constrain, return_shape=True)(position, *leaves)
     initial_program = jax.make_jaxpr(initial)(words, of_one_chain, *leaves)
-    programs = (prepare_program, gradient_program, constrain_program, initial_program)
+    programs = (prepare_program, density_program, constrain_program, initial_program)
     constants = tuple(tuple(jax.device_put(program.consts)) for program in programs)
     return Target(layout, tuple(names), tuple(shapes), programs, Data(leaves, constants), fixed)

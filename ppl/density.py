@@ -145,19 +145,23 @@ class LogDensity:
                     "`density.unconstrain` turns constrained values into a position)."
                 )
 
-    def report(self, position: Mapping[str, Any]) -> str:
+    def report(self, position: Mapping[str, Any], gradients: bool = True) -> str:
         """What a person needs to see when a starting point is not valid: a line for every site, worst first.
 
-        For each site: its log density (of observed sites too) and, if it is latent, its value and whether its gradient is finite.
+        For each site: its log density (of observed sites too) and, if it is latent, its value and, with `gradients`, whether its
+        gradient is finite.
         """
         values = self.constrain(position)
         score_sites = jax.jit(interpreters.score_sites, static_argnums=0)  # NumPyro warns of what is outside a support unless traced
         scores = {n: float(jnp.sum(s)) for n, s in score_sites(self.program, self.data, dict(position)).items()}
-        gradient = jax.grad(self.__call__)({n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()})
+        moved = {n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()}
+        slopes = jax.grad(self.__call__)(moved) if gradients else {}
         rows = []
         for name, score in scores.items():
-            finite = bool(np.isfinite(gradient[name]).all()) if name in gradient else True
-            value = f"value {_short(values[name])}, gradient {'finite' if finite else 'NOT finite'}" if name in gradient else "observed"
+            finite = bool(np.isfinite(slopes[name]).all()) if name in slopes else True
+            value = f"value {_short(values[name])}" if name in moved else "observed"
+            if name in slopes:
+                value += f", gradient {'finite' if finite else 'NOT finite'}"
             rows.append((np.isfinite(score) and finite, f"  {name!r}: log density {score:.6g}, {value}"))
         return "\n".join(row for _, row in sorted(rows, key=lambda r: r[0]))
 

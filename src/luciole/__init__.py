@@ -37,7 +37,7 @@ _NAMES_BY_ROOM = {
         "sample",
         "trace",
     ),
-    ".inference": ("HMC", "MCMC", "NUTS"),
+    ".inference": ("HMC", "MCMC", "NUTS", "EllipticalSlice", "Slice"),
     ".transforms": ("DerivativeError", "InitError", "LucioleError", "LucioleWarning", "ModelError", "ProgramError", "SamplerError"),
 }
 _ROOM_OF = {name: room for room, names in _NAMES_BY_ROOM.items() for name in names}

@@ -7,6 +7,8 @@ from . import transforms as transforms
 from .inference import HMC as HMC
 from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
+from .inference import EllipticalSlice as EllipticalSlice
+from .inference import Slice as Slice
 from .ppl import LogDensity as LogDensity
 from .ppl import ModelProgram as ModelProgram
 from .ppl import condition as condition
@@ -39,6 +41,7 @@ __all__ = [
     "MCMC",
     "NUTS",
     "DerivativeError",
+    "EllipticalSlice",
     "InitError",
     "LogDensity",
     "LucioleError",
@@ -47,6 +50,7 @@ __all__ = [
     "ModelProgram",
     "ProgramError",
     "SamplerError",
+    "Slice",
     "__version__",
     "condition",
     "deterministic",

@@ -52,7 +52,7 @@ class FakeDensity:
         keys = jax.random.split(key, len(self.shapes))
         return {n: jax.random.uniform(k, s, minval=-2.0, maxval=2.0) for k, (n, s) in zip(keys, self.shapes, strict=True)}
 
-    def report(self, position):
+    def report(self, position, gradients=True):
         return "\n".join(f"site {name}: value {value}" for name, value in position.items())
 
 

@@ -7,17 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import HMC, MCMC, NUTS, compilation, host
+import luciole as lc
+from luciole import dist
+from luciole.inference import HMC, MCMC, NUTS, EllipticalSlice, Slice, compilation, host
+
+
+def gaussian_prior_model():
+    x = lc.sample("x", dist.Normal(np.zeros(2, np.float32), 1.0))
+    lc.factor("likelihood", -jnp.exp(x).sum())
+
 
 KERNELS = {
     "nuts": lambda model, **o: NUTS(model, max_tree_depth=6, **o),
     "nuts_dense": lambda model, **o: NUTS(model, max_tree_depth=6, dense_mass=True, **o),
     "hmc": lambda model, **o: HMC(model, num_steps=5, **o),
     "hmc_length": lambda model, **o: HMC(model, trajectory_length=1.5, jitter=0.5, **o),
+    "slice": lambda model, step_size=None, target_accept_prob=None, **o: Slice(model, width=step_size, **o),
+    "elliptical": lambda model, **o: EllipticalSlice(gaussian_prior_model),  # it needs a model: a density has no prior
 }
 
 
-SLOW = {"nuts_dense", "hmc_length"}
+SLOW = {"nuts_dense", "hmc_length", "slice"}
 
 
 @pytest.fixture(params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KERNELS])
@@ -91,7 +101,9 @@ def test_float_types_and_shapes(name, targets, dtype):
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-def test_compiles_once_per_shape(kernel, targets, backend_compiles, monkeypatch):
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in KERNELS if n != "elliptical"])
+def test_compiles_once_per_shape(name, targets, backend_compiles, monkeypatch):
+    kernel = KERNELS[name]
     monkeypatch.setattr(compilation, "_cache", OrderedDict())  # another test may have left this program
 
     def fresh(shift):

@@ -8,7 +8,7 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer.hmc_util import IntegratorState, build_tree, euclidean_kinetic_energy, velocity_verlet
 from scipy.stats import chi2_contingency
 
-from luciole.inference import HMC, MCMC, NUTS
+from luciole.inference import HMC, MCMC, NUTS, Slice
 from luciole.inference.integrator import Phase, energy
 from luciole.inference.metric import metric_of
 from luciole.inference.trajectory import Start, iterative
@@ -33,8 +33,9 @@ def worst_z(draws, expected):
         lambda d: NUTS(d),
         pytest.param(lambda d: NUTS(d, dense_mass=True), marks=pytest.mark.slow),
         pytest.param(lambda d: HMC(d, num_steps=6, jitter=0.5), marks=pytest.mark.slow),
+        pytest.param(lambda d: Slice(d), marks=pytest.mark.slow),
     ],
-    ids=["nuts", "nuts_dense", "hmc"],
+    ids=["nuts", "nuts_dense", "hmc", "slice"],
 )
 def test_moments_of_a_skewed_target(kernel, targets):
     mcmc = MCMC(kernel(targets.log_gammas(SHAPES)), num_warmup=500, num_samples=2000, progress_bar=False)

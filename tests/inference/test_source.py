@@ -8,7 +8,7 @@ import pytest
 
 import luciole
 
-FILES = ("nuts", "hmc", "trajectory", "chain", "starts", "adaptation", "integrator", "metric")
+FILES = ("nuts", "hmc", "slice", "elliptical", "prior", "trajectory", "chain", "starts", "adaptation", "integrator", "metric")
 # What batches, what asks a batch, and what hides from the compiler where a chain is in its program.
 REFUSED = {
     "vmap", "pmap", "shard_map", "any_lane", "custom_vmap", "xmap", "vectorize",
@@ -66,7 +66,7 @@ def test_the_files_hold_the_programs():
     """Otherwise the test above looks in the wrong place."""
     folder = Path(luciole.inference.__file__).parent
     holding = {path.stem for path in folder.glob("*.py") if any(is_program(node) for node in ast.walk(ast.parse(path.read_text())))}
-    assert {"nuts", "hmc", "trajectory", "chain", "starts", "adaptation"} <= holding <= set(FILES)
+    assert {"nuts", "hmc", "slice", "elliptical", "trajectory", "chain", "starts", "adaptation"} <= holding <= set(FILES)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """One transition leaves the target as it is: from exact draws, exact draws. Each check has a broken twin that must fail it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import HMC, NUTS, hmc, trajectory
+from luciole.inference import HMC, NUTS, Slice, elliptical, hmc, slice, trajectory
 from luciole.inference.adaptation import warmup_schedule
-from luciole.inference.kernel import start_chain
+from luciole.inference.kernel import start_chain, tuning_of
 from luciole.inference.records import Plan
 from luciole.transforms import stream_for
 from luciole.transforms.autobatch import autobatch, program
@@ -123,3 +124,68 @@ def test_hmc_that_accepts_the_wrong_way_is_not(monkeypatch):
 def test_hmc_that_always_accepts_is_not(monkeypatch):
     monkeypatch.setattr(hmc, "energy_error", lambda new, start: jnp.zeros_like(new))
     assert worst_z(HMC(None, num_steps=4, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
+
+
+NARROW = {"width": [0.5, 1.0, 0.3], "max_steps_out": 3}  # the budget is often spent
+
+
+@pytest.mark.parametrize("options", [NARROW, pytest.param({"width": 3.0, "max_steps_out": 0}, marks=pytest.mark.slow)])
+def test_slice_is_stationary(options):
+    assert worst_z(Slice(None, **options)) < MAX_Z
+
+
+@pytest.mark.slow
+def test_slice_that_takes_what_is_outside_is_not(monkeypatch):
+    monkeypatch.setattr(slice, "is_inside", lambda value, level: value <= level)
+    assert worst_z(Slice(None, **NARROW)) > 2 * MAX_Z
+
+
+@pytest.mark.slow
+def test_slice_whose_interval_lies_above_the_point_is_not(monkeypatch):
+    lay = slice.lay
+    monkeypatch.setattr(slice, "lay", lambda x, width, place, share, budget: lay(x, width, 0 * place, share, budget))
+    assert worst_z(Slice(None, **NARROW)) > MAX_Z
+
+
+@pytest.mark.slow
+def test_slice_whose_low_end_may_take_all_steps_is_not(monkeypatch):
+    lay = slice.lay
+    monkeypatch.setattr(slice, "lay", lambda x, width, place, share, budget: lay(x, width, place, 0 * share + 0.999, budget))
+    assert worst_z(Slice(None, **NARROW)) > MAX_Z
+
+
+def with_prior(factor):
+    """Elliptical slice sampling as if the prior were this Gaussian; what it is not stands in the likelihood, so that any one will do."""
+    options = {"means": (np.array([0.3, -0.2, 1.0], np.float32),), "factors": (np.asarray(factor, np.float32),)}
+    return SimpleNamespace(
+        transition=elliptical.EllipticalSliceTransition,
+        tuning=lambda dim, dtype: tuning_of("", 0.5, 1.0, np.ones(dim, dtype), False, options, dim, dtype),
+    )
+
+
+DIAGONAL = [1.5, 1.0, 0.7]
+LOWER = [[[1.5, 0.0, 0.0], [0.4, 1.0, 0.0], [-0.3, 0.2, 0.7]]]
+
+
+@pytest.mark.parametrize("factor", [LOWER, pytest.param(DIAGONAL, marks=pytest.mark.slow)], ids=["dense", "diagonal"])
+def test_elliptical_slice_is_stationary(factor):
+    assert worst_z(with_prior(factor)) < MAX_Z
+
+
+@pytest.mark.slow
+def test_elliptical_slice_that_counts_the_prior_twice_is_not(monkeypatch):
+    monkeypatch.setattr(elliptical, "log_likelihood", lambda log_density, whitened: log_density)
+    assert worst_z(with_prior(LOWER)) > 2 * MAX_Z
+
+
+@pytest.mark.slow
+def test_elliptical_slice_around_the_wrong_mean_is_not(monkeypatch):
+    whiten = elliptical.whiten
+    monkeypatch.setattr(elliptical, "whiten", lambda prior, x: whiten(prior, x + prior.means[0]))
+    assert worst_z(with_prior(LOWER)) > 2 * MAX_Z
+
+
+@pytest.mark.slow
+def test_elliptical_slice_that_only_turns_forward_is_not(monkeypatch):
+    monkeypatch.setattr(elliptical, "bracket", lambda low, high, theta: (jnp.zeros_like(low), jnp.abs(theta)))
+    assert worst_z(with_prior(LOWER)) > MAX_Z
