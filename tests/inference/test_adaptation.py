@@ -97,6 +97,7 @@ def test_finds_scales_and_freezes(dense, targets):
     assert abs(long.sample_stats["acceptance_rate"].mean() - 0.8) < 0.12
 
 
+@pytest.mark.slow
 def test_warmup_steps_do_move(targets):
     kernel = NUTS(targets.gaussian([0.0, 0.0], np.diag([1.0, 100.0])))
     mcmc = MCMC(kernel, num_warmup=100, num_samples=1, progress_bar=False, keep_warmup=True).run(jax.random.key(0))

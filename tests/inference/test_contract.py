@@ -27,7 +27,7 @@ KERNELS = {
 }
 
 
-SLOW = {"nuts_dense", "hmc_length", "slice"}
+SLOW = set(KERNELS) - {"nuts"}
 
 
 @pytest.fixture(params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KERNELS])
@@ -138,6 +138,7 @@ def test_compiles_once_per_shape(name, targets, backend_compiles, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
 @pytest.mark.parametrize("name", ["nuts", pytest.param("hmc_length", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_density_is_never_asked_beyond_a_divergence(name, targets):
     seen = []
 

@@ -219,6 +219,7 @@ def test_names_that_arviz_uses_itself():
     assert posterior["draw_"].dims == ("chain", "draw", "chain_")
 
 
+@pytest.mark.slow
 def test_dims_of_every_kind():
     def model(y):
         with plate("outer", 2, dim=-2, coords=["o1", "o2"]), plate("inner", 3, dim=-1):
@@ -345,6 +346,7 @@ def test_arviz_is_imported_by_who_asks_for_it():
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": source}).returncode == 0
 
 
+@pytest.mark.slow
 def test_new_data_replace_the_old():
     mcmc = run(eight_schools, 8, ERRORS, y=EFFECTS)
     mcmc.run(jax.random.key(1), 8, 2 * ERRORS, y=-EFFECTS)

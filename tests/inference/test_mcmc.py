@@ -150,6 +150,7 @@ def test_divergences_are_counted_and_warned_of(targets):
     assert caught[0].filename == __file__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_chains", [16, 17])
 def test_the_warning_about_many_chains_stays_short(num_chains, targets):
     narrow = targets.gaussian(np.zeros(1), np.full((1, 1), 1e-6))

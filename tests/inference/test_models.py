@@ -53,6 +53,7 @@ def test_eight_schools_and_a_second_run_that_compiles_nothing(backend_compiles):
     assert moved["theta"].mean() > 30, "the new data were not used"
 
 
+@pytest.mark.slow
 def test_start_values_by_chain():
     tau = np.array([0.5, 1.0, 2.0, 4.0])
     strategy = ppl.init_to_value({"tau": tau})

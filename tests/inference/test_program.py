@@ -1,5 +1,8 @@
 """The programs of a sampler as what users run: the same as plain Python, one gradient in it, well used, alone or in company."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -151,6 +154,26 @@ def test_a_search_with_a_gradient_of_its_own_is_seen(marked, monkeypatch):
     monkeypatch.setattr(chain, "searching", searching_apart)
     found = gradients(HMC(marked, num_steps=3), 1, monkeypatch)
     assert sum(value for value, _ in found.values()) == sum(gradient for _, gradient in found.values()) == 2, found
+
+
+@pytest.mark.slow
+def test_every_process_makes_the_same_program():
+    """Else the persistent cache never hits, and a run is fast or slow by chance: sets have another order in every process."""
+    code = """if True:
+        import hashlib, jax, numpy as np
+        from luciole.inference import NUTS, batching
+        from luciole.inference.trajectory import iterative, recursive
+        from luciole.transforms.autobatch import autobatch, program
+        from tests.inference.test_trajectory import density, starts
+        for walk in (iterative, recursive):
+            run = autobatch(walk(density, 4))
+            print(hashlib.sha256(jax.jit(run).lower(starts(3, False)).as_text().encode()).hexdigest())
+    """
+    seen = set()
+    for seed in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+        seen.add(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout)
+    assert len(seen) == 1 and len(set(seen.pop().split())) == 2
 
 
 def test_utilisation_counts_everything(targets):

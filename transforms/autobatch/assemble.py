@@ -138,7 +138,7 @@ class _Assembly:
                 reads += received[name] if variable == block.code.received else self._variables(f, name, variable)
             gives = {}
             for target in block.exits:
-                for variable in f.graph.live[target] - {f.blocks[target].code.received}:
+                for variable in sorted(f.graph.live[target] - {f.blocks[target].code.received}):
                     gives.update(self._edge(f, block, target, variable, reads))
             wires, callee = self._exit(f, block)
             hangs_on = _dependence(block.traced.jaxpr)

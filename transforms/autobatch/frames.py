@@ -196,7 +196,9 @@ def lower_calls(program: Program, liveness: Liveness, shared: Sequence[bool] = (
             group, popping, pushing, callee,
         )  # fmt: skip
         steps.append(step)
-    stacks = {name: tuple(sorted({s for t in steps if t.group == name for s in t.pushes}, key=str)) for name in set(groups.values())}
+    stacks = {
+        name: tuple(sorted({s for t in steps if t.group == name for s in t.pushes}, key=str)) for name in sorted(set(groups.values()))
+    }
     results = program.functions[program.main].results
     live = _live(steps, frozenset(results), alias)
     entry = numbers[program.functions[program.main].entry]

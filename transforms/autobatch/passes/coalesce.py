@@ -31,7 +31,7 @@ def _coalesce(program: Program, function: Function, results: set[Slot], found: L
     spared = {name: found.entry[call.continuation].difference(hit[name], program.functions[call.callee].results) for name, call in calls}
     codes = {name: open_code(block) for name, block in function.blocks.items()}
     apart = _interference(program, function, codes)
-    classes = {slot: {slot} for slot in apart}
+    classes = {slot: {slot} for slot in sorted(apart, key=str)}
     for one, other in _copies(function, codes):
         mine, theirs = classes[one], classes[other]
         both = mine | theirs
