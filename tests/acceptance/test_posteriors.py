@@ -37,6 +37,7 @@ def test_draws_agree_with_the_reference(posterior):
     assert verdict.passed, verdict
 
 
+@pytest.mark.slow
 def test_a_broken_twin_disagrees(posterior):
     name, model, data, reference = posterior
     if name == "eight_schools":  # no Jacobian

@@ -106,6 +106,7 @@ def test_warmup_steps_do_move(targets):
     np.testing.assert_allclose(mcmc.step_size, np.exp(log_average), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_the_user_fixes_stays(targets):
     density = targets.gaussian([0.0, 0.0], np.diag([1.0, 4.0]))
     kernel = NUTS(density, step_size=0.25, inverse_mass_matrix=[2.0, 3.0])

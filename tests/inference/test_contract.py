@@ -83,6 +83,7 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
 @pytest.mark.parametrize("name", ["nuts", pytest.param("hmc", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_float_types_and_shapes(name, targets, dtype):
     mcmc = run(KERNELS[name], targets.log_gammas([0.7, 3.0]), num_warmup=30, num_samples=10)
     samples = mcmc.get_samples()

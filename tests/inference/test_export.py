@@ -254,6 +254,7 @@ def test_dims_of_every_kind():
     assert "nothing" not in data["log_likelihood"].data_vars
 
 
+@pytest.mark.slow
 def test_constant_data_of_nested_and_scoped_arguments():
     def model(rows, *more, scale, **options):
         b = sample("b", dist.Normal(0, 1))
@@ -266,6 +267,7 @@ def test_constant_data_of_nested_and_scoped_arguments():
     assert data["constant_data"]["rows.x"].dims == ("rows.x_dim_0",)
 
 
+@pytest.mark.slow
 def test_constant_data_may_be_called_like_a_plate():
     def model(group, y):
         with plate("group", 3):
@@ -512,6 +514,7 @@ class TestSummary:
         with pytest.raises(SamplerError, match="strictly between 0 and 1"):
             schools.print_summary(prob=prob)
 
+    @pytest.mark.slow
     def test_sampling_prints_nothing(self, capsys):
         run(eight_schools, 8, ERRORS, y=EFFECTS)
         assert capsys.readouterr().out == ""

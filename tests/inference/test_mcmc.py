@@ -137,6 +137,7 @@ def test_interrupt_in_warmup_leaves_nothing(density, monkeypatch):
     assert mcmc.warmup_samples["x"].shape == (2, 0, 2)
 
 
+@pytest.mark.slow
 def test_divergences_are_counted_and_warned_of(targets):
     funnel = targets.FakeDensity(
         {"v": (), "x": (6,)},

@@ -29,7 +29,7 @@ KERNELS = {
     "hmc": lambda model, **o: HMC(model, trajectory_length=1.5, jitter=0.5, **o),
     "slice": lambda model, step_size=None: Slice(model, width=3.2 * np.sqrt(np.diag(MATRIX)) if step_size is None else step_size),
 }
-SLOW = {"nuts", "nuts_dense", "slice"}
+SLOW = set(KERNELS)
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in KERNELS]
 
 
@@ -176,6 +176,7 @@ def test_every_process_makes_the_same_program():
     assert len(seen) == 1 and len(set(seen.pop().split())) == 2
 
 
+@pytest.mark.slow
 def test_utilisation_counts_everything(targets):
     """A start is found at the thirteenth try in the mean, so that the search cannot be forgotten unseen."""
     picky = targets.FakeDensity({"x": (1,)}, lambda p, _: jnp.log(p["x"] - 1.7).sum() - p["x"].sum())

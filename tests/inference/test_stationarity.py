@@ -73,6 +73,7 @@ def test_nuts_is_stationary(dense):
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=matrix, dense_mass=dense)) < MAX_Z
 
 
+@pytest.mark.slow
 def test_nuts_with_weight_sign_flipped_is_not(monkeypatch):
     monkeypatch.setattr(trajectory, "energy_error", lambda new, start: start - new)
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
@@ -115,6 +116,7 @@ def test_hmc_is_stationary(jitter):
     assert worst_z(HMC(None, num_steps=4, jitter=jitter, step_size=0.6, inverse_mass_matrix=np.ones(3))) < MAX_Z
 
 
+@pytest.mark.slow
 def test_hmc_that_accepts_the_wrong_way_is_not(monkeypatch):
     monkeypatch.setattr(hmc, "energy_error", lambda new, start: start - new)
     assert worst_z(HMC(None, num_steps=4, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
@@ -130,6 +132,7 @@ NARROW = {"width": [0.5, 1.0, 0.3], "max_steps_out": 3}  # the budget is often s
 
 
 @pytest.mark.parametrize("options", [NARROW, pytest.param({"width": 3.0, "max_steps_out": 0}, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_slice_is_stationary(options):
     assert worst_z(Slice(None, **options)) < MAX_Z
 
@@ -168,6 +171,7 @@ LOWER = [[[1.5, 0.0, 0.0], [0.4, 1.0, 0.0], [-0.3, 0.2, 0.7]]]
 
 
 @pytest.mark.parametrize("factor", [LOWER, pytest.param(DIAGONAL, marks=pytest.mark.slow)], ids=["dense", "diagonal"])
+@pytest.mark.slow
 def test_elliptical_slice_is_stationary(factor):
     assert worst_z(with_prior(factor)) < MAX_Z
 

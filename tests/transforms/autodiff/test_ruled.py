@@ -32,6 +32,7 @@ def tripled(w):
 
 
 @pytest.mark.parametrize("t", [ad, jax], ids=["ours", "jax"])
+@pytest.mark.slow
 def test_the_rule_is_used_and_not_the_body(t):
     three = 3 * jax.grad(body)(W)
     np.testing.assert_allclose(t.grad(tripled)(W), three, rtol=1e-12)
@@ -47,6 +48,7 @@ def test_the_rule_is_used_and_not_the_body(t):
 
 @pytest.mark.parametrize("outer", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
 @pytest.mark.parametrize("inner", [ad, pytest.param(jax, marks=pytest.mark.slow)], ids=["ours", "jax"])
+@pytest.mark.slow
 def test_second_derivatives(outer, inner):
     expected = jax.hessian(body)(W)
     twice = outer.grad(lambda w: inner.grad(by_statistics)(w) @ W)
