@@ -1,11 +1,14 @@
 """NUTS over a batch of chains against NumPyro's and BlackJAX's, and against the leapfrog steps alone.
 
-    python3 dev.py bench batched_nuts [part of a row's name] ...
+    python3 dev.py bench batched_nuts [agree] [part of a row's name] ...
 
 Useful gradients per second: leapfrog steps that chains needed, by the time of a warm run. Every engine runs on one core, in float32,
 with the same step size, the same diagonal inverse mass matrix, at most ten doublings and the same starting points; no adaptation.
 NumPyro is its kernel on a vectorized state in `lax.scan`, compiled as one program; BlackJAX is `vmap` of its kernel in `lax.scan`; ours
 is a whole `MCMC.run`, the draws' way to the host included. The limit is one leapfrog of all chains, time and again, in `lax.scan`.
+
+`agree` compares distributions instead of speed: for each row the share of each tree depth, the mean energy and the mean of |x|^2, with
+standard errors from the variation between chains, and |z| of ours against each peer.
 
 Targets: a Gaussian, d = 100, whose covariance has eigenvalues 0.1 to 10, log-spaced, in a random basis (seed 0), step 0.35, inverse
 mass = marginal variances; Neal's funnel, d = 10, scale 3, step 0.2, unit mass; logistic regression with columns
@@ -115,7 +118,7 @@ ROWS = {
 
 
 def luciole(target, chains, draws, start):
-    """seed -> (useful gradients, gradients computed, draws (chain, draw, dim), depths)."""
+    """seed -> (useful gradients, gradients computed, draws (chain, draw, dim), depths and energies (chain, draw))."""
     import luciole as lc
     from luciole import dist
 
@@ -131,9 +134,14 @@ def luciole(target, chains, draws, start):
         cost = mcmc.cost
         # The search for starts is not sampling: one gradient per chain.
         useful = cost["gradient_evaluations"] - chains
-        return useful, cost["gradient_slots"] - chains, mcmc.get_samples(group_by_chain=True)["x"], mcmc.sample_stats["tree_depth"]
+        stats = mcmc.sample_stats
+        return useful, cost["gradient_slots"] - chains, mcmc.get_samples(group_by_chain=True)["x"], stats["tree_depth"], stats["energy"]
 
     return run
+
+
+def doublings(steps):
+    return np.floor(np.log2(steps)).astype(int) + 1
 
 
 def numpyro_vectorized(target, chains, draws, start):
@@ -153,15 +161,15 @@ def numpyro_vectorized(target, chains, draws, start):
 
         def turn(state, _):
             state = kernel.sample(state, (), {})
-            return state, (state.z, state.num_steps)
+            return state, (state.z, state.num_steps, state.energy)
 
         return jax.lax.scan(turn, state, length=draws)[1]
 
     def run(seed):
-        z, steps = jax.device_get(sample(jax.random.PRNGKey(seed), jnp.asarray(start, jnp.float32), target.data))
+        z, steps, energy = jax.device_get(sample(jax.random.PRNGKey(seed), jnp.asarray(start, jnp.float32), target.data))
         steps = steps.reshape(draws, chains)
         slots = int(steps.max(1).sum()) * chains
-        return int(steps.sum()), slots, z.reshape(draws, chains, -1).swapaxes(0, 1), np.log2(steps + 1).T
+        return int(steps.sum()), slots, z.reshape(draws, chains, -1).swapaxes(0, 1), doublings(steps).T, energy.reshape(draws, chains).T
 
     return run
 
@@ -181,13 +189,13 @@ def blackjax_vmap(target, chains, draws, start):
 
         def turn(state, key):
             state, info = jax.vmap(nuts.step)(jax.random.split(key, chains), state)
-            return state, (state.position, info.num_integration_steps)
+            return state, (state.position, info.num_integration_steps, info.energy)
 
         return jax.lax.scan(turn, state, jax.random.split(key, draws))[1]
 
     def run(seed):
-        z, steps = jax.device_get(sample(jax.random.PRNGKey(seed), jnp.asarray(start, jnp.float32), target.data))
-        return int(steps.sum()), int(steps.max(1).sum()) * chains, z.swapaxes(0, 1), np.log2(steps + 1).T
+        z, steps, energy = jax.device_get(sample(jax.random.PRNGKey(seed), jnp.asarray(start, jnp.float32), target.data))
+        return int(steps.sum()), int(steps.max(1).sum()) * chains, z.swapaxes(0, 1), doublings(steps).T, energy.T
 
     return run
 
@@ -213,7 +221,7 @@ def limit(target, chains, draws, start):
     def run(seed):
         p = np.random.default_rng(seed).normal(size=np.shape(start)) / np.sqrt(target.inverse_mass)
         jax.block_until_ready(walk(jnp.asarray(start, jnp.float32), jnp.asarray(p, jnp.float32), target.data))
-        return number * chains, number * chains, None, None
+        return number * chains, number * chains, None, None, None
 
     return run
 
@@ -229,7 +237,7 @@ def measure(name, row):
 
     def one(engine):
         begin = time.perf_counter()
-        useful, slots, draws, _ = runs[engine](len(rates[engine]))
+        useful, slots, draws, *_ = runs[engine](len(rates[engine]))
         rates[engine].append(useful / (time.perf_counter() - begin))
         used[engine].append(useful / slots)
         if draws is not None:
@@ -254,18 +262,44 @@ def measure(name, row):
     )
 
 
-def main(parts):
+def agree(name, row):
+    target = row.target()
+    start = np.asarray(target.starts(row.chains, np.random.default_rng(2)), np.float32)
+    found = {}
+    for engine in ("luciole", "numpyro", "blackjax"):
+        _, _, draws, depths, energies = ENGINES[engine](target, row.chains, row.draws, start)(1)
+        by_depth = {f"depth {d}": (depths == d).mean(1) for d in range(1, MAX_DEPTH + 1)}
+        found[engine] = {**by_depth, "energy": energies.mean(1), "|x|^2": np.square(draws).sum(-1).mean(1)}
+    print(f"{name}: mean over chains (standard error) of luciole, numpyro, blackjax; |z| of ours against each")
+    for statistic in found["luciole"]:
+        values = [found[engine][statistic] for engine in found]
+        if not any(v.any() for v in values):
+            continue
+        means, errors = [v.mean() for v in values], [v.std(ddof=1) / np.sqrt(len(v)) for v in values]
+        cells = "  ".join(f"{m:10.4f} ({e:.4f})" for m, e in zip(means, errors, strict=True))
+        z = [abs(means[0] - m) / max(1e-12, np.hypot(errors[0], e)) for m, e in zip(means[1:], errors[1:], strict=True)]
+        print(f"  {statistic:9s} {cells}   {z[0]:6.2f} {z[1]:6.2f}", flush=True)
+
+
+def header():
     announce(f"one core; one run of each engine before timing, then {REPEATS} in turn; ratios of medians")
     print(f"{'':20s} {'':11s} | {'ratio to':>18s} | {'of the':>8s} | {'utilisation':>15s} | {'mean |x|^2':>29s} | bounds")
     print(
         f"{'target, chains':20s} {'gradients/s':>11s} | {'numpyro':>8s} {'blackjax':>9s} | {'limit':>8s} | {'ours':>6s} {'numpyro':>8s} | "
         f"{'luciole':>9s} {'numpyro':>9s} {'blackjax':>9s} | ratio limit  util"
     )
+
+
+def main(parts):
+    check = agree if parts[:1] == ["agree"] else measure
+    parts = parts[1:] if check is agree else parts
+    if check is measure:
+        header()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, row in ROWS.items():
-            if not parts or any(part in name for part in parts):
-                measure(name, row)
+            if (not parts or any(part in name for part in parts)) and (check is measure or row.chains > 1):
+                check(name, row)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """NUTS at four chains against NumPyro's: sampling, compilation and import.
 
-    python3 dev.py bench nuts [sampling] [compile] [cold] [import]
+    python3 dev.py bench nuts [sampling] [compile] [cold] [ess] [import]
 
 Sampling is a run of 1000 + 1000 transitions less what JAX reports as tracing, lowering and compiling (NumPyro compiles in every run; a
 second run of ours does not). The two libraries walk different trajectories, so the ratio per gradient stands beside the ratio of times.
 Whole runs, compilation included, are compared as well: the second of a process, where ours has nothing left to compile. Compilation is
 what JAX reports for the first run of a fresh process, with no persistent cache. A cold start is a whole process, from the interpreter's
 start to 4 x 1000 draws in hand, imports and compilation included, without a persistent cache or, for ours, with a warm one; tracing is
-ours of the model in the DSL. Bounds: sampling at most 1.25 times and compilation at
+ours of the model. Effective draws per second are the smallest bulk effective sample size of a latent value over the seconds of a first
+run in a fresh process, compilation included. Bounds: sampling at most 1.25 times and compilation at
 most once NumPyro's; `import luciole` at most once `import numpyro`. NumPyro is run vectorized, as
 ours is, and sequential; the bounds are on the former.
 """
@@ -31,27 +32,31 @@ ENGINES = ("luciole", "vectorized", "sequential")
 REPEATS, PROCESSES, IMPORTS = 5, 3, 7
 
 
-def runner(engine, model, kwargs):
-    """seed -> gradients of one run of 1000 warm-up transitions and 1000 draws (of the draws alone)."""
+def runner(engine, model, kwargs, chains=4, keep=None):
+    """seed -> gradients of one run of 1000 warm-up transitions and 1000 draws (of the draws alone); `keep` is filled with draws."""
     import jax
 
     if engine == "luciole":
         import luciole as lc
 
         def run(seed):
-            mcmc = lc.MCMC(lc.NUTS(model), progress_bar=False)
+            mcmc = lc.MCMC(lc.NUTS(model), num_chains=chains, progress_bar=False)
             mcmc.run(jax.random.PRNGKey(seed), **kwargs)
-            mcmc.get_samples()
+            samples = mcmc.get_samples(group_by_chain=True)
+            if keep is not None:
+                keep.update(samples)
             return int(mcmc.sample_stats["n_steps"].sum())
 
         return run
     from numpyro.infer import MCMC, NUTS
 
-    mcmc = MCMC(NUTS(model), num_warmup=1000, num_samples=1000, num_chains=4, chain_method=engine, progress_bar=False)
+    mcmc = MCMC(NUTS(model), num_warmup=1000, num_samples=1000, num_chains=chains, chain_method=engine, progress_bar=False)
 
     def run(seed):
         mcmc.run(jax.random.PRNGKey(seed), extra_fields=("num_steps",), **kwargs)
-        jax.block_until_ready(mcmc.get_samples())
+        samples = jax.block_until_ready(mcmc.get_samples(group_by_chain=True))
+        if keep is not None:
+            keep.update(samples)
         return int(mcmc.get_extra_fields()["num_steps"].sum())
 
     return run
@@ -164,6 +169,39 @@ def cold_child(engine, name):
     print(seconds)
 
 
+ESS_BOUNDS = {4: 1.0, 64: 2.0}
+
+
+def effective():
+    print(f"effective draws per second, compilation included; median of {PROCESSES} processes, in turn")
+    print(f"{'':50s} {'chains':>6s} {'luciole':>18s} {'vectorized':>18s} | {'ratio':>7s}  bound")
+    for name in (*POSTERIORS, "arK-arK"):
+        for chains, bound in ESS_BOUNDS.items():
+            commands = {engine: [__file__, "--ess", engine, name, str(chains)] for engine in ENGINES[:2]}
+            outputs = fresh_processes(commands, PROCESSES)
+            rows = {engine: [json.loads(text.splitlines()[-1]) for text in outputs[engine]] for engine in commands}
+            rates = {engine: median([ess / seconds for ess, seconds in rows[engine]]) for engine in rows}
+            cells = " ".join(f"{rates[e]:8.1f} ({median([t for _, t in rows[e]]):5.1f} s)" for e in rows)
+            print(f"{name:50s} {chains:6d} {cells} | {rates['luciole'] / rates['vectorized']:7.2f}  {bound:.1f}", flush=True)
+    print()
+
+
+def ess_child(engine, name, chains):
+    import arviz
+
+    model, kwargs = posteriors()[name]
+    draws = {}
+    run = runner(engine, model, kwargs, int(chains), draws)
+    begun = time.perf_counter()
+    quietly(lambda: run(1))
+    seconds = time.perf_counter() - begun
+    import numpy as np
+
+    draws = {site: np.asarray(value, np.float64) for site, value in draws.items()}
+    found = quietly(lambda: arviz.ess(draws))
+    print(json.dumps([float(min(np.nanmin(found[site].values) for site in found)), seconds]))
+
+
 def imports():
     statements = {
         "luciole": "import luciole",
@@ -184,11 +222,13 @@ def main(parts):
     jax.config.update("jax_enable_x64", True)
     if parts[:1] == ["--child"]:
         return child(*parts[1:])
+    if parts[:1] == ["--ess"]:
+        return ess_child(*parts[1:])
     if parts[:1] == ["--cold"]:
         return cold_child(*parts[1:])
     announce("sampling: one whole run before timing; compilation and import: fresh processes, each once before timing")
     fresh_processes({"luciole": ["-c", "import luciole.inference"], "numpyro": ["-c", "import numpyro"]}, 1)
-    for name, part in {"sampling": sampling, "compile": compilation, "cold": cold, "import": imports}.items():
+    for name, part in {"sampling": sampling, "compile": compilation, "cold": cold, "ess": effective, "import": imports}.items():
         if not parts or name in parts:
             part()
 
