@@ -116,8 +116,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
             plan,
         )
 
-    def noises(stream, until):
-        number = until - stream.counter.astype(jnp.int32)
+    def noises(stream, number):
         return pool(lambda stream: transition.noise(stream, zeros), stream, capacity, number)
 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fixed)
@@ -132,7 +131,9 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
     def enter(data, plan, begin, state, fresh, until):
         streams = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), begin.stream, state.stream)
-        noise = jax.vmap(noises, in_axes=(0, None))(streams, until)
+        # As many for every chain: a loop whose length differed by chain would go over all of the noise in every turn.
+        number = (until - streams.counter.astype(jnp.int32)).max()
+        noise = jax.vmap(noises, in_axes=(0, None))(streams, number)
         every = jnp.broadcast_to(fresh, num_chains), noise, _for_all(room, num_chains), jnp.broadcast_to(until, num_chains)
         return machine(data, plan).start(jax.tree.leaves((begin, state, *every))), jnp.int32(0)
 

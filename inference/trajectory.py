@@ -127,21 +127,20 @@ def recursive(density, max_depth: int):
 
     @program
     def subtree(start, step_size, walk, depth):
-        """2^depth more leaves, or fewer if it stops; also the momentum of the first of them."""
+        """2^depth more leaves, or fewer if it stops; also the momentum of the first of them, and rho when it had joined."""
         if depth == 0:
             walk = step(start, step_size, walk)
-            return walk, walk.phase.momentum
-        before = walk.rho
-        walk, first = subtree(start, step_size, walk, depth - 1)
+            return walk, walk.phase.momentum, walk.rho
+        walk, first, rho = subtree(start, step_size, walk, depth - 1)
         if not walk.stops:
-            walk, _ = subtree(start, step_size, walk, depth - 1)
+            walk, _, _ = subtree(start, step_size, walk, depth - 1)
             if not walk.stops:
-                walk = walk._replace(stops=turns(start.metric, first, walk.phase.momentum, walk.rho - before))
-        return walk, first
+                walk = walk._replace(stops=turns(start.metric, first, walk.phase.momentum, walk.rho - rho + first))
+        return walk, first, rho
 
     @program
     def grow(start, step_size, walk, depth):
-        walk, _ = subtree(start, step_size, walk, depth)
+        walk, _, _ = subtree(start, step_size, walk, depth)
         return walk
 
     return _doubling(grow, max_depth)
@@ -154,19 +153,19 @@ def iterative(density, max_depth: int):
     @program
     def grow(start, step_size, walk, depth):
         firsts = scratch((max_depth, *walk.rho.shape), walk.rho.dtype)
-        befores = scratch((max_depth, *walk.rho.shape), walk.rho.dtype)
+        rhos = scratch((max_depth, *walk.rho.shape), walk.rho.dtype)
         leaf, growing = jnp.int32(0), True  # one leaf at least: said so, no path of a trajectory is without a gradient
         while growing:
-            before = walk.rho
             walk = step(start, step_size, walk)
             # Leaf 13 = 1101b: two one-bits above the last, one trailing one-bit: the sub-tree on row 2 is closed; 15 closes rows 3 to 0.
             row = lax.population_count(leaf >> 1)
             if leaf % 2 == 0:
                 firsts = firsts.at[row].set(walk.phase.momentum)
-                befores = befores.at[row].set(before)
+                rhos = rhos.at[row].set(walk.rho)
             last = row - lax.population_count((~leaf & (leaf + 1)) - 1)
             while row > last and not walk.stops:
-                turned = turns(start.metric, firsts[row], walk.phase.momentum, walk.rho - befores[row])
+                first = firsts[row]
+                turned = turns(start.metric, first, walk.phase.momentum, walk.rho - rhos[row] + first)
                 walk = walk._replace(stops=turned)
                 row = row - 1
             leaf = leaf + 1
@@ -187,7 +186,8 @@ def _step(density):
         error = energy_error(new_energy, start.energy)
         diverging = error > MAX_ENERGY_ERROR
         log_weight = jnp.logaddexp(walk.log_weight, -error)
-        chosen = uniform(start.stream, Purpose.CHOICE, (), 2 * walk.n_steps, error.dtype) < jnp.exp(-error - log_weight)
+        # In logarithms: a logarithm is computed once, the twenty rounds of a random number by all that depend on the choice.
+        chosen = jnp.log(uniform(start.stream, Purpose.CHOICE, (), 2 * walk.n_steps, error.dtype)) < -error - log_weight
         choice = Choice(phase.position, gradient, log_density, new_energy) if chosen else walk.choice
         acceptance = jnp.minimum(jnp.exp(-error), 1)
         return Walk(
@@ -213,27 +213,28 @@ def _doubling(grow, max_depth):
         directions, _ = random_bits(start.stream, Purpose.DIRECTION)
         front = back = start.phase
         was_forward = directions & 1 == 1
-        empty = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, jnp.int32(0), zero, no, no)
-        depth, going, n_steps, sum_acceptance, diverging = jnp.int32(0), True, jnp.int32(0), zero, no
+        walk = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, jnp.int32(0), zero, no, no)
+        depth, going = jnp.int32(0), True
         while going:
             forward = (directions >> depth.astype(directions.dtype)) & 1 == 1
             if forward != was_forward:  # the other end grows
                 front, back = back, front
             was_forward = forward
             step_size = start.step_size if forward else -start.step_size
-            walk = empty._replace(phase=front, choice=choice, n_steps=n_steps, sum_acceptance=sum_acceptance)
+            # What was chosen from the sub-tree before stays, and goes when the first leaf joins: that one is always chosen.
+            walk = walk._replace(phase=front, rho=jnp.zeros_like(rho), log_weight=zero - jnp.inf)
             walk = grow(start, step_size, walk, depth)
-            front, n_steps, sum_acceptance, diverging = walk.phase, walk.n_steps, walk.sum_acceptance, walk.diverging
+            front = walk.phase
             depth = depth + 1
             going = False
             if not walk.stops:
                 # The sub-tree joins the tree, chosen with probability min(1, its weight / the tree's).
-                number = uniform(start.stream, Purpose.CHOICE, (), 2 * n_steps - 1, zero.dtype)
-                choice = walk.choice if number < jnp.exp(walk.log_weight - log_weight) else choice
+                number = jnp.log(uniform(start.stream, Purpose.CHOICE, (), 2 * walk.n_steps - 1, zero.dtype))
+                choice = walk.choice if number < walk.log_weight - log_weight else choice
                 rho = rho + walk.rho
                 log_weight = jnp.logaddexp(log_weight, walk.log_weight)
                 going = depth < max_depth and not turns(start.metric, front.momentum, back.momentum, rho)
-        return Trajectory(choice, depth, n_steps, sum_acceptance, diverging)
+        return Trajectory(choice, depth, walk.n_steps, walk.sum_acceptance, walk.diverging)
 
     return trajectory
 

@@ -1,9 +1,9 @@
 """Copies between slots that never hold different values while both are needed become one slot.
 
 Two slots interfere if one is given a value where the other is live and holds another value. Slots of one function are merged when
-a copy connects them and no members of the two classes interfere: a block's output that is an input, an argument of a call of the
-function itself and its parameter, a returned value and the function's result. A copy stays if a call that leaves one slot alone
-overwrites the other: sharing would have the call save it.
+a copy connects them and no members of the two classes interfere: a block's output that is an input or another output, an argument
+of a call of the function itself and its parameter, a returned value and the function's result. A copy stays if a call that leaves
+one slot alone overwrites the other: sharing would have the call save it.
 """
 
 from collections.abc import Iterable
@@ -55,8 +55,9 @@ def _copies(function: Function, codes: dict[str, Code]) -> Iterable[tuple[Slot, 
         code = codes[block.name]
         slot_of = {var: slot for slot, var in code.inputs.items()}
         for slot, atom in code.outputs.items():
-            if isinstance(atom, Var) and atom in slot_of:
-                yield slot, slot_of[atom]
+            if isinstance(atom, Var):
+                if (same := slot_of.setdefault(atom, slot)) is not slot:
+                    yield slot, same
         if isinstance(block.exit, Call) and block.exit.callee == function.name:
             yield from zip(function.parameters, block.exit.arguments, strict=True)
         if isinstance(block.exit, Return):
