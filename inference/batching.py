@@ -99,9 +99,9 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
     words = jnp.zeros(2, jnp.uint32)
 
     def first(run_key, plan, chain, start, given, fixed):
-        begin = Begin(stream_for(run_key, chain), start, given, fixed)
         gradient = zeros if transition.uses_gradient else zeros[:0]
-        return begin, start_chain((jnp.zeros((), dtype), gradient), start, begin.stream, plan.tuning)
+        state = start_chain((jnp.zeros((), dtype), gradient), start, stream_for(run_key, chain), plan.tuning)
+        return Begin(given, fixed), state
 
     def begin(run_key, plan, start, given, fixed):
         chains = jnp.arange(num_chains, dtype=jnp.uint32)
@@ -120,9 +120,9 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         return pool(lambda stream: transition.noise(stream, zeros), stream, capacity, number)
 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fixed)
-    start, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
-    noise = jax.eval_shape(noises, start.stream, jnp.int32(0))
-    arguments = (start, state, jnp.bool_(False), noise, room, jnp.int32(0))
+    begins, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
+    noise = jax.eval_shape(noises, state.stream, jnp.int32(0))
+    arguments = (begins, state, jnp.bool_(False), noise, room, jnp.int32(0))
     world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
     closed = close(make, world, lambda program: compile_program(program, *arguments))
 
@@ -130,10 +130,9 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         return build_machine(closed.over((data, target.prepare(data), plan)))
 
     def enter(data, plan, begin, state, fresh, until):
-        streams = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), begin.stream, state.stream)
         # As many for every chain: a loop whose length differed by chain would go over all of the noise in every turn.
-        number = (until - streams.counter.astype(jnp.int32)).max()
-        noise = jax.vmap(noises, in_axes=(0, None))(streams, number)
+        number = (until - state.stream.counter.astype(jnp.int32)).max()
+        noise = jax.vmap(noises, in_axes=(0, None))(state.stream, number)
         every = jnp.broadcast_to(fresh, num_chains), noise, _for_all(room, num_chains), jnp.broadcast_to(until, num_chains)
         return machine(data, plan).start(jax.tree.leaves((begin, state, *every))), jnp.int32(0)
 

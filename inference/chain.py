@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..transforms.autobatch import program
-from ..transforms.streams import Stream
-from .kernel import Transition, start_chain
+from .kernel import Transition
 from .records import Draw, Plan
 from .starts import searching
 
@@ -19,17 +18,13 @@ __all__ = ["Begin", "Kept", "Room", "Tally", "chain_program", "read_room", "room
 
 
 class Begin(NamedTuple):
-    """How a chain starts.
+    """How a chain finds its start.
 
     Attributes:
-        stream: its randomness, at transition 0.
-        start: (dim,). The user's point.
-        given: bool, (). Whether to take that instead of drawing.
+        given: bool, (). Whether to take the position that its state has instead of drawing one.
         fixed: constrained values that the strategy brings, by site.
     """
 
-    stream: Stream
-    start: jax.Array
     given: jax.Array
     fixed: dict[str, jax.Array]
 
@@ -92,7 +87,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         plan: the run's.
 
     Returns:
-        A program of `Begin`, `ChainState`, whether the state is still to be found, bool (), the kernel's `noise` for the chunk's
+        A program of `Begin`, `ChainState`, whether its position is still to be found, bool (), the kernel's `noise` for the chunk's
         transitions, and the `Room` for their draws, both with a leading axis, and the transition to stop before, int32 ().
         It returns the `ChainState` and `Kept`.
     """
@@ -110,13 +105,13 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         ok, none = jnp.bool_(True), jnp.int32(0)
         tally = Tally(none, none, none, none, none, none)
         if fresh:
-            position, log_density, gradient, ok, tries = search(begin.stream, begin.start, begin.given, begin.fixed)
-            state = start_chain((log_density, gradient), position, begin.stream, plan.tuning)
+            position, log_density, gradient, ok, tries = search(state.stream, state.position, begin.given, begin.fixed)
+            state = state._replace(position=position, log_density=log_density, gradient=gradient)
             tally = tally._replace(tries=tries)
         count, first = jnp.int32(0), state.stream.counter
         while ok & (state.stream.counter.astype(jnp.int32) < until):
-            index = state.stream.counter.astype(jnp.int32)
             state, draw = move(state, _row(noise, state.stream.counter - first))
+            index = state.stream.counter.astype(jnp.int32) - 1
             tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)
             if _is_kept(index, plan):
                 draws = _write(draws, count, draw, kinds)

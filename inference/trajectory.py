@@ -208,12 +208,14 @@ def _doubling(grow, max_depth):
     @program
     def trajectory(start):
         choice = Choice(start.phase.position, start.phase.gradient, start.log_density, start.energy)
-        zero, no = jnp.zeros_like(start.log_density), jnp.bool_(False)
-        rho, log_weight = start.phase.momentum, zero
+        rho, log_weight = start.phase.momentum, jnp.zeros_like(start.log_density)
         directions, _ = random_bits(start.stream, Purpose.DIRECTION)
         front = back = start.phase
         was_forward = directions & 1 == 1
-        walk = Walk(front, jnp.zeros_like(rho), zero - jnp.inf, choice, jnp.int32(0), zero, no, no)
+        no = jnp.bool_(False)
+        # What is chosen from a sub-tree is not set: its first leaf is always chosen.
+        unset = Choice(*(scratch(one.shape, one.dtype) for one in choice))
+        walk = Walk(front, jnp.zeros_like(rho), log_weight, unset, jnp.int32(0), jnp.zeros_like(log_weight), no, no)
         depth, going = jnp.int32(0), True
         while going:
             forward = (directions >> depth.astype(directions.dtype)) & 1 == 1
@@ -221,15 +223,14 @@ def _doubling(grow, max_depth):
                 front, back = back, front
             was_forward = forward
             step_size = start.step_size if forward else -start.step_size
-            # What was chosen from the sub-tree before stays, and goes when the first leaf joins: that one is always chosen.
-            walk = walk._replace(phase=front, rho=jnp.zeros_like(rho), log_weight=zero - jnp.inf)
+            walk = walk._replace(phase=front, rho=jnp.zeros_like(rho), log_weight=jnp.full_like(log_weight, -jnp.inf))
             walk = grow(start, step_size, walk, depth)
             front = walk.phase
             depth = depth + 1
             going = False
             if not walk.stops:
                 # The sub-tree joins the tree, chosen with probability min(1, its weight / the tree's).
-                number = jnp.log(uniform(start.stream, Purpose.CHOICE, (), 2 * walk.n_steps - 1, zero.dtype))
+                number = jnp.log(uniform(start.stream, Purpose.CHOICE, (), 2 * walk.n_steps - 1, log_weight.dtype))
                 choice = walk.choice if number < walk.log_weight - log_weight else choice
                 rho = rho + walk.rho
                 log_weight = jnp.logaddexp(log_weight, walk.log_weight)
