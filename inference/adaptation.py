@@ -17,7 +17,19 @@ import numpy as np
 from ..transforms.autobatch import program
 from .metric import metric_of
 
-__all__ = ["Adaptation", "DualAveraging", "Schedule", "Welford", "adapting", "start_adaptation", "warmup_schedule"]
+__all__ = [
+    "Adaptation",
+    "DualAveraging",
+    "Schedule",
+    "Welford",
+    "adapting",
+    "covariance_of",
+    "empty_welford",
+    "restart_dual_averaging",
+    "start_adaptation",
+    "step_size_of",
+    "warmup_schedule",
+]
 
 _MAX_WINDOWS = 32  # windows double from at least one step, and an int32 counts the transitions
 
@@ -37,15 +49,22 @@ class Schedule(NamedTuple):
     window_ends: np.ndarray
 
 
-def warmup_schedule(num_warmup: int) -> Schedule:
+def warmup_schedule(num_warmup: int, max_start: int | None = None, first_window: int | None = None) -> Schedule:
     """Stan's windows for `num_warmup` transitions: 75, 25, 50, 100, ..., 50.
 
     Below 150 steps the parts keep 15 %, 75 % and 10 %; below 20 the metric is left alone.
+
+    Args:
+        num_warmup: transitions of the warm-up.
+        max_start: bounds the first fast interval; what it loses is slow.
+        first_window: length of the first slow window; None takes Stan's.
     """
     start, size, end = 75, 25, 50
     if num_warmup < start + size + end:
         start, end = int(0.15 * num_warmup), int(0.1 * num_warmup)
         size = num_warmup - start - end
+    start = start if max_start is None else min(start, max_start)
+    size = first_window or size
     slow_end = num_warmup - end
     window_ends = np.full(_MAX_WINDOWS, -1, np.int32)
     if num_warmup < 20:
@@ -99,7 +118,7 @@ class Adaptation(NamedTuple):
 
 def start_adaptation(step_size: jax.Array, inverse_mass: jax.Array) -> Adaptation:
     """Empty averages around a first step size, shape (), and for a metric of `inverse_mass`'s shape."""
-    return Adaptation(_restart_dual_averaging(step_size), _empty_welford(inverse_mass))
+    return Adaptation(restart_dual_averaging(step_size), empty_welford(inverse_mass))
 
 
 def adapting(schedule: Schedule, tuning):
@@ -121,20 +140,26 @@ def adapting(schedule: Schedule, tuning):
             welford = adaptation.welford
             if tuning.adapt_step_size:
                 log_step = averages.log_average if index == schedule.num_warmup - 1 else log_step
-                step_size = jnp.clip(jnp.exp(log_step), jnp.finfo(log_step.dtype).tiny, jnp.finfo(log_step.dtype).max)
+                step_size = step_size_of(log_step)
             if tuning.adapt_metric and schedule.slow_start <= index < schedule.slow_end:
                 welford = _update_welford(welford, position)
                 if (schedule.window_ends == index).any():
-                    metric = metric_of(_covariance(welford))
-                    welford = _empty_welford(welford.scatter)
-                    averages = _restart_dual_averaging(step_size)
+                    metric = metric_of(covariance_of(welford))
+                    welford = empty_welford(welford.scatter)
+                    averages = restart_dual_averaging(step_size)
             adaptation = Adaptation(averages, welford)
         return step_size, metric, adaptation
 
     return adapt
 
 
-def _restart_dual_averaging(step_size):
+def step_size_of(log_step):
+    """The step size, positive and finite, of a logarithm, ()."""
+    return jnp.clip(jnp.exp(log_step), jnp.finfo(log_step.dtype).tiny, jnp.finfo(log_step.dtype).max)
+
+
+def restart_dual_averaging(step_size):
+    """Averages that have seen nothing, around a step size, ()."""
     zero = jnp.zeros_like(step_size)
     # The sum of logarithms stays finite where the product 10 * step_size would not.
     return DualAveraging(zero, zero, jnp.log(step_size) + np.log(10.0).astype(step_size.dtype), jnp.int32(0))
@@ -151,7 +176,8 @@ def _update_dual_averaging(state, gap, t0=10.0, kappa=0.75, gamma=0.05):
     return DualAveraging(log_average, average_gap, state.centre, count), log_step
 
 
-def _empty_welford(scatter):
+def empty_welford(scatter):
+    """Moments of no positions, for a scatter of this shape."""
     zeros = jnp.zeros_like(scatter)
     return Welford(zeros if scatter.ndim == 1 else zeros[0], zeros, jnp.int32(0))
 
@@ -165,7 +191,7 @@ def _update_welford(state, position):
     return Welford(mean, state.scatter + product, count)
 
 
-def _covariance(state):
+def covariance_of(state):
     """The sample covariance, shrunk to 1e-3 times the identity with the weight of five observations."""
     n = state.count.astype(state.mean.dtype)
     covariance = state.scatter / jnp.maximum(n - 1, 1)

@@ -25,6 +25,7 @@ from ..transforms.autobatch import gather
 from ..transforms.jax_compat import persistent_cache
 from .batching import Chunk, Sampler, batch
 from .kernel import Transition
+from .pooling import pool_chains
 from .records import Plan
 from .target import Target
 
@@ -44,6 +45,7 @@ class Compiled(NamedTuple):
         begin, enter, leave, stop: the programs.
         advance: number of chains -> the program for so many, compiled when it is first asked for.
         chunk: shapes and dtypes of the `Chunk` that `leave` returns.
+        pool: () -> the program (chains, tuning) -> chains of `pool_chains`, compiled when it is first asked for.
     """
 
     begin: Any
@@ -52,6 +54,7 @@ class Compiled(NamedTuple):
     leave: Any
     stop: Any
     chunk: Chunk
+    pool: Callable[[], Any]
 
 
 def compiled_sampler(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan, begin_args: tuple) -> Compiled:
@@ -94,8 +97,13 @@ def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
         with _between_processes():
             return _program(sampler.advance, (members, data, plan, np.int32(0), np.int32(0)), donate=0)[0]
 
+    @functools.lru_cache
+    def pool():
+        with _between_processes():
+            return _program(pool_chains, (chunk.state, plan.tuning), quick)[0]
+
     advance(num_chains)
-    return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk)
+    return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk, pool)
 
 
 def _program(function, args, options=None, donate=()):

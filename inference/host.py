@@ -5,6 +5,7 @@ interrupted chains end the transition that they are in, and what they have drawn
 """
 
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from .batching import Chunk
 from .chain import Begin
 from .compilation import Compiled
 from .progress import Progress
-from .records import ChainState, Plan
+from .records import ChainState, Plan, Tuning
 from .target import Data
 
 __all__ = ["Counts", "Outcome", "drive"]
@@ -77,6 +78,8 @@ def drive(
     capacity: int,
     compact: bool,
     progress: Progress,
+    meetings: tuple[int, ...] = (),
+    meet: Callable[[ChainState, Tuning], ChainState] | None = None,
 ) -> Outcome:
     """Advances every chain by `total` transitions, or until the user interrupts.
 
@@ -89,6 +92,8 @@ def drive(
         capacity: transitions of a chunk, at most what it has room for.
         compact: whether the last chains of a chunk go on in a smaller batch.
         progress: told after every call and every chunk.
+        meetings: transitions before which all chains meet, and a chunk ends.
+        meet: what the chains do there together.
     """
     num_chains = state.log_density.shape[0]
     store = _empty_store(compiled.chunk, num_chains, num_kept)
@@ -99,13 +104,16 @@ def drive(
     start = perf_counter()
     try:
         while done < total and ok.all() and not calls.interrupted:
-            until = min(done + capacity, total)
+            until = min(done + capacity, total, *(meeting for meeting in meetings if meeting > done))
             machine = compiled.enter(data, plan, begin, state, np.bool_(done == 0), np.int32(until))
             machine, slots = calls.to_the_end(machine, until)
             chunk = compiled.leave(machine, data, plan)
             ok = np.asarray(chunk.kept.ok)
+            chains = chunk.state
+            if meet is not None and until in meetings and ok.all() and not calls.interrupted:
+                chains = meet(chains, plan.tuning)
             stored, counted = _append(store, filled, chunk), _add(counts, chunk, slots)
-            state, filled, counts, done = chunk.state, stored, counted, until
+            state, filled, counts, done = chains, stored, counted, until
             divergences = int(counts.divergences.sum()) if "diverging" in chunk.stats else None
             progress.fares(*_recent(chunk), divergences)
     except KeyboardInterrupt:  # outside of a chunk, or twice within one

@@ -20,6 +20,7 @@ from .export import Run, array_arguments, to_arviz
 from .host import Outcome, drive
 from .kernel import Kernel
 from .notices import DivergenceWarning, InterruptWarning
+from .pooling import pooled
 from .progress import Progress
 from .records import ChainState, Plan
 from .starts import init_error, start_positions
@@ -42,6 +43,12 @@ class MCMC:
         keep_warmup: whether to keep the draws of the warm-up as well.
         compact: whether the last quarter of the chains goes on in a smaller batch, again and again. It compiles a program for each of
             these sizes, and pays where a few chains take very much longer than the others; draws agree up to rounding.
+        pool_adaptation: whether the chains adapt together. At the end of each window of the warm-up the metric becomes that of the
+            positions of all chains, the step size the geometric mean of theirs, and all sample with the same two. Windows begin sooner
+            and shorter, the more chains the shorter, so that a short warm-up is enough for many. At each of these ends all wait for the
+            slowest: where scales are alike, and there is little to learn, that costs more than it saves. In warm-up the chains are then
+            not independent: R-hat says nothing there, and a chain that is stuck spoils the adaptation of all. After warm-up they share
+            the step size and the metric, and nothing else.
 
     Attributes:
         sample_stats: by name, (chain, draw): `n_steps`, `lp` (nats, unconstrained log density); NUTS and HMC: `diverging`,
@@ -72,6 +79,7 @@ class MCMC:
         progress_bar: bool = True,
         keep_warmup: bool = False,
         compact: bool = False,
+        pool_adaptation: bool = False,
     ):
         _check_kernel(kernel)
         self.kernel = kernel
@@ -87,6 +95,9 @@ class MCMC:
         self.progress_bar = progress_bar
         self.keep_warmup = keep_warmup
         self.compact = compact
+        if not isinstance(pool_adaptation, (bool, np.bool_)):
+            raise SamplerError(f"MCMC: pool_adaptation is {pool_adaptation!r}, True or False expected.")
+        self.pool_adaptation = bool(pool_adaptation)
         self._finished: _Finished | None = None
 
     def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
@@ -109,16 +120,20 @@ class MCMC:
             transition = self.kernel.transition()
             target = trace_target(density, self.kernel.init_strategy, self.num_chains, transition.uses_gradient)
             plan = self._plan(target, density)
+            meetings = ()
+            if self.pool_adaptation:
+                plan, meetings = pooled(plan, self.num_chains, type(self.kernel).__name__)
             start = start_positions(init_params, target.layout, self.num_chains)
             given = np.asarray(init_params is not None)
             begin_args = (words, plan, start, given, target.fixed)
             capacity = capacity_of(target, self.num_chains)
             compiled = compiled_sampler(target, transition, self.num_chains, capacity, plan, begin_args)
+            meet = compiled.pool() if meetings else None
             driving = perf_counter()
             num_kept = self._num_warmup_kept + self.num_samples // self.thinning
             total = self.num_warmup + self.num_samples
             begin, state = compiled.begin(*begin_args)
-            outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress)
+            outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet)
             if not outcome.ok.all():
                 last = np.asarray(outcome.state.position)
                 raise init_error(density, target.layout, last, outcome.ok, bool(given), transition.uses_gradient)
@@ -230,6 +245,8 @@ class MCMC:
         print(summary_table(run, prob=prob, exclude_deterministic=exclude_deterministic))
         if "diverging" in run.sample_stats:
             print(f"\nDivergences: {int(run.sample_stats['diverging'].sum())}")
+        if self.pool_adaptation:
+            print("Adaptation: pooled, one step size and metric for all chains")
 
     def diagnose(self) -> Diagnosis:
         """Checks the run: R-hat, effective sample size, divergences, tree depth, BFMI, stuck and non-finite values.
@@ -262,6 +279,7 @@ class MCMC:
                 "num_samples": self.num_samples,
                 "num_chains": self.num_chains,
                 "thinning": self.thinning,
+                "pool_adaptation": self.pool_adaptation,
                 "sampling_time": run.sampling_seconds,
                 "compile_time": run.compile_seconds,
             },

@@ -1,7 +1,8 @@
 """Simulation-based calibration: parameters from the prior, data from the parameters, draws from the posterior given the data.
 
 The rank of each parameter among its posterior draws is then uniform. All simulations run in one program, one after the other: the
-sampler of one chain, whose argument is the leaves of the log density: the data. Each test has two broken twins that must fail.
+sampler of one chain, whose argument is the leaves of the log density: the data. Broken twins must fail; the one that
+is broken least needs as many simulations as the right program gets, the others fewer.
 
 Source: Talts et al. (2018), "Validating Bayesian inference algorithms with simulation-based calibration", algorithm 2.
 """
@@ -92,31 +93,30 @@ def p_values(model, **options):
     return {name: uniform_ranks(r, NUM_DRAWS, NUM_BINS) for name, r in ranks(model, **options).items()}
 
 
-NUMBERS = pytest.mark.parametrize("num_simulations", [pytest.param(n, marks=pytest.mark.slow) for n in (100, 500)])
+NUM_SIMULATIONS = 500
 
 
-@NUMBERS
-@pytest.mark.parametrize("name", ["normal", pytest.param("autoregression", marks=pytest.mark.slow)])
-def test_ranks_are_uniform(name, num_simulations):
-    found = p_values(MODELS[name], num_simulations=num_simulations, seed=1)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_ranks_are_uniform(name):
+    found = p_values(MODELS[name], num_simulations=NUM_SIMULATIONS, seed=1)
     assert min(found.values()) > FAILURE_RATE / len(found), found
 
 
-@NUMBERS
-def test_without_the_jacobian_they_are_not(num_simulations):
-    found = p_values(normal, num_simulations=num_simulations, seed=1, broken=WithoutJacobian.of)
+@pytest.mark.slow
+def test_without_the_jacobian_they_are_not():
+    found = p_values(normal, num_simulations=150, seed=1, broken=WithoutJacobian.of)
     assert min(found.values()) < FAILURE_RATE / len(found), found
 
 
 @pytest.mark.slow
-@NUMBERS
-def test_with_other_noise_in_the_simulator_they_are_not(num_simulations):
+def test_with_other_noise_in_the_simulator_they_are_not():
     simulator = functools.partial(autoregression, wrong=1.5)
-    found = p_values(autoregression, num_simulations=num_simulations, seed=1, simulator=simulator)
+    found = p_values(autoregression, num_simulations=100, seed=1, simulator=simulator)
     assert min(found.values()) < FAILURE_RATE / len(found), found
 
 
 @pytest.mark.slow
 def test_with_another_prior_in_the_simulator_they_are_not():
-    found = p_values(normal, num_simulations=500, seed=1, simulator=functools.partial(normal, wrong=1.5))
+    found = p_values(normal, num_simulations=NUM_SIMULATIONS, seed=1, simulator=functools.partial(normal, wrong=1.5))
     assert min(found.values()) < FAILURE_RATE / len(found), found

@@ -23,7 +23,7 @@ def judged(model, data, reference):
     return against_reference(mcmc.get_samples(group_by_chain=True), reference)
 
 
-@pytest.fixture(params=["eight_schools", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ark", "kidiq"))])
+@pytest.fixture(params=["eight_schools", pytest.param("ark", marks=pytest.mark.slow), pytest.param("kidiq", marks=pytest.mark.exhaustive)])
 def posterior(request):
     """Name, model, the model's arguments and reference summaries."""
     file = json.loads((DATA / f"{request.param}.json").read_text())

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from luciole.inference import host
+
 
 class FakeDensity:
     """A log density given by plain functions; its leaves are its data.
@@ -103,6 +105,19 @@ def dtype(request):
     """The run's float type."""
     with jax.enable_x64(request.param):
         yield np.float64 if request.param else np.float32
+
+
+@pytest.fixture
+def chunks_of(monkeypatch):
+    """Cuts runs into chunks of so many transitions; the programs stay those that are compiled already."""
+
+    def cut(transitions):
+        def drive(compiled, begin, state, data, plan, total, num_kept, capacity, *others):
+            return host.drive(compiled, begin, state, data, plan, total, num_kept, min(transitions, capacity), *others)
+
+        monkeypatch.setattr("luciole.inference.mcmc.drive", drive)
+
+    return cut
 
 
 @pytest.fixture

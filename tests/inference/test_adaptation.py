@@ -33,7 +33,7 @@ def promotion():
 def test_dual_averaging_equals_numpyro(dtype, promotion):
     init, update = dual_averaging()
     step_size = dtype(0.3)
-    theirs, ours = init(np.log(10 * step_size)), adaptation._restart_dual_averaging(jax.numpy.asarray(step_size))
+    theirs, ours = init(np.log(10 * step_size)), adaptation.restart_dual_averaging(jax.numpy.asarray(step_size))
     for gap in np.random.default_rng(0).uniform(-0.2, 0.8, 40).astype(dtype):
         theirs = update(gap, theirs)
         ours, log_step = adaptation._update_dual_averaging(ours, gap)
@@ -44,14 +44,14 @@ def test_dual_averaging_equals_numpyro(dtype, promotion):
 @pytest.mark.parametrize("dense", [False, True])
 def test_welford_equals_numpy_and_numpyro(dense, dtype, promotion):
     draws = (np.random.default_rng(1).normal(size=(30, 4)) * [1, 10, 0.1, 3] + 5).astype(dtype)
-    state = adaptation._empty_welford(np.zeros((4, 4) if dense else 4, dtype))
+    state = adaptation.empty_welford(np.zeros((4, 4) if dense else 4, dtype))
     init, update, final = welford_covariance(diagonal=not dense)
     theirs = init(4)
     for draw in draws:
         state, theirs = adaptation._update_welford(state, draw), update(draw, theirs)
     covariance = np.cov(draws.T.astype(np.float64))
     expected = 30 / 35 * covariance + 1e-3 * 5 / 35 * np.eye(4)
-    ours = adaptation._covariance(state)
+    ours = adaptation.covariance_of(state)
     np.testing.assert_allclose(ours, expected if dense else np.diag(expected), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours, final(theirs, regularize=True)[0], rtol=1e-4, atol=1e-4)
 
@@ -99,7 +99,7 @@ def test_finds_scales_and_freezes(dense, targets):
 
 @pytest.mark.slow
 def test_warmup_steps_do_move(targets):
-    kernel = NUTS(targets.gaussian([0.0, 0.0], np.diag([1.0, 100.0])))
+    kernel = NUTS(targets.gaussian(np.zeros(3), np.diag([1.0, 100.0, 4.0])))
     mcmc = MCMC(kernel, num_warmup=100, num_samples=1, progress_bar=False, keep_warmup=True).run(jax.random.key(0))
     assert (np.diff(mcmc.warmup_stats["step_size"], axis=1) != 0).all()
     log_average = np.asarray(mcmc.state.adaptation.dual_averaging.log_average)
@@ -108,8 +108,8 @@ def test_warmup_steps_do_move(targets):
 
 @pytest.mark.slow
 def test_what_the_user_fixes_stays(targets):
-    density = targets.gaussian([0.0, 0.0], np.diag([1.0, 4.0]))
-    kernel = NUTS(density, step_size=0.25, inverse_mass_matrix=[2.0, 3.0])
+    density = targets.gaussian(np.zeros(3), np.diag([1.0, 4.0, 1.0]))
+    kernel = NUTS(density, step_size=0.25, inverse_mass_matrix=[2.0, 3.0, 1.0])
     mcmc = MCMC(kernel, num_warmup=150, num_samples=5, progress_bar=False, keep_warmup=True).run(jax.random.key(0))
     assert (mcmc.warmup_stats["step_size"] == 0.25).all() and (mcmc.step_size == 0.25).all()
-    np.testing.assert_array_equal(mcmc.inverse_mass_matrix, np.tile(np.float32([2.0, 3.0]), (4, 1)))
+    np.testing.assert_array_equal(mcmc.inverse_mass_matrix, np.tile(np.float32([2.0, 3.0, 1.0]), (4, 1)))
