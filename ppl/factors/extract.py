@@ -1,0 +1,129 @@
+"""From the cut and the proof to numbers: the design matrix, the coefficients as a function of the position, the rest of the density."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...transforms import ModelError, affine_in, why_not_affine
+from ...transforms.affine import GatherBlock
+from ...transforms.equations import needed_equations, run_equations
+from ...transforms.jax_compat import Var, open_jaxpr
+from ..density import LogDensity
+from ..interpreters import score_sites, total_of
+from .cut import Cuts, Obstacle
+from .elementwise import Placed, to_rows
+from .equations import ModelEquations, needed_between, size_of
+
+__all__ = ["DENSE_LIMIT", "CoefficientMap", "coefficient_map", "design_of", "latent_values", "prior_of"]
+
+DENSE_LIMIT = 2**29
+"""Elements of a design matrix that is made from indices; one that the model itself holds may be larger."""
+
+
+def unravel(density: LogDensity, vector: Any) -> dict[str, Any]:
+    """Position vector (dim,) -> by site, in the order of `density.positions`."""
+    position, start = {}, 0
+    for name, struct in density.positions.items():
+        stop = start + int(np.prod(struct.shape, dtype=int))
+        position[name] = vector[start:stop].reshape(struct.shape).astype(struct.dtype)
+        start = stop
+    return position
+
+
+def design_of(
+    cuts: Cuts, predictor: Placed, rows: Sequence[int], where: str
+) -> tuple[list[Var], Callable[[Sequence[Any]], tuple[jax.Array, jax.Array]]]:
+    """(variables of the coefficients, data -> (design (obs, d), offset (obs,))) of one predictor; the function can be jitted.
+
+    Raises:
+        ModelError: no proof that it is affine, or a design of indices that is too large.
+    """
+    model = cuts.model
+    found = cuts.of(predictor.atom)
+    if isinstance(found, Obstacle):
+        raise ModelError(f"{where}: the linear predictor is not affine in the latent variables: {found}.")
+    variables = list(found)
+    used = model.data_read([predictor.atom], found)
+
+    def eta(coefficients: list[Any], used_data: list[Any]) -> Any:
+        data: list[Any] = [None] * len(model.data)
+        for i, x in zip(used, used_data, strict=True):
+            data[i] = x
+        (value,) = model.values([predictor.atom], data, given=dict(zip(variables, coefficients, strict=True)))
+        return to_rows(value, predictor.axes, rows)
+
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+    data_shapes = [jax.ShapeDtypeStruct(model.data[i].aval.shape, model.data[i].aval.dtype) for i in used]
+    answer = affine_in(eta, shapes, data_shapes)
+    if answer is None:
+        raise ModelError(f"{where}: the linear predictor is {why_not_affine(eta, shapes, data_shapes)}.")
+    num_rows = int(np.prod(rows, dtype=np.int64))
+
+    def extract(data: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+        read = answer.at([jnp.asarray(data[i], s.dtype) for i, s in zip(used, data_shapes, strict=True)])
+        for block, v in zip(read.matrix, variables, strict=True):
+            if isinstance(block, GatherBlock) and num_rows * size_of(v) > DENSE_LIMIT:
+                raise ModelError(
+                    f"{where}: the design matrix of the {size_of(v)} coefficients that rows choose by an index would have "
+                    f"{num_rows} x {size_of(v)} elements, more than {DENSE_LIMIT}. Sparse designs are not supported yet: use fewer groups."
+                )
+        blocks = [block.dense().reshape(num_rows, size_of(v)) for block, v in zip(read.matrix, variables, strict=True)]
+        return (blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, 1)), read.offset
+
+    return variables, extract
+
+
+class CoefficientMap(NamedTuple):
+    """c, position (dim,) -> coefficients, and what is known of it: see `Factor`."""
+
+    function: Callable[[Any], jax.Array]
+    columns: np.ndarray | None
+    matrix: jax.Array | None
+    offset: jax.Array | None
+
+
+def coefficient_map(density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> CoefficientMap:
+    """The coefficients, (d,), as a function of the position."""
+    read = latent_values(density, model, variables)
+
+    def coefficients(position: Any) -> jax.Array:
+        return jnp.concatenate([jnp.ravel(x) for x in read(position)])
+
+    start = jax.ShapeDtypeStruct((density.dim,), jnp.result_type(float))
+    answer = affine_in(coefficients, start)
+    if answer is None:
+        return CoefficientMap(coefficients, None, None, None)
+    matrix, offset = np.asarray(answer.design()), np.asarray(answer.offset)
+    plain = ((matrix != 0).sum(1) == 1).all() and (matrix.max(1) == 1).all() and (offset == 0).all()
+    return CoefficientMap(coefficients, matrix.argmax(1) if plain else None, answer.design(), answer.offset)
+
+
+def latent_values(density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> Callable[[Any], list[Any]]:
+    """position (dim,) -> the values of variables that depend on latent sites. What they read of the data alone is computed here, once."""
+    late = [e for e in needed_between(model.equations, variables, {}) if any(model.is_latent(v) for v in e.outvars)]
+    border = list(dict.fromkeys(x for e in late for x in e.invars if isinstance(x, Var) and not model.is_latent(x)))
+    kept = dict(zip(border, jax.jit(lambda data: model.values(border, data))(density.data), strict=True))
+    nothing = [None] * len(model.data)
+    return lambda position: model.values(variables, nothing, unravel(density, position), kept)
+
+
+def prior_of(density: LogDensity, site: str) -> Callable[[Sequence[Any], Any], jax.Array]:
+    """(data, position (dim,)) -> the log density without one observed site; equations that only the site needs are not run."""
+
+    def total(data: Sequence[Any], position: Any) -> Any:
+        scores = score_sites(density.program, data, unravel(density, position), without=site)
+        return functools.reduce(jnp.add, [total_of(s) for s in scores.values()])
+
+    start = jax.ShapeDtypeStruct((density.dim,), jnp.result_type(float))
+    jaxpr, constants = open_jaxpr(jax.make_jaxpr(total)(density.data, start))
+    needed = needed_equations(jaxpr.eqns, jaxpr.outvars)
+
+    def log_prior(data: Sequence[Any], position: Any) -> jax.Array:
+        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *data, position], strict=True))
+        return run_equations(needed, env, jaxpr.outvars)[0]
+
+    return log_prior

@@ -1,0 +1,192 @@
+"""`find_factor`: the observed site of a model that is a sum over rows, taken apart into rows, coefficients and the rest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_unflatten
+
+from ...transforms import ModelError
+from ..dependence import edges
+from ..density import LogDensity
+from ..program import Site
+from ..spec import Spec, peel
+from .cut import Cuts
+from .elementwise import Placed, to_rows
+from .equations import ModelEquations
+from .extract import coefficient_map, design_of, latent_values, prior_of
+from .likelihood import Likelihood, read_likelihood
+from .records import Factor, Rows
+
+__all__ = ["find_factor"]
+
+
+def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
+    """The factor of a model whose likelihood is that of a linear predictor, row by row.
+
+        log density(u) = sum_n log_likelihood(eta_n, row n, shared(u)) + log_prior(data, u),   eta = design @ coefficients(u) + offset
+
+    That eta is affine in the coefficients, with a matrix made of data alone, is proved on the model's equations; design and offset are
+    computed from them, once.
+
+    Args:
+        log_density: of a model, Luciole's or NumPyro's.
+        plate: the name of the plate, or of the observed site, if there are several.
+
+    Returns:
+        The factor; its rows are in the order of the site's elements, masked ones left out.
+
+    Raises:
+        ModelError: no observed site depends on a latent one, or several do; the site is no sum over rows, stands in a loop or is scaled;
+            its likelihood is no function of one linear predictor; the predictor is not affine; a row is not finite.
+    """
+    site = _choose(log_density, plate)
+    where = f"site {site.name!r} ({site.line})"
+    _check_site(site, where)
+    model = ModelEquations.of(log_density.program, site.name)
+    if model is None:
+        raise ModelError(f"{where} stands inside a `cond`; expected an observed site that is always there. Choose by `jnp.where`.")
+    spec = model.spec
+    leaves, value = model.operands[: spec.num_leaves], model.operands[spec.num_leaves]
+    base, masks = peel(_with_atoms(spec, leaves))
+    if base.event_dim:
+        raise ModelError(
+            f"{where}: {spec.distribution} has events of shape {tuple(base.event_shape)}, whose elements are not independent rows. Expected a "
+            "distribution of single numbers, one for each row."
+        )
+    rows = tuple(site.shape)
+    num_rows = int(np.prod(rows, dtype=np.int64))
+    cuts = Cuts(model, num_rows)
+    likelihood = read_likelihood(cuts, base, value, len(rows), where)
+    variables, extract_design = design_of(cuts, likelihood.predictor, rows, where)
+
+    @jax.jit
+    def extract(data: Sequence[Any]) -> Rows:
+        return _rows(model, likelihood, value, rows, extract_design(data), data)
+
+    table = _without_masked(model, masks, rows, extract(log_density.data), log_density.data, where)
+    _check_finite(table, where)
+    coefficients = coefficient_map(log_density, model, variables)
+    shared = _shared(log_density, model, likelihood)
+    names = [p.name for p in spec.plates]
+    return Factor(
+        site=site.name,
+        plate=plate if plate in names else (names[0] if names else ""),
+        family=likelihood.family,
+        rows=table,
+        coefficients=coefficients.function,
+        shared=shared,
+        log_prior=prior_of(log_density, site.name),
+        columns=coefficients.columns,
+        coefficient_matrix=coefficients.matrix,
+        coefficient_offset=coefficients.offset,
+        site_line=site.line,
+    )
+
+
+def _choose(log_density: LogDensity, plate: str | None) -> Site:
+    program = log_density.program
+    depends = {e.child for e in edges(program)}
+    found = [s for s in program.sites.values() if s.kind == "sample" and s.observed and s.name in depends]
+    plates = {s.name: [p.name for p in s.spec.plates] for s in found}
+    if plate is not None:
+        found = [s for s in found if plate == s.name or plate in plates[s.name]]
+    words = "; ".join(f"{s.name!r} in plate {', '.join(map(repr, plates[s.name])) or '(none)'}, shape {s.shape} ({s.line})" for s in found)
+    if not found:
+        which = "" if plate is None else f" in a plate of the name {plate!r}, nor one of that name itself"
+        there = ", ".join(f"{s.name!r} ({s.role})" for s in program.sites.values())
+        raise ModelError(
+            f"the model has no observed site that depends on a latent one{which}; its sites are {there}. Expected the data as an observed "
+            'site in a plate: `with lc.plate("rows", len(y)): lc.sample("y", ..., obs=y)`.'
+        )
+    if len(found) > 1:
+        raise ModelError(
+            f"several observed sites could be the data: {words}. Say which by `plate=`, with the name of the plate or of the site."
+        )
+    return found[0]
+
+
+def _check_site(site: Site, where: str) -> None:
+    spec = site.spec
+    if site.loops:
+        raise ModelError(
+            f"{where} stands inside a loop, so that a row may depend on the rows before it. Expected rows that are independent given the "
+            "latent variables: write them as one `sample` statement in a plate."
+        )
+    if spec.vmaps:
+        raise ModelError(f"{where} stands inside `jax.vmap`; expected one `sample` statement for all rows. Put it into a plate instead.")
+    if spec.scale is not None:
+        raise ModelError(
+            f"{where} is scaled by `handlers.scale`, so that its rows are powers of likelihoods. Expected plain rows: repeat the rows, "
+            "or sum counts into a Binomial."
+        )
+
+
+def _with_atoms(spec: Spec, atoms: Sequence[Any]) -> Any:
+    """The site's distribution with atoms of the model's equations for its arrays."""
+    leaves: list[Any] = [None] * len(spec.order)
+    for place, leaf in zip(spec.order, [*atoms, *spec.static], strict=True):
+        leaves[place] = leaf
+    return tree_unflatten(spec.treedef, leaves)
+
+
+def _rows(
+    model: ModelEquations, likelihood: Likelihood, value: Any, rows: tuple[int, ...], design: tuple[Any, Any], data: Sequence[Any]
+) -> Rows:
+    matrix, offset = design
+    rank, dtype, link = len(rows), matrix.dtype, likelihood.link
+
+    def read(what: Placed | float) -> Any:
+        if not isinstance(what, Placed):
+            return jnp.full(int(np.prod(rows)), what, dtype)
+        found = to_rows(model.values([what.atom], data)[0], what.axes, rows)
+        return found.astype(dtype) if likelihood.family.link != "traced" else found
+
+    params = {"value": read(Placed.at_the_right(value, rank)), **{name: read(what) for name, what in likelihood.params.items()}}
+    if link.scale != 1:
+        matrix, offset = matrix * link.scale, offset * link.scale
+    if link.shift != 0:
+        offset = offset + link.shift
+    if link.exposure is not None:
+        offset = offset + jnp.log(read(link.exposure)).astype(dtype)
+    return Rows(matrix, offset, params)
+
+
+def _without_masked(model: ModelEquations, masks: Any, rows: tuple[int, ...], table: Rows, data: Sequence[Any], where: str) -> Rows:
+    """The rows that no mask hides."""
+    used = np.ones(int(np.prod(rows)), bool)
+    for mask, _ in masks:
+        if model.is_latent(mask) if hasattr(mask, "aval") else False:
+            raise ModelError(f"{where} is masked by a value that depends on a latent variable; expected a mask made of data.")
+        if isinstance(mask, (bool, np.bool_)) and mask:
+            continue
+        (found,) = model.values([mask], data) if hasattr(mask, "aval") else (mask,)
+        used &= np.asarray(np.broadcast_to(np.asarray(found), rows)).reshape(-1)
+    return table if used.all() else jax.tree.map(lambda x: x[np.flatnonzero(used)], table)
+
+
+def _check_finite(table: Rows, where: str) -> None:
+    def finite(x: Any) -> Any:
+        return jnp.isfinite(x).reshape(x.shape[0], -1).all(1)
+
+    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
+    for name, good in jax.jit(lambda p: {n: finite(x) for n, x in p.items()})(parts).items():
+        if not bool(good.all()):
+            bad = np.flatnonzero(~np.asarray(good))
+            shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+            raise ModelError(
+                f"{where}: {name} is NaN or infinite in row{'s' if bad.size > 1 else ''} {shown} ({bad.size} of {good.size}). Drop these "
+                "rows, or mask them with `numpyro.handlers.mask` where only the observation is missing."
+            )
+
+
+def _shared(log_density: LogDensity, model: ModelEquations, likelihood: Likelihood) -> Any:
+    names = list(likelihood.shared)
+    read = latent_values(log_density, model, list(likelihood.shared.values()))
+
+    def shared(position: Any) -> dict[str, jax.Array]:
+        return {n: jnp.reshape(x, ()) for n, x in zip(names, read(position), strict=True)}
+
+    return shared if names else lambda position: {}
