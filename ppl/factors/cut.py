@@ -37,10 +37,15 @@ Coefficients = dict[Var, None]
 
 @dataclass(eq=False)
 class Cuts:
-    """The cuts of one model; `num_rows` tells rows from coefficients."""
+    """The cuts of one model.
+
+    num_rows: tells rows from coefficients. slack: how many times as many coefficients as possible there may be, if that leaves more of
+    the model's equations on their side.
+    """
 
     model: ModelEquations
     num_rows: int
+    slack: int = 1
     known: dict[Var, Coefficients | Obstacle] = field(default_factory=dict)
 
     def of(self, atom: Any) -> Coefficients | Obstacle:
@@ -74,7 +79,7 @@ class Cuts:
             if isinstance(below, Obstacle):
                 return {var: None} if self._few(var) else below
             union |= below
-        return {var: None} if self._few(var) and size_of(var) <= sum(map(size_of, union)) else union
+        return {var: None} if self._few(var) and size_of(var) <= self.slack * sum(map(size_of, union)) else union
 
     def _few(self, var: Var) -> bool:
         """Whether a value has no rows: it has fewer elements than there are rows, or is made of latent variables alone."""

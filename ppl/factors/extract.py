@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...transforms import ModelError, affine_in, why_not_affine
-from ...transforms.affine import GatherBlock
+from ...transforms.affine import Affine, GatherBlock
 from ...transforms.equations import needed_equations, run_equations
 from ...transforms.jax_compat import Var, open_jaxpr
 from ..density import LogDensity
@@ -18,7 +18,7 @@ from .cut import Cuts, Obstacle
 from .elementwise import Placed, to_rows
 from .equations import ModelEquations, needed_between, size_of
 
-__all__ = ["DENSE_LIMIT", "CoefficientMap", "coefficient_map", "design_of", "latent_values", "prior_of"]
+__all__ = ["DENSE_LIMIT", "CoefficientMap", "coefficient_map", "design_of", "latent_values", "prior_of", "prove_affine"]
 
 DENSE_LIMIT = 2**29
 """Elements of a design matrix that is made from indices; one that the model itself holds may be larger."""
@@ -34,37 +34,56 @@ def unravel(density: LogDensity, vector: Any) -> dict[str, Any]:
     return position
 
 
+def prove_affine(
+    cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], data: Sequence[Any], where: str
+) -> tuple[list[Var], Affine]:
+    """(variables of the coefficients, proof) that a value, reshaped, is affine in a few coefficients with a matrix made of data.
+
+    The one argument of the affine function that is held is a list of the data that it reads; `data_of` makes that list.
+
+    Raises:
+        ModelError: there is no proof.
+    """
+    model = cuts.model
+    found = cuts.of(atom)
+    if isinstance(found, Obstacle):
+        raise ModelError(f"{where}: the linear predictor is not affine in the latent variables: {found}.")
+    variables, used = list(found), model.data_read([atom], found)
+
+    def value_of(coefficients: list[Any], used_data: list[Any]) -> Any:
+        everything: list[Any] = [None] * len(model.data)
+        for i, x in zip(used, used_data, strict=True):
+            everything[i] = x
+        return reshape(model.values([atom], everything, given=dict(zip(variables, coefficients, strict=True)))[0])
+
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+    held = data_of(cuts, atom, data)
+    answer = affine_in(value_of, shapes, held)
+    if answer is None:
+        raise ModelError(f"{where}: the linear predictor is {why_not_affine(value_of, shapes, held)}.")
+    return variables, answer
+
+
+def data_of(cuts: Cuts, atom: Any, data: Sequence[Any]) -> list[Any]:
+    """The data that a value reads, in the model's order and precision."""
+    found = cuts.of(atom)
+    used = cuts.model.data_read([atom], found if isinstance(found, dict) else {})
+    return [jnp.asarray(data[i], cuts.model.data[i].aval.dtype) for i in used]
+
+
 def design_of(
-    cuts: Cuts, predictor: Placed, rows: Sequence[int], where: str
+    cuts: Cuts, predictor: Placed, rows: Sequence[int], data: Sequence[Any], where: str
 ) -> tuple[list[Var], Callable[[Sequence[Any]], tuple[jax.Array, jax.Array]]]:
     """(variables of the coefficients, data -> (design (obs, d), offset (obs,))) of one predictor; the function can be jitted.
 
     Raises:
         ModelError: no proof that it is affine, or a design of indices that is too large.
     """
-    model = cuts.model
-    found = cuts.of(predictor.atom)
-    if isinstance(found, Obstacle):
-        raise ModelError(f"{where}: the linear predictor is not affine in the latent variables: {found}.")
-    variables = list(found)
-    used = model.data_read([predictor.atom], found)
-
-    def eta(coefficients: list[Any], used_data: list[Any]) -> Any:
-        data: list[Any] = [None] * len(model.data)
-        for i, x in zip(used, used_data, strict=True):
-            data[i] = x
-        (value,) = model.values([predictor.atom], data, given=dict(zip(variables, coefficients, strict=True)))
-        return to_rows(value, predictor.axes, rows)
-
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
-    data_shapes = [jax.ShapeDtypeStruct(model.data[i].aval.shape, model.data[i].aval.dtype) for i in used]
-    answer = affine_in(eta, shapes, data_shapes)
-    if answer is None:
-        raise ModelError(f"{where}: the linear predictor is {why_not_affine(eta, shapes, data_shapes)}.")
+    variables, answer = prove_affine(cuts, predictor.atom, lambda value: to_rows(value, predictor.axes, rows), data, where)
     num_rows = int(np.prod(rows, dtype=np.int64))
 
     def extract(data: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
-        read = answer.at([jnp.asarray(data[i], s.dtype) for i, s in zip(used, data_shapes, strict=True)])
+        read = answer.at(data_of(cuts, predictor.atom, data))
         for block, v in zip(read.matrix, variables, strict=True):
             if isinstance(block, GatherBlock) and num_rows * size_of(v) > DENSE_LIMIT:
                 raise ModelError(
@@ -86,12 +105,14 @@ class CoefficientMap(NamedTuple):
     offset: jax.Array | None
 
 
-def coefficient_map(density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> CoefficientMap:
-    """The coefficients, (d,), as a function of the position."""
+def coefficient_map(
+    density: LogDensity, model: ModelEquations, variables: Sequence[Var], arrange: Callable[[Any], jax.Array] = lambda elements: elements
+) -> CoefficientMap:
+    """The coefficients as a function of the position: the variables' elements in one vector, arranged."""
     read = latent_values(density, model, variables)
 
     def coefficients(position: Any) -> jax.Array:
-        return jnp.concatenate([jnp.ravel(x) for x in read(position)])
+        return arrange(jnp.concatenate([jnp.ravel(x) for x in read(position)]))
 
     start = jax.ShapeDtypeStruct((density.dim,), jnp.result_type(float))
     answer = affine_in(coefficients, start)
@@ -99,7 +120,8 @@ def coefficient_map(density: LogDensity, model: ModelEquations, variables: Seque
         return CoefficientMap(coefficients, None, None, None)
     matrix, offset = np.asarray(answer.design()), np.asarray(answer.offset)
     plain = ((matrix != 0).sum(1) == 1).all() and (matrix.max(1) == 1).all() and (offset == 0).all()
-    return CoefficientMap(coefficients, matrix.argmax(1) if plain else None, answer.design(), answer.offset)
+    columns = matrix.argmax(1).reshape(offset.shape) if plain else None
+    return CoefficientMap(coefficients, columns, answer.design(), answer.offset.reshape(-1))
 
 
 def latent_values(density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> Callable[[Any], list[Any]]:

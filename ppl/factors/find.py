@@ -1,6 +1,6 @@
 """`find_factor`: the observed site of a model that is a sum over rows, taken apart into rows, coefficients and the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,16 +9,19 @@ import numpy as np
 from jax.tree_util import tree_unflatten
 
 from ...transforms import ModelError
+from ...transforms.jax_compat import Var
 from ..dependence import edges
 from ..density import LogDensity
 from ..program import Site
 from ..spec import Spec, peel
+from .classes import class_design
 from .cut import Cuts
 from .elementwise import Placed, to_rows
 from .equations import ModelEquations
-from .extract import coefficient_map, design_of, latent_values, prior_of
+from .extract import CoefficientMap, coefficient_map, design_of, latent_values, prior_of
+from .families import SOFTMAX, reference_softmax, softmax
 from .likelihood import Likelihood, read_likelihood
-from .records import Factor, Rows
+from .records import Factor, Family, Rows
 
 __all__ = ["find_factor"]
 
@@ -56,25 +59,17 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
             f"{where}: {spec.distribution} has events of shape {tuple(base.event_shape)}, whose elements are not independent rows. Expected a "
             "distribution of single numbers, one for each row."
         )
-    rows = tuple(site.shape)
-    num_rows = int(np.prod(rows, dtype=np.int64))
-    cuts = Cuts(model, num_rows)
-    likelihood = read_likelihood(cuts, base, value, len(rows), where)
-    variables, extract_design = design_of(cuts, likelihood.predictor, rows, where)
-
-    @jax.jit
-    def extract(data: Sequence[Any]) -> Rows:
-        return _rows(model, likelihood, value, rows, extract_design(data), data)
-
-    table = _without_masked(model, masks, rows, extract(log_density.data), log_density.data, where)
+    if isinstance(base, SOFTMAX):
+        family, table, shared, coefficients = _softmax(log_density, model, base, value, tuple(site.shape), where)
+    else:
+        family, table, shared, coefficients = _one_predictor(log_density, model, base, value, tuple(site.shape), where)
+    table = _without_masked(model, masks, tuple(site.shape), table, log_density.data, where)
     _check_finite(table, where)
-    coefficients = coefficient_map(log_density, model, variables)
-    shared = _shared(log_density, model, likelihood)
     names = [p.name for p in spec.plates]
     return Factor(
         site=site.name,
         plate=plate if plate in names else (names[0] if names else ""),
-        family=likelihood.family,
+        family=family,
         rows=table,
         coefficients=coefficients.function,
         shared=shared,
@@ -84,6 +79,53 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
         coefficient_offset=coefficients.offset,
         site_line=site.line,
     )
+
+
+def _one_predictor(
+    log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str
+) -> tuple[Family, Rows, Callable[[Any], dict[str, jax.Array]], CoefficientMap]:
+    cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)))
+    likelihood = read_likelihood(cuts, base, value, len(rows), where)
+    variables, extract_design = design_of(cuts, likelihood.predictor, rows, log_density.data, where)
+
+    @jax.jit
+    def extract(data: Sequence[Any]) -> Rows:
+        return _rows(model, likelihood, value, rows, extract_design(data), data)
+
+    coefficients = coefficient_map(log_density, model, variables)
+    return likelihood.family, extract(log_density.data), _shared(log_density, model, likelihood), coefficients
+
+
+def _softmax(
+    log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str
+) -> tuple[Family, Rows, Callable[[Any], dict[str, jax.Array]], CoefficientMap]:
+    """A categorical likelihood; if a class has a logit that no latent variable moves, the logits against it."""
+    if not isinstance(base.logits, Var) or not model.is_latent(base.logits):
+        raise ModelError(f"{where}: the logits do not depend on a latent variable.")
+    cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)), slack=2)
+    found = class_design(cuts, base.logits, rows, log_density.data, where)
+    (observed,) = model.values([value], log_density.data)
+    observed = jnp.broadcast_to(observed, rows).reshape(-1)
+    coefficients = coefficient_map(log_density, model, found.variables, found.arrange)
+    num_classes = found.offset.shape[1]
+    pinned = found.pinned or _zero_classes(coefficients, num_classes)
+    if not pinned:
+        family = Family(SOFTMAX, "softmax", num_classes, softmax)
+        return family, Rows(found.design, found.offset, {"value": observed}), lambda position: {}, coefficients
+    first, others = pinned[0], np.delete(np.arange(num_classes), pinned[0])
+    number = np.empty(num_classes, np.int32)
+    number[first], number[others] = 0, np.arange(1, num_classes)
+    table = Rows(found.design, found.offset[:, others] - found.offset[:, [first]], {"value": jnp.asarray(number)[observed]})
+    coefficients = coefficient_map(log_density, model, found.variables, lambda elements: found.arrange(elements)[:, others])
+    return Family(SOFTMAX, "reference softmax", num_classes - 1, reference_softmax), table, lambda position: {}, coefficients
+
+
+def _zero_classes(coefficients: CoefficientMap, num_classes: int) -> list[int]:
+    """The classes whose coefficients are zero at every position."""
+    if coefficients.matrix is None or coefficients.offset is None:
+        return []
+    zero = (np.asarray(coefficients.matrix) == 0).all(1) & (np.asarray(coefficients.offset) == 0)
+    return np.flatnonzero(zero.reshape(-1, num_classes).all(0)).tolist()
 
 
 def _choose(log_density: LogDensity, plate: str | None) -> Site:
