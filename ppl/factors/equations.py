@@ -4,9 +4,9 @@ Everything that is asked of a model here (what its likelihood is computed from, 
 model can be computed from it, given the data and an unconstrained position, by running just the equations that it needs.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from ...transforms.affine.rules import called_body
 from ...transforms.equations import dependents, reads_any, run_equations, run_jaxpr
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind, equation_context, open_jaxpr
+from ...transforms.source_lines import equation_frames
 from ..interpreters import site_value
 from ..primitives import is_site
 from ..program import ModelProgram, has_sites
@@ -49,7 +50,7 @@ class ModelEquations:
         inner, _ = open_jaxpr(program.jaxpr)
         found: list[Spec] = []
 
-        def visit(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+        def visit(eqn: JaxprEqn, operands: list[Any], around: JaxprEqn | None = None) -> list[Any]:
             if is_site(eqn):
                 spec = eqn.params["spec"]
                 if spec.name == target:
@@ -57,10 +58,11 @@ class ModelEquations:
                     read.extend(operands)
                 if not spec.latent:
                     return [operands[0 if spec.kind == "deterministic" else spec.num_leaves]]
+            line = _with_line(eqn, around)
             called = called_body(eqn, operands)
             if called is not None:
-                return run_jaxpr(*open_jaxpr(called[0]), called[1], visit)
-            with equation_context(eqn):
+                return run_jaxpr(*open_jaxpr(called[0]), called[1], functools.partial(visit, around=line))
+            with equation_context(line):
                 return bind(eqn, operands)
 
         def run(*data: Any) -> list[Any]:
@@ -75,17 +77,17 @@ class ModelEquations:
         constants = dict(zip(jaxpr.constvars, values, strict=True))
         return cls(program, found[0], tuple(jaxpr.outvars), tuple(jaxpr.eqns), tuple(jaxpr.invars), constants)
 
-    @cached_property
+    @functools.cached_property
     def definition(self) -> dict[Var, JaxprEqn]:
         """The equation that makes a variable; data have none."""
         return {v: eqn for eqn in self.equations for v in eqn.outvars}
 
-    @cached_property
+    @functools.cached_property
     def latent(self) -> set[Var]:
         """What depends on a latent site."""
         return dependents(self.equations, self.sources)
 
-    @cached_property
+    @functools.cached_property
     def reads_arrays(self) -> set[Var]:
         """What is computed from data of more than one element without a latent site between: where rows may enter."""
         found: set[Var] = {v for v in (*self.data, *self.constants, *self.sources) if size_of(v) > 1}
@@ -119,6 +121,14 @@ class ModelEquations:
         read = {x for eqn in needed_between(self.equations, atoms, given) for x in eqn.invars if not isinstance(x, Literal)}
         read.update(x for x in atoms if not isinstance(x, Literal))
         return [i for i, v in enumerate(self.data) if v in read and v not in given]
+
+
+def _with_line(eqn: JaxprEqn, around: JaxprEqn | None) -> JaxprEqn:
+    """The equation that knows the user's line: `eqn`, or the call `around` it if JAX had traced the callee before, from another line."""
+    if around is None:
+        return eqn
+    own, outer = equation_frames(eqn), equation_frames(around)
+    return eqn if own and (not outer or outer[0][:2] in [frame[:2] for frame in own]) else around
 
 
 def needed_between(equations: Sequence[JaxprEqn], outs: Sequence[Any], given: Mapping[Var, Any]) -> list[JaxprEqn]:

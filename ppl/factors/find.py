@@ -63,8 +63,7 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
         family, table, shared, coefficients = _softmax(log_density, model, base, value, tuple(site.shape), where)
     else:
         family, table, shared, coefficients = _one_predictor(log_density, model, base, value, tuple(site.shape), where)
-    table = _without_masked(model, masks, tuple(site.shape), table, log_density.data, where)
-    _check_finite(table, where)
+    table = _checked(table, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
     names = [p.name for p in spec.plates]
     return Factor(
         site=site.name,
@@ -196,32 +195,38 @@ def _rows(
     return Rows(matrix, offset, params)
 
 
-def _without_masked(model: ModelEquations, masks: Any, rows: tuple[int, ...], table: Rows, data: Sequence[Any], where: str) -> Rows:
-    """The rows that no mask hides."""
-    used = np.ones(int(np.prod(rows)), bool)
+def _used_rows(model: ModelEquations, masks: Any, rows: tuple[int, ...], data: Sequence[Any], where: str) -> np.ndarray | None:
+    """The numbers of the rows that no mask hides; None if there is no mask."""
+    used = np.ones(rows, bool)
     for mask, _ in masks:
-        if model.is_latent(mask) if hasattr(mask, "aval") else False:
+        if isinstance(mask, Var) and model.is_latent(mask):
             raise ModelError(f"{where} is masked by a value that depends on a latent variable; expected a mask made of data.")
-        if isinstance(mask, (bool, np.bool_)) and mask:
-            continue
         (found,) = model.values([mask], data) if hasattr(mask, "aval") else (mask,)
-        used &= np.asarray(np.broadcast_to(np.asarray(found), rows)).reshape(-1)
-    return table if used.all() else jax.tree.map(lambda x: x[np.flatnonzero(used)], table)
+        used &= np.broadcast_to(np.asarray(found, bool), rows)
+    return np.flatnonzero(used.reshape(-1)) if masks else None
 
 
-def _check_finite(table: Rows, where: str) -> None:
-    def finite(x: Any) -> Any:
-        return jnp.isfinite(x).reshape(x.shape[0], -1).all(1)
-
-    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
-    for name, good in jax.jit(lambda p: {n: finite(x) for n, x in p.items()})(parts).items():
-        if not bool(good.all()):
-            bad = np.flatnonzero(~np.asarray(good))
+def _checked(table: Rows, used: np.ndarray | None, where: str) -> Rows:
+    """The rows in use, every number of which is finite."""
+    for name, good in _finite(table).items():
+        if bool(good.all()):
+            continue
+        bad = np.flatnonzero(~np.asarray(good))
+        bad = bad if used is None else np.intersect1d(bad, used)
+        if bad.size:
             shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
             raise ModelError(
                 f"{where}: {name} is NaN or infinite in row{'s' if bad.size > 1 else ''} {shown} ({bad.size} of {good.size}). Drop these "
-                "rows, or mask them with `numpyro.handlers.mask` where only the observation is missing."
+                "rows from the data, or mask them with `numpyro.handlers.mask`."
             )
+    return table if used is None else jax.tree.map(lambda x: x[used], table)
+
+
+@jax.jit
+def _finite(table: Rows) -> dict[str, jax.Array]:
+    """For each part of the table, which rows are finite, (obs,)."""
+    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
+    return {n: jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for n, x in parts.items()}
 
 
 def _shared(log_density: LogDensity, model: ModelEquations, likelihood: Likelihood) -> Any:

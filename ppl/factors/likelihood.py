@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_unflatten
 from numpyro.distributions import Distribution, Unit
 from numpyro.distributions.conjugate import NegativeBinomial2
+from numpyro.distributions.discrete import CategoricalProbs
 
 from ...transforms import ModelError
 from ...transforms.equations import BODY_PARAMETER, run_jaxpr
@@ -63,6 +64,8 @@ def read_likelihood(cuts: Cuts, base: Distribution, value: Any, rank: int, where
     """
     if isinstance(base, Unit):
         raise ModelError(f"{where} is a factor without an observation. Write it as a distribution of the data, observed in a plate.")
+    if isinstance(base, CategoricalProbs):
+        raise ModelError(f"{where}: probabilities of classes are no linear predictors. Write `dist.Categorical(logits=X @ B + a)`.")
     words = ""
     known = KNOWN.get(type(base))
     if known is not None:
@@ -215,7 +218,9 @@ class _Traced:
 
     def __call__(self, eta: Any, row: dict[str, Any], shared: dict[str, Any]) -> Any:
         inputs = [eta, *(row[n] for n in self.rows), *(shared[n] for n in self.shared), row["value"]]
-        return run_jaxpr(*open_jaxpr(self.jaxpr), [jnp.asarray(x) for x in inputs], _promoted)[0]
+        inputs = [jnp.asarray(x) for x in inputs]
+        wide = any(x.dtype == np.float64 for x in inputs)
+        return run_jaxpr(*open_jaxpr(self.jaxpr), inputs, _in_double if wide else bind)[0]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Traced) and self.key == other.key
@@ -234,12 +239,12 @@ def _scalar(dist: Distribution) -> Distribution:
     return dist
 
 
-def _promoted(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
-    """One equation, in float64 if an operand is."""
-    if eqn.primitive.name in BODY_PARAMETER:
-        return run_jaxpr(*open_jaxpr(eqn.params[BODY_PARAMETER[eqn.primitive.name]]), operands, _promoted)
-    if not any(getattr(x, "dtype", None) == np.float64 for x in operands):
-        return bind(eqn, operands)
-    if eqn.primitive.name == "convert_element_type" and np.issubdtype(eqn.params["new_dtype"], np.floating):
-        return operands
-    return bind(eqn, [jnp.asarray(x, np.float64) if np.issubdtype(jnp.result_type(x), np.floating) else x for x in operands])
+def _in_double(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+    """One equation of a program traced in any precision, in float64."""
+    name = eqn.primitive.name
+    if name in BODY_PARAMETER:
+        return run_jaxpr(*open_jaxpr(eqn.params[BODY_PARAMETER[name]]), operands, _in_double)
+    operands = [jnp.asarray(x, np.float64) if np.issubdtype(jnp.result_type(x), np.floating) else x for x in operands]
+    if name == "convert_element_type" and np.issubdtype(eqn.params["new_dtype"], np.floating):
+        return [jnp.asarray(operands[0], np.float64)]
+    return bind(eqn, operands)

@@ -32,6 +32,7 @@ _WRITTEN: dict[str, tuple[Callable[[Any, Any], Any], ...]] = {
         lambda x, e: 1.0 / (jnp.exp(-x) + 1.0),
         lambda x, e: jnp.exp(x) / (1 + jnp.exp(x)),
         lambda x, e: jnp.exp(x) / (jnp.exp(x) + 1),
+        lambda x, e: (lambda t: t / (1 + t))(jnp.exp(x)),
     ),
     "probit": (
         lambda x, e: special.ndtr(x),
