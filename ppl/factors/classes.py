@@ -20,8 +20,8 @@ from ...transforms import ModelError
 from ...transforms.affine import Affine, ContractBlock
 from ...transforms.jax_compat import Literal, Var
 from .cut import Cuts
-from .extract import prove_affine
 from .equations import size_of
+from .extract import prove_affine
 
 __all__ = ["ClassDesign", "class_design"]
 

@@ -5,6 +5,7 @@ model can be computed from it, given the data and an unconstrained position, by 
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 
 from ...transforms.affine.rules import called_body
 from ...transforms.equations import dependents, reads_any, run_equations, run_jaxpr
-from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind, equation_context, open_jaxpr
+from ...transforms.jax_compat import JaxprEqn, Literal, Var, equation_context, open_jaxpr
 from ...transforms.source_lines import equation_frames
 from ..interpreters import site_value
 from ..primitives import is_site
 from ..program import ModelProgram, has_sites
 from ..spec import Spec
 from ..walker import run_equation
+from .hoist import Hoist
 
 __all__ = ["ModelEquations", "needed_between", "size_of"]
 
@@ -63,13 +65,14 @@ class ModelEquations:
             if called is not None:
                 return run_jaxpr(*open_jaxpr(called[0]), called[1], functools.partial(visit, around=line))
             with equation_context(line):
-                return bind(eqn, operands)
+                return hoist(eqn, operands)
 
         def run(*data: Any) -> list[Any]:
             run_jaxpr(inner, data, [], visit)
             return read
 
         read: list[Any] = []
+        hoist = Hoist(math.prod(program.sites[target].shape))
         flat = jax.make_jaxpr(run)(*program.data)
         if not found:
             return None

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from .cut import Cuts, Obstacle
 from .elementwise import Placed, to_rows
 from .equations import ModelEquations, needed_between, size_of
 
-__all__ = ["DENSE_LIMIT", "CoefficientMap", "coefficient_map", "design_of", "latent_values", "prior_of", "prove_affine"]
+__all__ = ["DENSE_LIMIT", "CoefficientMap", "Coefficients", "LatentValues", "design_of", "prior_of", "prove_affine"]
 
 DENSE_LIMIT = 2**29
 """Elements of a design matrix that is made from indices; one that the model itself holds may be larger."""
@@ -34,9 +35,7 @@ def unravel(density: LogDensity, vector: Any) -> dict[str, Any]:
     return position
 
 
-def prove_affine(
-    cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], data: Sequence[Any], where: str
-) -> tuple[list[Var], Affine]:
+def prove_affine(cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], data: Sequence[Any], where: str) -> tuple[list[Var], Affine]:
     """(variables of the coefficients, proof) that a value, reshaped, is affine in a few coefficients with a matrix made of data.
 
     The one argument of the affine function that is held is a list of the data that it reads; `data_of` makes that list.
@@ -96,6 +95,31 @@ def design_of(
     return variables, extract
 
 
+@dataclass(frozen=True, eq=False)
+class LatentValues:
+    """Values that depend on latent sites, as a function of the position; `border` is what they read of the data alone."""
+
+    density: LogDensity
+    model: ModelEquations
+    variables: tuple[Var, ...]
+    border: tuple[Var, ...]
+
+    @classmethod
+    def of(cls, density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> "LatentValues":
+        late = [e for e in needed_between(model.equations, variables, {}) if any(model.is_latent(v) for v in e.outvars)]
+        border = dict.fromkeys(x for e in late for x in e.invars if isinstance(x, Var) and not model.is_latent(x))
+        return cls(density, model, tuple(variables), tuple(border))
+
+    def prepare(self, data: Sequence[Any]) -> list[Any]:
+        """What is computed from the data alone."""
+        return self.model.values(self.border, data)
+
+    def __call__(self, position: Any, prepared: Sequence[Any]) -> list[Any]:
+        """Position (dim,) -> values."""
+        nothing = [None] * len(self.model.data)
+        return self.model.values(self.variables, nothing, unravel(self.density, position), dict(zip(self.border, prepared, strict=True)))
+
+
 class CoefficientMap(NamedTuple):
     """c, position (dim,) -> coefficients, and what is known of it: see `Factor`."""
 
@@ -105,32 +129,39 @@ class CoefficientMap(NamedTuple):
     offset: jax.Array | None
 
 
-def coefficient_map(
-    density: LogDensity, model: ModelEquations, variables: Sequence[Var], arrange: Callable[[Any], jax.Array] = lambda elements: elements
-) -> CoefficientMap:
-    """The coefficients as a function of the position: the variables' elements in one vector, arranged."""
-    read = latent_values(density, model, variables)
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """The coefficients as a function of the position: the elements of `values` in one vector, arranged."""
 
-    def coefficients(position: Any) -> jax.Array:
-        return arrange(jnp.concatenate([jnp.ravel(x) for x in read(position)]))
+    values: LatentValues
+    arrange: Callable[[Any], jax.Array] = lambda elements: elements
 
-    start = jax.ShapeDtypeStruct((density.dim,), jnp.result_type(float))
-    answer = affine_in(coefficients, start)
-    if answer is None:
-        return CoefficientMap(coefficients, None, None, None)
-    matrix, offset = np.asarray(answer.design()), np.asarray(answer.offset)
-    plain = ((matrix != 0).sum(1) == 1).all() and (matrix.max(1) == 1).all() and (offset == 0).all()
-    columns = matrix.argmax(1).reshape(offset.shape) if plain else None
-    return CoefficientMap(coefficients, columns, answer.design(), answer.offset.reshape(-1))
+    def __call__(self, position: Any, prepared: Sequence[Any]) -> jax.Array:
+        return self.arrange(jnp.concatenate([jnp.ravel(x) for x in self.values(position, prepared)]))
 
+    def matrix(self, prepared: Sequence[Any]) -> tuple[jax.Array, jax.Array] | None:
+        """(matrix, offset) of an affine map from the position to the ravelled coefficients; None if there is no proof of one."""
+        start = jax.ShapeDtypeStruct((self.values.density.dim,), jnp.result_type(float))
+        shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in prepared]
+        answer = affine_in(lambda u, prepared: self(u, prepared).reshape(-1), start, shapes)
+        if answer is None:
+            return None
+        here = answer.at(list(prepared))
+        return here.design(), here.offset
 
-def latent_values(density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> Callable[[Any], list[Any]]:
-    """position (dim,) -> the values of variables that depend on latent sites. What they read of the data alone is computed here, once."""
-    late = [e for e in needed_between(model.equations, variables, {}) if any(model.is_latent(v) for v in e.outvars)]
-    border = list(dict.fromkeys(x for e in late for x in e.invars if isinstance(x, Var) and not model.is_latent(x)))
-    kept = dict(zip(border, jax.jit(lambda data: model.values(border, data))(density.data), strict=True))
-    nothing = [None] * len(model.data)
-    return lambda position: model.values(variables, nothing, unravel(density, position), kept)
+    def described(self, prepared: Sequence[Any], affine: tuple[jax.Array, jax.Array] | None) -> CoefficientMap:
+        """The map, from what `matrix` has given."""
+        prepared = list(prepared)
+
+        def function(position: Any) -> jax.Array:
+            return self(position, prepared)
+
+        if affine is None:
+            return CoefficientMap(function, None, None, None)
+        matrix, offset = map(np.asarray, affine)
+        plain = ((matrix != 0).sum(1) == 1).all() and (matrix.max(1, initial=0) == 1).all() and (offset == 0).all()
+        shape = jax.eval_shape(function, jax.ShapeDtypeStruct((matrix.shape[1],), jnp.result_type(float))).shape
+        return CoefficientMap(function, matrix.argmax(1).reshape(shape) if plain else None, *affine)
 
 
 def prior_of(density: LogDensity, site: str) -> Callable[[Sequence[Any], Any], jax.Array]:

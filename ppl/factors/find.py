@@ -1,7 +1,7 @@
 """`find_factor`: the observed site of a model that is a sum over rows, taken apart into rows, coefficients and the rest."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,15 @@ from jax.tree_util import tree_unflatten
 
 from ...transforms import ModelError
 from ...transforms.jax_compat import Var
-from ..dependence import edges
 from ..density import LogDensity
+from ..dependence import edges
 from ..program import Site
 from ..spec import Spec, peel
 from .classes import class_design
 from .cut import Cuts
 from .elementwise import Placed, to_rows
 from .equations import ModelEquations
-from .extract import CoefficientMap, coefficient_map, design_of, latent_values, prior_of
+from .extract import CoefficientMap, Coefficients, LatentValues, design_of, prior_of
 from .families import SOFTMAX, reference_softmax, softmax
 from .likelihood import Likelihood, read_likelihood
 from .records import Factor, Family, Rows
@@ -59,45 +59,59 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
             f"{where}: {spec.distribution} has events of shape {tuple(base.event_shape)}, whose elements are not independent rows. Expected a "
             "distribution of single numbers, one for each row."
         )
-    if isinstance(base, SOFTMAX):
-        family, table, shared, coefficients = _softmax(log_density, model, base, value, tuple(site.shape), where)
-    else:
-        family, table, shared, coefficients = _one_predictor(log_density, model, base, value, tuple(site.shape), where)
-    table = _checked(table, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
+    find = _softmax if isinstance(base, SOFTMAX) else _one_predictor
+    parts = find(log_density, model, base, value, tuple(site.shape), where)
+    table = _checked(parts.table, parts.finite, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
     names = [p.name for p in spec.plates]
     return Factor(
         site=site.name,
         plate=plate if plate in names else (names[0] if names else ""),
-        family=family,
+        family=parts.family,
         rows=table,
-        coefficients=coefficients.function,
-        shared=shared,
+        coefficients=parts.coefficients.function,
+        shared=parts.shared,
         log_prior=prior_of(log_density, site.name),
-        columns=coefficients.columns,
-        coefficient_matrix=coefficients.matrix,
-        coefficient_offset=coefficients.offset,
+        columns=parts.coefficients.columns,
+        coefficient_matrix=parts.coefficients.matrix,
+        coefficient_offset=parts.coefficients.offset,
         site_line=site.line,
     )
 
 
-def _one_predictor(
-    log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str
-) -> tuple[Family, Rows, Callable[[Any], dict[str, jax.Array]], CoefficientMap]:
+def _one_predictor(log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str) -> "_Parts":
     cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)))
     likelihood = read_likelihood(cuts, base, value, len(rows), where)
     variables, extract_design = design_of(cuts, likelihood.predictor, rows, log_density.data, where)
 
-    @jax.jit
-    def extract(data: Sequence[Any]) -> Rows:
-        return _rows(model, likelihood, value, rows, extract_design(data), data)
+    coefficients = Coefficients(LatentValues.of(log_density, model, variables))
+    shared = LatentValues.of(log_density, model, tuple(likelihood.shared.values()))
 
-    coefficients = coefficient_map(log_density, model, variables)
-    return likelihood.family, extract(log_density.data), _shared(log_density, model, likelihood), coefficients
+    @jax.jit  # one compilation for everything that is computed from the data
+    def extract(data: Sequence[Any]) -> Any:
+        table = _rows(model, likelihood, value, rows, extract_design(data), data)
+        prepared = coefficients.values.prepare(data)
+        return table, _finite(table), prepared, coefficients.matrix(prepared), shared.prepare(data)
+
+    table, finite, prepared, affine, prepared_shared = extract(log_density.data)
+
+    def shared_of(position: Any) -> dict[str, jax.Array]:
+        values = shared(position, prepared_shared) if shared.variables else []
+        return {name: jnp.reshape(x, ()) for name, x in zip(likelihood.shared, values, strict=True)}
+
+    return _Parts(likelihood.family, table, finite, shared_of, coefficients.described(prepared, affine))
 
 
-def _softmax(
-    log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str
-) -> tuple[Family, Rows, Callable[[Any], dict[str, jax.Array]], CoefficientMap]:
+class _Parts(NamedTuple):
+    """What is found in a site, one predictor or several: see `Factor`. finite: by part of the table, which rows are, (obs,)."""
+
+    family: Family
+    table: Rows
+    finite: dict[str, jax.Array]
+    shared: Callable[[Any], dict[str, jax.Array]]
+    coefficients: CoefficientMap
+
+
+def _softmax(log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str) -> "_Parts":
     """A categorical likelihood; if a class has a logit that no latent variable moves, the logits against it."""
     if not isinstance(base.logits, Var) or not model.is_latent(base.logits):
         raise ModelError(f"{where}: the logits do not depend on a latent variable.")
@@ -105,25 +119,32 @@ def _softmax(
     found = class_design(cuts, base.logits, rows, log_density.data, where)
     (observed,) = model.values([value], log_density.data)
     observed = jnp.broadcast_to(observed, rows).reshape(-1)
-    coefficients = coefficient_map(log_density, model, found.variables, found.arrange)
+    values = LatentValues.of(log_density, model, found.variables)
+    prepared = jax.jit(values.prepare)(log_density.data)
+    coefficients = Coefficients(values, found.arrange)
+    affine = jax.jit(coefficients.matrix)(prepared)
     num_classes = found.offset.shape[1]
-    pinned = found.pinned or _zero_classes(coefficients, num_classes)
+    pinned = found.pinned or _zero_classes(affine, num_classes)
     if not pinned:
         family = Family(SOFTMAX, "softmax", num_classes, softmax)
-        return family, Rows(found.design, found.offset, {"value": observed}), lambda position: {}, coefficients
+        table = Rows(found.design, found.offset, {"value": observed})
+        return _Parts(family, table, _finite(table), lambda position: {}, coefficients.described(prepared, affine))
     first, others = pinned[0], np.delete(np.arange(num_classes), pinned[0])
     number = np.empty(num_classes, np.int32)
     number[first], number[others] = 0, np.arange(1, num_classes)
     table = Rows(found.design, found.offset[:, others] - found.offset[:, [first]], {"value": jnp.asarray(number)[observed]})
-    coefficients = coefficient_map(log_density, model, found.variables, lambda elements: found.arrange(elements)[:, others])
-    return Family(SOFTMAX, "reference softmax", num_classes - 1, reference_softmax), table, lambda position: {}, coefficients
+    free = Coefficients(values, lambda elements: found.arrange(elements)[:, others])
+    family = Family(SOFTMAX, "reference softmax", num_classes - 1, reference_softmax)
+    kept = (np.arange(found.design.shape[1])[:, None] * num_classes + others).reshape(-1)
+    of_others = None if affine is None else (affine[0][kept], affine[1][kept])
+    return _Parts(family, table, _finite(table), lambda position: {}, free.described(prepared, of_others))
 
 
-def _zero_classes(coefficients: CoefficientMap, num_classes: int) -> list[int]:
+def _zero_classes(affine: tuple[jax.Array, jax.Array] | None, num_classes: int) -> list[int]:
     """The classes whose coefficients are zero at every position."""
-    if coefficients.matrix is None or coefficients.offset is None:
+    if affine is None:
         return []
-    zero = (np.asarray(coefficients.matrix) == 0).all(1) & (np.asarray(coefficients.offset) == 0)
+    zero = (np.asarray(affine[0]) == 0).all(1) & (np.asarray(affine[1]) == 0)
     return np.flatnonzero(zero.reshape(-1, num_classes).all(0)).tolist()
 
 
@@ -206,9 +227,9 @@ def _used_rows(model: ModelEquations, masks: Any, rows: tuple[int, ...], data: S
     return np.flatnonzero(used.reshape(-1)) if masks else None
 
 
-def _checked(table: Rows, used: np.ndarray | None, where: str) -> Rows:
+def _checked(table: Rows, finite: dict[str, jax.Array], used: np.ndarray | None, where: str) -> Rows:
     """The rows in use, every number of which is finite."""
-    for name, good in _finite(table).items():
+    for name, good in finite.items():
         if bool(good.all()):
             continue
         bad = np.flatnonzero(~np.asarray(good))
@@ -227,13 +248,3 @@ def _finite(table: Rows) -> dict[str, jax.Array]:
     """For each part of the table, which rows are finite, (obs,)."""
     parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
     return {n: jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for n, x in parts.items()}
-
-
-def _shared(log_density: LogDensity, model: ModelEquations, likelihood: Likelihood) -> Any:
-    names = list(likelihood.shared)
-    read = latent_values(log_density, model, list(likelihood.shared.values()))
-
-    def shared(position: Any) -> dict[str, jax.Array]:
-        return {n: jnp.reshape(x, ()) for n, x in zip(names, read(position), strict=True)}
-
-    return shared if names else lambda position: {}

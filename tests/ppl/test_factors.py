@@ -107,7 +107,13 @@ FAMILIES = {  # name: (likelihood, observations, its class, its link, names of l
     "bernoulli, exp": (lambda: odds(jnp.exp(linear())), BINARY, dist.discrete.BernoulliProbs, "logit", []),
     "probit": (lambda: dist.Bernoulli(probs=dist.Normal(0, 1).cdf(linear())), BINARY, dist.discrete.BernoulliProbs, "probit", []),
     "probit, jax": (lambda: dist.Bernoulli(probs=stats.norm.cdf(linear())), BINARY, dist.discrete.BernoulliProbs, "probit", []),
-    "probit, erf": (lambda: dist.Bernoulli(0.5 * (1 + special.erf(linear() / jnp.sqrt(2.0)))), BINARY, dist.discrete.BernoulliProbs, "probit", []),
+    "probit, erf": (
+        lambda: dist.Bernoulli(0.5 * (1 + special.erf(linear() / jnp.sqrt(2.0)))),
+        BINARY,
+        dist.discrete.BernoulliProbs,
+        "probit",
+        [],
+    ),
     "binomial": (lambda: dist.Binomial(TRIALS, logits=linear()), COUNTS, dist.discrete.BinomialLogits, "identity", []),
     "binomial, constant": (lambda: dist.Binomial(20, logits=linear()), COUNTS, dist.discrete.BinomialLogits, "identity", []),
     "binomial, expit": (lambda: dist.Binomial(TRIALS, special.expit(linear())), COUNTS, dist.discrete.BinomialProbs, "logit", []),
@@ -173,7 +179,9 @@ def test_negative_binomial(found, random_position, name):
 
 
 def test_a_family_is_the_same_for_two_models(found):
-    first, second = (find_factor(lc.log_density(in_a_plate(lambda: dist.Gamma(positive(), jnp.exp(linear())), y))) for y in (EXPOSURE, 2 * EXPOSURE))
+    first, second = (
+        find_factor(lc.log_density(in_a_plate(lambda: dist.Gamma(positive(), jnp.exp(linear())), y))) for y in (EXPOSURE, 2 * EXPOSURE)
+    )
     assert first.family == second.family
     assert hash(first.family) == hash(second.family)
     other = find_factor(lc.log_density(in_a_plate(lambda: dist.Gamma(positive(), jnp.exp(jnp.tanh(linear()))), EXPOSURE)))
@@ -294,7 +302,9 @@ def test_predictors(found, name):
     assert (factor.coefficient_matrix is not None) == affine
 
 
-@pytest.mark.parametrize("prior", [dist.Normal(0.0, 2.0), dist.Laplace(0.0, 1.0), dist.StudentT(4.0, 0.0, 1.0)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "prior", [dist.Normal(0.0, 2.0), dist.Laplace(0.0, 1.0), dist.StudentT(4.0, 0.0, 1.0)], ids=lambda p: type(p).__name__
+)
 def test_priors(found, prior):
     def model(X, y):
         beta = numpyro.sample("beta", prior.expand([D]).to_event(1))
@@ -322,7 +332,12 @@ SOFTMAX = {  # name: (logits, link, predictors, number of coefficients of a clas
     "matrix": (lambda: X @ normals("B", D, K) + normals("a", K), "softmax", 3, 4),
     "transposed": (lambda: X @ normals("B", K, D).T, "softmax", 3, 3),
     "pinned first": (lambda: jnp.concatenate([jnp.zeros((N, 1)), X @ normals("B", D, K - 1)], 1), "reference softmax", 2, 3),
-    "pinned last": (lambda: jnp.concatenate([X @ normals("B", D, K - 1) + normals("a", K - 1), EXPOSURE[:, None]], 1), "reference softmax", 2, 4),
+    "pinned last": (
+        lambda: jnp.concatenate([X @ normals("B", D, K - 1) + normals("a", K - 1), EXPOSURE[:, None]], 1),
+        "reference softmax",
+        2,
+        4,
+    ),
     "pinned column": (lambda: X @ jnp.concatenate([jnp.zeros((D, 1)), normals("B", D, K - 1)], 1), "reference softmax", 2, 3),
     "padded": (lambda: jnp.pad(X @ normals("B", D, K - 1), ((0, 0), (1, 0))), "reference softmax", 2, 3),
     "stacked": (lambda: jnp.stack([jnp.zeros(N), X @ normals("b", D), X @ normals("c", D) + normals("a")], -1), "reference softmax", 2, 4),
