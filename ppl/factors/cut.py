@@ -4,8 +4,8 @@
 
 The cut is looked for from the rows backwards. Every equation that is linear in what depends on a latent site can be on the right of
 the cut; one that is not has to be on its left, and so must not make rows of its own. Of the cuts that are possible the one with
-the fewest coefficients is taken: beta rather than the (mu, tau * z) that it is made of. The cut is a proposal: that what lies on its right is
-affine is then proved by `transforms.affine_in`.
+the fewest coefficients is taken: beta rather than the (mu, tau * z) that it is made of. The cut is a proposal: that what lies on its
+right is affine is then proved by `transforms.affine_in`.
 """
 
 from dataclasses import dataclass, field

@@ -56,8 +56,8 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
     base, masks = peel(_with_atoms(spec, leaves))
     if base.event_dim:
         raise ModelError(
-            f"{where}: {spec.distribution} has events of shape {tuple(base.event_shape)}, whose elements are not independent rows. Expected a "
-            "distribution of single numbers, one for each row."
+            f"{where}: {spec.distribution} has events of shape {tuple(base.event_shape)}, whose elements are not independent rows. "
+            "Expected a distribution of single numbers, one for each row."
         )
     find = _softmax if isinstance(base, SOFTMAX) else _one_predictor
     parts = find(log_density, model, base, value, tuple(site.shape), where)

@@ -141,8 +141,8 @@ def _traced(cuts: Cuts, base: Distribution, value: Any, rank: int, where: str, w
     if not isinstance(found, RowFunction):
         obstacle = f" {found}." if found is not None else " No parameter depends on both the row and a latent variable."
         raise ModelError(
-            f"{where}: its likelihood is no function of one linear predictor per row.{' ' + words + '.' if words else obstacle} Expected one "
-            "parameter of the distribution that is an affine function of latent variables (X @ beta + alpha, alpha[group], ...), or an "
+            f"{where}: its likelihood is no function of one linear predictor per row.{' ' + words + '.' if words else obstacle} Expected "
+            "one parameter of the distribution that is an affine function of latent variables (X @ beta + alpha, alpha[group], ...), or an "
             "elementwise function of such a value; the other parameters may be data, or latent scalars."
         )
     rows = _names(found.rows, {n: Placed.at_the_right(a, rank) for n, a in fields.items() if hasattr(a, "aval")}, "data")

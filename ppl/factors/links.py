@@ -1,4 +1,4 @@
-"""Which link a row's parameter has: its function of the predictor is compared, equation by equation, with the usual ways to write each link.
+"""Which link a row's parameter has: its function of the predictor is compared, equation by equation, with the usual ways to write links.
 
 The equations must be the same, so a clipped or otherwise altered link is never taken for a plain one; it goes by the name "traced".
 """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax import Array
 
 __all__ = ["Factor", "Family", "Rows"]
 
@@ -15,8 +15,8 @@ class Family(NamedTuple):
 
     Attributes:
         distribution: the class of the distribution, as the model has it.
-        link: how its parameter depends on the predictor eta: "identity", "logit", "probit" (cdf), "log", "softmax", "reference softmax" (eta
-            are the logits of classes 1, 2, ... against class 0, whose logit is 0), or "traced" (in another way; `log_likelihood` knows).
+        link: how its parameter depends on the predictor eta: "identity", "logit", "probit", "log", "softmax", "reference softmax" (eta
+            are the logits of classes 1, 2, ... against class 0, whose logit is 0), "traced" (in another way; `log_likelihood` knows).
         predictors: 1, or the number of logits.
         log_likelihood: (eta: () or (predictors,), row: scalars by name, shared: scalars by name) -> (), nats. Pure JAX.
     """
@@ -35,8 +35,8 @@ class Rows(NamedTuple):
         params: by name, (obs,) each: "value" is the observation, the others are the parameters of the likelihood that are data.
     """
 
-    design: Float[Array, "obs d"]
-    offset: Float[Array, "obs *predictor"]
+    design: Array
+    offset: Array
     params: dict[str, Array]
 
 
@@ -44,7 +44,8 @@ class Rows(NamedTuple):
 class Factor:
     """The likelihood of one observed site as a sum over rows, and the rest of the model:
 
-        log p(x(u), y) + Jacobians = sum_n log_likelihood(eta_n, row n, shared(u)) + log_prior(data, u),   eta_n = rows.design[n] @ c(u) + rows.offset[n]
+        log p(x(u), y) + Jacobians = sum_n log_likelihood(eta_n, row n, shared(u)) + log_prior(data, u)
+        eta_n = rows.design[n] @ c(u) + rows.offset[n]
 
     where u is the position, the unconstrained latent vector (dim,) in the order of `LogDensity.positions`.
 
@@ -55,10 +56,10 @@ class Factor:
         shared: position (dim,) -> latent parameters of the likelihood that are no predictor, scalars by name; {} if there are none.
         log_prior: (data, position) -> everything but the site: priors, Jacobians and other factors, nats, (). `data` are those of the
             `LogDensity` that the factor was found in.
-        columns: if every coefficient is a coordinate of the position, their numbers, in the shape of the coefficients: c = position[columns].
-            None if not.
-        coefficient_matrix, coefficient_offset: if the coefficients are affine in the position, c.ravel() = matrix @ position + offset; (size of
-            c, dim) and (size of c,). None if not.
+        columns: if every coefficient is a coordinate of the position, their numbers, in the shape of the coefficients:
+            c = position[columns]. None if not.
+        coefficient_matrix, coefficient_offset: if the coefficients are affine in the position, c.ravel() = matrix @ position + offset;
+            (size of c, dim) and (size of c,). None if not.
         site_line: the user's line of the site.
     """
 

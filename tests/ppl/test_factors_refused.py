@@ -75,7 +75,10 @@ def inside_vmap():
 
 def inside_a_branch():
     b = normals("b", D)
-    sample = lambda: lc.sample("y", dist.Normal(X @ b, 1.0), obs=REAL)  # SITE
+
+    def sample():
+        return lc.sample("y", dist.Normal(X @ b, 1.0), obs=REAL)  # SITE
+
     jax.lax.cond(b[0] > 0, sample, lambda: jnp.asarray(REAL, jnp.float32))
 
 
