@@ -18,6 +18,7 @@ import numpy as np
 
 from ...transforms import ModelError
 from ...transforms.affine import Affine, ContractBlock
+from ...transforms.affine.rules import aval
 from ...transforms.jax_compat import Literal, Var
 from .cut import Cuts
 from .equations import size_of
@@ -126,7 +127,7 @@ def class_design(cuts: Cuts, logits: Any, rows: Sequence[int], data: Sequence[An
 def _pieces(cuts: Cuts, logits: Any) -> list[Any]:
     """The logits as what was concatenated along the classes."""
     eqn = None if isinstance(logits, Literal) else cuts.model.definition.get(logits)
-    if eqn is None or eqn.primitive.name != "concatenate" or eqn.params["dimension"] != logits.aval.ndim - 1:
+    if eqn is None or eqn.primitive.name != "concatenate" or eqn.params["dimension"] != len(aval(logits).shape) - 1:
         return [logits]
     return [piece for x in eqn.invars for piece in _pieces(cuts, x)]
 

@@ -11,7 +11,7 @@ right is affine is then proved by `transforms.affine_in`.
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...transforms.affine.proof import Blocked, Form, equation
+from ...transforms.affine.proof import Blocked, Form, Value, equation
 from ...transforms.jax_compat import JaxprEqn, Var
 from ...transforms.source_lines import source_line
 from ..program import has_sites
@@ -60,7 +60,7 @@ class Cuts:
         """None if an equation is linear in what depends on a latent site, or the end of the sentence "{primitive} ..."."""
         if has_sites(eqn):
             return "draws a latent variable"
-        forms = [Form({0: frozenset()}) if self.model.is_latent(x) else Form() for x in eqn.invars]
+        forms: list[Value] = [Form({0: frozenset()}) if self.model.is_latent(x) else Form() for x in eqn.invars]
         for value in equation(eqn, forms):
             if isinstance(value, Blocked):
                 return value.reason

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ...transforms.affine.rules import aval
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind
 from .cut import Cuts, Obstacle
 from .equations import size_of
@@ -49,7 +50,7 @@ class Placed:
     def before(self, eqn: JaxprEqn) -> "Placed | None":
         """The operand of an equation that only changes shapes, of which this is the result; None if it mixes axes."""
         operand = eqn.invars[0]
-        shape = operand.aval.shape
+        shape = aval(operand).shape
         if eqn.primitive.name == "broadcast_in_dim":
             return Placed(
                 operand, tuple(None if n == 1 else self.axes[d] for n, d in zip(shape, eqn.params["broadcast_dimensions"], strict=True))
@@ -123,21 +124,21 @@ class RowFunction:
     def _visit(self, placed: Placed) -> Any:
         model, atom = self.cuts.model, placed.atom
         eqn = model.definition.get(atom)
-        name = eqn.primitive.name if eqn is not None else ""
         latent = model.is_latent(atom)
         if latent and self._predicted and (self.scalars or size_of(atom) > 1) and self._is_predictor(atom, eqn):
             return self._input("predictor", self.predictors, placed)
-        if name in _SHAPES and (before := placed.before(eqn)) is not None:
+        before = placed.before(eqn) if eqn is not None and eqn.primitive.name in _SHAPES else None
+        if before is not None:
             return self._node(before)
         if latent and size_of(atom) == 1 and not self.scalars:
             return self._input("shared", self.shared, atom)
-        if not latent:
+        if not latent or eqn is None:
             return self._input("row", self.rows, placed)
-        if name not in _ELEMENTWISE:
+        if eqn.primitive.name not in _ELEMENTWISE:
             return Obstacle(eqn, "is neither an affine function of the latent variables nor one of each row alone")
         operands = []
         for x in eqn.invars:
-            axes = placed.axes if x.aval.shape == placed.shape else tuple(None for _ in x.aval.shape)
+            axes = placed.axes if aval(x).shape == placed.shape else tuple(None for _ in aval(x).shape)
             node = self._node(Placed(x, axes))
             if isinstance(node, Obstacle):
                 return node

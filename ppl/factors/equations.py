@@ -32,14 +32,11 @@ class ModelEquations:
     """The flat program of a model, and what its target, one observed site, reads.
 
     Attributes:
-        program: the model.
-        spec: of the target. operands: the atoms of its equation, in order.
+        operands: the atoms of the target's equation, in order.
         equations: flat, in program order. data: the variables of the data. constants: the values of what tracing lifted out.
         sources: latent variables, one for each row, that no site makes.
     """
 
-    program: ModelProgram
-    spec: Spec
     operands: tuple[Any, ...]
     equations: tuple[JaxprEqn, ...]
     data: tuple[Var, ...]
@@ -50,13 +47,11 @@ class ModelEquations:
     def of(cls, program: ModelProgram, target: str) -> "ModelEquations | None":
         """The flat program, or None if the target stands inside a loop or a branch."""
         inner, _ = open_jaxpr(program.jaxpr)
-        found: list[Spec] = []
 
         def visit(eqn: JaxprEqn, operands: list[Any], around: JaxprEqn | None = None) -> list[Any]:
             if is_site(eqn):
                 spec = eqn.params["spec"]
                 if spec.name == target:
-                    found.append(spec)
                     read.extend(operands)
                 if not spec.latent:
                     return [operands[0 if spec.kind == "deterministic" else spec.num_leaves]]
@@ -74,11 +69,11 @@ class ModelEquations:
         read: list[Any] = []
         hoist = Hoist(math.prod(program.sites[target].shape))
         flat = jax.make_jaxpr(run)(*program.data)
-        if not found:
+        if not read:
             return None
         jaxpr, values = open_jaxpr(flat)
         constants = dict(zip(jaxpr.constvars, values, strict=True))
-        return cls(program, found[0], tuple(jaxpr.outvars), tuple(jaxpr.eqns), tuple(jaxpr.invars), constants)
+        return cls(tuple(jaxpr.outvars), tuple(jaxpr.eqns), tuple(jaxpr.invars), constants)
 
     @functools.cached_property
     def definition(self) -> dict[Var, JaxprEqn]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...transforms import ModelError, affine_in, why_not_affine
 from ...transforms.affine import Affine, GatherBlock
+from ...transforms.affine.rules import aval
 from ...transforms.equations import needed_equations, run_equations
 from ...transforms.jax_compat import Var, open_jaxpr
 from ..density import LogDensity
@@ -55,7 +56,7 @@ def prove_affine(cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], data: Seq
             everything[i] = x
         return reshape(model.values([atom], everything, given=dict(zip(variables, coefficients, strict=True)))[0])
 
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in variables]
+    shapes = [jax.ShapeDtypeStruct(aval(v).shape, aval(v).dtype) for v in variables]
     held = data_of(cuts, atom, data)
     answer = affine_in(value_of, shapes, held)
     if answer is None:
@@ -67,7 +68,7 @@ def data_of(cuts: Cuts, atom: Any, data: Sequence[Any]) -> list[Any]:
     """The data that a value reads, in the model's order and precision."""
     found = cuts.of(atom)
     used = cuts.model.data_read([atom], found if isinstance(found, dict) else {})
-    return [jnp.asarray(data[i], cuts.model.data[i].aval.dtype) for i in used]
+    return [jnp.asarray(data[i], aval(cuts.model.data[i]).dtype) for i in used]
 
 
 def design_of(

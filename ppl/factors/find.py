@@ -51,7 +51,7 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
     model = ModelEquations.of(log_density.program, site.name)
     if model is None:
         raise ModelError(f"{where} stands inside a `cond`; expected an observed site that is always there. Choose by `jnp.where`.")
-    spec = model.spec
+    spec = site.spec
     leaves, value = model.operands[: spec.num_leaves], model.operands[spec.num_leaves]
     base, masks = peel(_with_atoms(spec, leaves))
     if base.event_dim:
@@ -219,11 +219,12 @@ def _rows(
 def _used_rows(model: ModelEquations, masks: Any, rows: tuple[int, ...], data: Sequence[Any], where: str) -> np.ndarray | None:
     """The numbers of the rows that no mask hides; None if there is no mask."""
     used = np.ones(rows, bool)
-    for mask, _ in masks:
+    for mask, event_dim in masks:  # a mask outside of `to_event` has no axes for the event's
         if isinstance(mask, Var) and model.is_latent(mask):
             raise ModelError(f"{where} is masked by a value that depends on a latent variable; expected a mask made of data.")
         (found,) = model.values([mask], data) if hasattr(mask, "aval") else (mask,)
-        used &= np.broadcast_to(np.asarray(found, bool), rows)
+        found = np.asarray(found, bool)
+        used &= np.broadcast_to(found.reshape(found.shape + (1,) * event_dim), rows)
     return np.flatnonzero(used.reshape(-1)) if masks else None
 
 

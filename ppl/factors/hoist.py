@@ -56,7 +56,9 @@ class Hoist:
         if jnp.size(x) == 1:
             return jnp.reshape(x, ()), None
         _, eqn, operands = self.made[id(x)]
-        name = eqn.primitive.name if eqn is not None else ""
+        if eqn is None:
+            return None
+        name = eqn.primitive.name
         if name in ("broadcast_in_dim", "reshape", "convert_element_type", "transpose", "neg"):
             found = self._scalar_times_data(operands[0])
             if found is None or (name == "neg" and found[1] is None):

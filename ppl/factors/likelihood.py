@@ -13,6 +13,7 @@ from numpyro.distributions.conjugate import NegativeBinomial2
 from numpyro.distributions.discrete import CategoricalProbs
 
 from ...transforms import ModelError
+from ...transforms.affine.rules import aval
 from ...transforms.equations import BODY_PARAMETER, run_jaxpr
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr
 from ...transforms.structure import structure
@@ -117,13 +118,15 @@ def _linked(cuts: Cuts, parameter: Placed, known: Known) -> tuple[Placed, Link]:
 
 def _mean(cuts: Cuts, base: Distribution, rank: int) -> Placed:
     """NumPyro's class keeps concentration / mean and not the mean."""
-    placed: Placed | None = Placed.at_the_right(base.rate, rank)
+    placed: Placed | None = Placed.at_the_right(vars(base)["rate"], rank)
     while placed is not None:
         eqn = cuts.model.definition.get(placed.atom)
-        name = "" if eqn is None else eqn.primitive.name
+        if eqn is None:
+            break
+        name = eqn.primitive.name
         if name == "div":
             mean = eqn.invars[1]
-            return Placed(mean, placed.axes if mean.aval.shape == placed.shape else tuple(None for _ in mean.aval.shape))
+            return Placed(mean, placed.axes if aval(mean).shape == placed.shape else tuple(None for _ in aval(mean).shape))
         placed = placed.before(eqn) if name in ("broadcast_in_dim", "reshape", "squeeze") else None
     raise _Refused("`mean` cannot be read off")
 

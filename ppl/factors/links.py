@@ -106,11 +106,9 @@ def _as_model(way: Callable[[Any, Any], Any], dtype: str) -> ModelEquations:
     flat, constants = open_jaxpr(jax.make_jaxpr(lambda x, e: run_jaxpr(traced, consts, [x, e], visit))(row, row))
     x, e = flat.invars
     return ModelEquations(
-        None,
-        None,
         tuple(flat.outvars),
         tuple(flat.eqns),
         (e,),
         dict(zip(flat.constvars, constants, strict=True)),
-        (x,),  # type: ignore[arg-type]
+        (x,),
     )

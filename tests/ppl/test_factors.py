@@ -376,6 +376,17 @@ def test_masked_rows_are_left_out(found):
     assert found(model).rows.design.shape == (keep.sum(), D + 1)
 
 
+def test_a_mask_of_whole_events(found):
+    keep = np.array([True, False, True, True, False])
+
+    def model():
+        predictor = linear().reshape(5, 6)
+        with lc.plate("events", 5):
+            lc.sample("y", dist.Normal(predictor, 1.0).to_event(1).mask(keep), obs=REAL.reshape(5, 6))
+
+    assert found(model).rows.design.shape == (18, D + 1)
+
+
 def test_rows_of_two_axes(found):
     def model():
         b, row = normals("b", D), normals("row", 5)
