@@ -22,7 +22,7 @@ from .equations import ModelEquations, needed_between, size_of
 
 __all__ = ["DENSE_LIMIT", "CoefficientMap", "Coefficients", "LatentValues", "design_of", "prior_of", "prove_affine"]
 
-DENSE_LIMIT = 2**29
+DENSE_LIMIT = 2**28
 """Elements of a design matrix that is made from indices; one that the model itself holds may be larger."""
 
 

@@ -226,3 +226,16 @@ def test_nan_rows_that_are_masked_are_no_fault():
             observed(dist.Normal(predictor, 1.0))
 
     assert find_factor(lc.log_density(model)).rows.design.shape == (N - 1, D)
+
+
+def test_too_many_groups_are_not_made_dense(monkeypatch):
+    import luciole.ppl.factors.extract as extract
+
+    def groups():
+        observed(dist.Normal(normals("alpha", 6)[GROUP], 1.0))
+
+    monkeypatch.setattr(extract, "DENSE_LIMIT", 6 * N)
+    assert find_factor(lc.log_density(groups)).rows.design.shape == (N, 6)
+    monkeypatch.setattr(extract, "DENSE_LIMIT", 6 * N - 1)
+    with pytest.raises(ModelError, match=r"site 'y' .*6 coefficients that rows choose by an index.*12 x 6 elements.*fewer groups"):
+        find_factor(lc.log_density(groups))
