@@ -24,7 +24,7 @@ from .program import ModelProgram, Site
 from .spec import Spec, distribution_name, peel
 from .walker import Rule, walk
 
-__all__ = ["constrain", "generate", "pointwise", "score_sites", "start", "unconstrain"]
+__all__ = ["constrain", "generate", "pointwise", "score_sites", "site_value", "start", "unconstrain"]
 
 Data = Sequence[Any]
 Values = Mapping[str, Any]
@@ -70,7 +70,7 @@ def constrain(program: ModelProgram, data: Data, position: Values) -> dict[str, 
     """Unconstrained position -> values of the latent and deterministic sites."""
 
     def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
-        value = _value(spec, operands, u)
+        value = site_value(spec, operands, u)
         return value, value if spec.latent or spec.kind == "deterministic" else None
 
     return _run(program, data, rule, position)
@@ -81,25 +81,28 @@ def unconstrain(program: ModelProgram, data: Data, values: Values) -> dict[str, 
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
         if not spec.latent:
-            return _value(spec, operands, None), None
+            return site_value(spec, operands, None), None
         value = jnp.asarray(value, spec.dtype)
         return value, spec.apply(lambda dist, scale, obs, x: spec.bijection(dist).inv(x), operands, value)
 
     return _run(program, data, rule, values)
 
 
-def score_sites(program: ModelProgram, data: Data, position: Values) -> dict[str, Any]:
+def score_sites(program: ModelProgram, data: Data, position: Values, without: str = "") -> dict[str, Any]:
     """The log density of every sample and factor site (nats), summed over everything but loops; their sum is
 
         log p(x(u), y) + sum_s log |det d x_s / d u_s|,    x_s = bijection_s(u_s).
 
     A `scale` handler multiplies log p of its site and leaves the Jacobian alone: the Jacobian belongs to the coordinates, not
     to the model. (NumPyro scales both, so that its density depends on the parametrisation.) Where a site is masked both are left out.
+    The observed site `without` is not scored.
     """
 
     def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
         if spec.kind == "deterministic":
             return operands[0], None
+        if spec.name == without:
+            return operands[spec.num_leaves], None
         if not spec.latent:
             total = spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands)
             return operands[spec.num_leaves], total_of(total)
@@ -119,7 +122,7 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
         if spec.latent:
             return jnp.asarray(value, spec.dtype), None
         if spec.kind != "sample":
-            return _value(spec, operands, None), None
+            return site_value(spec, operands, None), None
         return operands[spec.num_leaves], spec.apply(lambda dist, scale, obs: dist.log_prob(obs), operands)
 
     return _run(program, data, rule, values)
@@ -132,7 +135,7 @@ def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed
 
     def rule(spec: Spec, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
         if not spec.latent:
-            return _value(spec, operands, None), None
+            return site_value(spec, operands, None), None
         if "value" in given:
             value = jnp.asarray(given["value"], spec.dtype)
             return value, spec.apply(lambda dist, scale, obs, x: spec.bijection(dist).inv(x), operands, value)
@@ -153,7 +156,7 @@ def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values) -> dict[
     return {n: records[n] for n in program.sites if n in records}
 
 
-def _value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
+def site_value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
     """The value of a site: its operand, its observation, or the bijection of its unconstrained value."""
     if spec.kind == "deterministic":
         return operands[0]

@@ -24,7 +24,7 @@ from .primitives import is_site
 from .program import has_sites, site_names
 from .spec import Spec
 
-__all__ = ["Rule", "walk"]
+__all__ = ["Rule", "run_equation", "walk"]
 
 Rule = Callable[[Spec, Sequence[Any], Any], tuple[Any, Any]]
 """rule(spec, operands, input) -> (value of the site, record); the input and the record are pytrees of arrays, or None."""
@@ -53,7 +53,7 @@ def walk(jaxpr: Any, args: Sequence[Any], rule: Rule, inputs: Mapping[str, Any])
     records: Records = {}
     for eqn in live_equations(inner):
         operands = [x.val if isinstance(x, Literal) else env[x] for x in eqn.invars]
-        outs, found = _equation(eqn, operands, rule, inputs)
+        outs, found = run_equation(eqn, operands, rule, inputs)
         records.update(found)
         env.update(zip(eqn.outvars, outs, strict=True))
     return [x.val if isinstance(x, Literal) else env[x] for x in inner.outvars], records
@@ -70,7 +70,8 @@ def live_equations(jaxpr: Jaxpr) -> list[JaxprEqn]:
     return live[::-1]
 
 
-def _equation(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
+def run_equation(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
+    """One equation: its results, and the records of the sites in it. Arguments as for `walk`."""
     if is_site(eqn):
         spec = eqn.params["spec"]
         value, record = rule(spec, operands, inputs.get(spec.name))

@@ -1,0 +1,251 @@
+"""`find_factor`: the observed site of a model that is a sum over rows, taken apart into rows, coefficients and the rest."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_unflatten
+
+from ...transforms import ModelError
+from ...transforms.jax_compat import Var
+from ..density import LogDensity
+from ..dependence import edges
+from ..program import Site
+from ..spec import Spec, peel
+from .classes import class_design
+from .cut import Cuts
+from .elementwise import Placed, to_rows
+from .equations import ModelEquations
+from .extract import CoefficientMap, Coefficients, LatentValues, design_of, prior_of
+from .families import SOFTMAX, reference_softmax, softmax
+from .likelihood import Likelihood, read_likelihood
+from .records import Factor, Family, Rows
+
+__all__ = ["find_factor"]
+
+
+def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
+    """The factor of a model whose likelihood is that of a linear predictor, row by row.
+
+        log density(u) = sum_n log_likelihood(eta_n, row n, shared(u)) + log_prior(data, u),   eta = design @ coefficients(u) + offset
+
+    That eta is affine in the coefficients, with a matrix made of data alone, is proved on the model's equations; design and offset are
+    computed from them, once.
+
+    Args:
+        log_density: of a model, Luciole's or NumPyro's.
+        plate: the name of the plate, or of the observed site, if there are several.
+
+    Returns:
+        The factor; its rows are in the order of the site's elements, masked ones left out.
+
+    Raises:
+        ModelError: no observed site depends on a latent one, or several do; the site is no sum over rows, stands in a loop or is scaled;
+            its likelihood is no function of one linear predictor; the predictor is not affine; a row is not finite.
+    """
+    site = _choose(log_density, plate)
+    where = f"site {site.name!r} ({site.line})"
+    _check_site(site, where)
+    model = ModelEquations.of(log_density.program, site.name)
+    if model is None:
+        raise ModelError(f"{where} stands inside a `cond`; expected an observed site that is always there. Choose by `jnp.where`.")
+    spec = site.spec
+    leaves, value = model.operands[: spec.num_leaves], model.operands[spec.num_leaves]
+    base, masks = peel(_with_atoms(spec, leaves))
+    if base.event_dim:
+        raise ModelError(
+            f"{where}: {spec.distribution} has events of shape {tuple(base.event_shape)}, whose elements are not independent rows. "
+            "Expected a distribution of single numbers, one for each row."
+        )
+    find = _softmax if isinstance(base, SOFTMAX) else _one_predictor
+    parts = find(log_density, model, base, value, tuple(site.shape), where)
+    table = _checked(parts.table, parts.finite, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
+    names = [p.name for p in spec.plates]
+    return Factor(
+        site=site.name,
+        plate=plate if plate in names else (names[0] if names else ""),
+        family=parts.family,
+        rows=table,
+        coefficients=parts.coefficients.function,
+        shared=parts.shared,
+        log_prior=prior_of(log_density, site.name),
+        columns=parts.coefficients.columns,
+        coefficient_matrix=parts.coefficients.matrix,
+        coefficient_offset=parts.coefficients.offset,
+        site_line=site.line,
+    )
+
+
+def _one_predictor(log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str) -> "_Parts":
+    cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)))
+    likelihood = read_likelihood(cuts, base, value, len(rows), where)
+    variables, extract_design = design_of(cuts, likelihood.predictor, rows, log_density.data, where)
+
+    coefficients = Coefficients(LatentValues.of(log_density, model, variables))
+    shared = LatentValues.of(log_density, model, tuple(likelihood.shared.values()))
+
+    @jax.jit  # one compilation for everything that is computed from the data
+    def extract(data: Sequence[Any]) -> Any:
+        table = _rows(model, likelihood, value, rows, extract_design(data), data)
+        prepared = coefficients.values.prepare(data)
+        return table, _finite(table), prepared, coefficients.matrix(prepared), shared.prepare(data)
+
+    table, finite, prepared, affine, prepared_shared = extract(log_density.data)
+
+    def shared_of(position: Any) -> dict[str, jax.Array]:
+        values = shared(position, prepared_shared) if shared.variables else []
+        return {name: jnp.reshape(x, ()) for name, x in zip(likelihood.shared, values, strict=True)}
+
+    return _Parts(likelihood.family, table, finite, shared_of, coefficients.described(prepared, affine))
+
+
+class _Parts(NamedTuple):
+    """What is found in a site, one predictor or several: see `Factor`. finite: by part of the table, which rows are, (obs,)."""
+
+    family: Family
+    table: Rows
+    finite: dict[str, jax.Array]
+    shared: Callable[[Any], dict[str, jax.Array]]
+    coefficients: CoefficientMap
+
+
+def _softmax(log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str) -> "_Parts":
+    """A categorical likelihood; if a class has a logit that no latent variable moves, the logits against it."""
+    if not isinstance(base.logits, Var) or not model.is_latent(base.logits):
+        raise ModelError(f"{where}: the logits do not depend on a latent variable.")
+    cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)), slack=2)
+    found = class_design(cuts, base.logits, rows, log_density.data, where)
+    (observed,) = model.values([value], log_density.data)
+    observed = jnp.broadcast_to(observed, rows).reshape(-1)
+    values = LatentValues.of(log_density, model, found.variables)
+    prepared = jax.jit(values.prepare)(log_density.data)
+    coefficients = Coefficients(values, found.arrange)
+    affine = jax.jit(coefficients.matrix)(prepared)
+    num_classes = found.offset.shape[1]
+    pinned = found.pinned or _zero_classes(affine, num_classes)
+    if not pinned:
+        family = Family(SOFTMAX, "softmax", num_classes, softmax)
+        table = Rows(found.design, found.offset, {"value": observed})
+        return _Parts(family, table, _finite(table), lambda position: {}, coefficients.described(prepared, affine))
+    first, others = pinned[0], np.delete(np.arange(num_classes), pinned[0])
+    number = np.empty(num_classes, np.int32)
+    number[first], number[others] = 0, np.arange(1, num_classes)
+    table = Rows(found.design, found.offset[:, others] - found.offset[:, [first]], {"value": jnp.asarray(number)[observed]})
+    free = Coefficients(values, lambda elements: found.arrange(elements)[:, others])
+    family = Family(SOFTMAX, "reference softmax", num_classes - 1, reference_softmax)
+    kept = (np.arange(found.design.shape[1])[:, None] * num_classes + others).reshape(-1)
+    of_others = None if affine is None else (affine[0][kept], affine[1][kept])
+    return _Parts(family, table, _finite(table), lambda position: {}, free.described(prepared, of_others))
+
+
+def _zero_classes(affine: tuple[jax.Array, jax.Array] | None, num_classes: int) -> list[int]:
+    """The classes whose coefficients are zero at every position."""
+    if affine is None:
+        return []
+    zero = (np.asarray(affine[0]) == 0).all(1) & (np.asarray(affine[1]) == 0)
+    return np.flatnonzero(zero.reshape(-1, num_classes).all(0)).tolist()
+
+
+def _choose(log_density: LogDensity, plate: str | None) -> Site:
+    program = log_density.program
+    depends = {e.child for e in edges(program)}
+    found = [s for s in program.sites.values() if s.kind == "sample" and s.observed and s.name in depends]
+    plates = {s.name: [p.name for p in s.spec.plates] for s in found}
+    if plate is not None:
+        found = [s for s in found if plate == s.name or plate in plates[s.name]]
+    words = "; ".join(f"{s.name!r} in plate {', '.join(map(repr, plates[s.name])) or '(none)'}, shape {s.shape} ({s.line})" for s in found)
+    if not found:
+        which = "" if plate is None else f" in a plate of the name {plate!r}, nor one of that name itself"
+        there = ", ".join(f"{s.name!r} ({s.role})" for s in program.sites.values())
+        raise ModelError(
+            f"the model has no observed site that depends on a latent one{which}; its sites are {there}. Expected the data as an observed "
+            'site in a plate: `with lc.plate("rows", len(y)): lc.sample("y", ..., obs=y)`.'
+        )
+    if len(found) > 1:
+        raise ModelError(
+            f"several observed sites could be the data: {words}. Say which by `plate=`, with the name of the plate or of the site."
+        )
+    return found[0]
+
+
+def _check_site(site: Site, where: str) -> None:
+    spec = site.spec
+    if site.loops:
+        raise ModelError(
+            f"{where} stands inside a loop, so that a row may depend on the rows before it. Expected rows that are independent given the "
+            "latent variables: write them as one `sample` statement in a plate."
+        )
+    if spec.vmaps:
+        raise ModelError(f"{where} stands inside `jax.vmap`; expected one `sample` statement for all rows. Put it into a plate instead.")
+    if spec.scale is not None:
+        raise ModelError(
+            f"{where} is scaled by `handlers.scale`, so that its rows are powers of likelihoods. Expected plain rows: repeat the rows, "
+            "or sum counts into a Binomial."
+        )
+
+
+def _with_atoms(spec: Spec, atoms: Sequence[Any]) -> Any:
+    """The site's distribution with atoms of the model's equations for its arrays."""
+    leaves: list[Any] = [None] * len(spec.order)
+    for place, leaf in zip(spec.order, [*atoms, *spec.static], strict=True):
+        leaves[place] = leaf
+    return tree_unflatten(spec.treedef, leaves)
+
+
+def _rows(
+    model: ModelEquations, likelihood: Likelihood, value: Any, rows: tuple[int, ...], design: tuple[Any, Any], data: Sequence[Any]
+) -> Rows:
+    matrix, offset = design
+    rank, dtype, link = len(rows), matrix.dtype, likelihood.link
+
+    def read(what: Placed | float) -> Any:
+        if not isinstance(what, Placed):
+            return jnp.full(int(np.prod(rows)), what, dtype)
+        found = to_rows(model.values([what.atom], data)[0], what.axes, rows)
+        return found.astype(dtype) if likelihood.family.link != "traced" else found
+
+    params = {"value": read(Placed.at_the_right(value, rank)), **{name: read(what) for name, what in likelihood.params.items()}}
+    if link.scale != 1:
+        matrix, offset = matrix * link.scale, offset * link.scale
+    if link.shift != 0:
+        offset = offset + link.shift
+    if link.exposure is not None:
+        offset = offset + jnp.log(read(link.exposure)).astype(dtype)
+    return Rows(matrix, offset, params)
+
+
+def _used_rows(model: ModelEquations, masks: Any, rows: tuple[int, ...], data: Sequence[Any], where: str) -> np.ndarray | None:
+    """The numbers of the rows that no mask hides; None if there is no mask."""
+    used = np.ones(rows, bool)
+    for mask, event_dim in masks:  # a mask outside of `to_event` has no axes for the event's
+        if isinstance(mask, Var) and model.is_latent(mask):
+            raise ModelError(f"{where} is masked by a value that depends on a latent variable; expected a mask made of data.")
+        (found,) = model.values([mask], data) if hasattr(mask, "aval") else (mask,)
+        found = np.asarray(found, bool)
+        used &= np.broadcast_to(found.reshape(found.shape + (1,) * event_dim), rows)
+    return np.flatnonzero(used.reshape(-1)) if masks else None
+
+
+def _checked(table: Rows, finite: dict[str, jax.Array], used: np.ndarray | None, where: str) -> Rows:
+    """The rows in use, every number of which is finite."""
+    for name, good in finite.items():
+        if bool(good.all()):
+            continue
+        bad = np.flatnonzero(~np.asarray(good))
+        bad = bad if used is None else np.intersect1d(bad, used)
+        if bad.size:
+            shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+            raise ModelError(
+                f"{where}: {name} is NaN or infinite in row{'s' if bad.size > 1 else ''} {shown} ({bad.size} of {good.size}). Drop these "
+                "rows from the data, or mask them with `numpyro.handlers.mask`."
+            )
+    return table if used is None else jax.tree.map(lambda x: x[used], table)
+
+
+@jax.jit
+def _finite(table: Rows) -> dict[str, jax.Array]:
+    """For each part of the table, which rows are finite, (obs,)."""
+    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
+    return {n: jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for n, x in parts.items()}
