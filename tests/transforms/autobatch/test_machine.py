@@ -12,7 +12,7 @@ from luciole.transforms.autobatch.api import autobatch
 from luciole.transforms.autobatch.frames import lower_calls
 from luciole.transforms.autobatch.ir import Branch, Call, Function, Jump, Program, Return, Slot, trace_block
 from luciole.transforms.autobatch.liveness import analyse
-from luciole.transforms.autobatch.masked import fed_to_loops, in_place
+from luciole.transforms.autobatch.masked import fed_to_loops, in_place, run_block
 from luciole.transforms.autobatch.program_counter import build_machine
 from luciole.transforms.autobatch.schedule import plan
 
@@ -221,3 +221,18 @@ def test_a_second_call_compiles_nothing():
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
     run(b, a)
     assert not [name for name in events if "backend_compile" in name]
+
+
+@pytest.mark.parametrize(("members", "length", "first"), [(4, 100, "matrix"), (128, 100, "vector"), (4, 25, "vector")])
+def test_a_shared_matrix_is_multiplied_in_the_faster_order(members, length, first):
+    step = descent(length).blocks["d.step"]
+    matrix, vectors = np.random.default_rng(0).normal(size=(length, length)), np.random.default_rng(1).normal(size=(members, length))
+    on = jnp.ones(members, bool)
+
+    def run(matrix, vectors):
+        return run_block(step, on, [matrix, vectors], [False, True], [0])[0]
+
+    found = jax.jit(run)(jnp.float32(matrix), jnp.float32(vectors))
+    np.testing.assert_allclose(found, vectors - 0.1 * vectors @ matrix.T, rtol=1e-4, atol=1e-4)
+    (product,) = [e for e in jax.make_jaxpr(run)(jnp.float32(matrix), jnp.float32(vectors)).eqns if e.primitive.name == "dot_general"]
+    assert product.invars[0].aval.shape == ((length, length) if first == "matrix" else (members, length))

@@ -171,3 +171,22 @@ def test_passes_over_a_thousand_equations_take_little_time():
     assert time.process_time() - begin < 0.5
     (block,) = rewritten.blocks.values()
     assert equations(block.jaxpr) == 1000
+
+
+def test_slots_written_together_with_one_value_become_one():
+    i, one, other, go = (
+        Slot(f"t.{name}", (), jnp.dtype(dtype)) for name, dtype in [("i", "i4"), ("one", "i4"), ("other", "i4"), ("go", "bool")]
+    )
+
+    def twice(value):
+        return [value, value]
+
+    blocks = [
+        trace_block("t", "t", 1, lambda i: twice(i * 2), [i], [one, other], Jump("t.test")),
+        trace_block("t.test", "t", 1, lambda i: [i > 0], [i], [go], Branch(go, "t.step", "t.end")),
+        trace_block("t.step", "t", 2, lambda i, x: [i - 1, *twice(x + i)], [i, one], [i, one, other], Jump("t.test")),
+        trace_block("t.end", "t", 3, lambda: [], [], [], Return((other,))),
+    ]
+    function = Function("t", (i,), (Slot("t.result", (), jnp.dtype("i4")),), "t", {b.name: b for b in blocks})
+    rewritten = check(Program({"t": function}, "t"), ("coalesce", "eliminate_dead_code"), ints([0], [4]))
+    assert len(rewritten.blocks["t.step"].writes) == 2
