@@ -1,0 +1,77 @@
+"""Lower bounds on the likelihood of a row, as a function of its linear predictor: proved, never searched for on a grid.
+
+A bound is a parabola below the log likelihood, tangent to it at the anchor: on a ball around the anchor (`local_bound`) or on the whole
+line (`global_bound`), or, for a likelihood of a standardised residual, for every predictor and every scale (`scale_bound`). Summed
+over rows a bound costs a few moments of the design matrix, which is what lets Firefly Monte Carlo leave most rows alone.
+"""
+
+from .check import TOLERANCE, Gap, check, gap_of
+from .local import everywhere_quadratic, local_quadratic, scale_tangent
+from .records import Family, Quadratic, Row, ScaleTangent
+from .registry import rule_for
+from .softmax import boehning
+
+__all__ = [
+    "TOLERANCE", "Gap", "Quadratic", "ScaleTangent", "boehning", "check", "gap_of", "global_bound", "local_bound", "log_likelihood",
+    "scale_bound",
+]  # fmt: skip
+
+
+def log_likelihood(family: Family, eta, params: Row, shared: Row | None = None):
+    """The log likelihood of each row in the form that its bound was made for; pure JAX, float64 under `jax.enable_x64`.
+
+    Args:
+        family: which likelihood.
+        eta: linear predictors, (obs,).
+        params: the rows' parameters by name, (obs,) each, "value" the observation.
+        shared: values of latent parameters that are no predictor, scalars.
+
+    Returns:
+        (obs,), nats. Gaps against a bound are to be taken from this form, which differs from the distribution's own by rounding.
+    """
+    return rule_for(family).log_likelihood(eta, {**params, **(shared or {})})
+
+
+def local_bound(family: Family, anchor, radius, params: Row, shared: Row | None = None) -> Quadratic:
+    """The parabola below each row's log likelihood for |t| <= radius. Pure JAX; compiled once per family and shape.
+
+        l(a + t) >= value + slope t - curvature t^2 / 2
+
+    Args:
+        family: which likelihood.
+        anchor: a, the linear predictors that bounds touch the likelihood at, (obs,).
+        radius: of each row's ball, (obs,) or scalar, at least 0.
+        params: the rows' parameters by name, (obs,) each or scalars, "value" the observation.
+        shared: values of latent parameters that are no predictor, scalars; the bound holds for these values only.
+
+    Returns:
+        Quadratic, (obs,) each, float64; the curvature is infinite where none was found.
+
+    Raises:
+        BoundError: the family has no bound that is known, registered or provable.
+    """
+    return local_quadratic(rule_for(family), anchor, radius, {**params, **(shared or {})})
+
+
+def global_bound(family: Family, anchor, params: Row, shared: Row | None = None) -> Quadratic | None:
+    """The parabola below each row's log likelihood for every t, or None if the family has none. Arguments as for `local_bound`."""
+    return everywhere_quadratic(rule_for(family), anchor, {**params, **(shared or {})})
+
+
+def scale_bound(family: Family, anchor, scale, params: Row) -> ScaleTangent | None:
+    """A bound for every predictor and every scale of a likelihood of the standardised residual, or None.
+
+        l(eta, sigma) >= constant - weight ((y - eta) / sigma)^2 - log sigma
+
+    It is the tangent in the squared residual, of which l is a convex function (Student-t, Cauchy, logistic and Gaussian noise).
+
+    Args:
+        family: which likelihood.
+        anchor: linear predictors at which the bound touches the likelihood, (obs,).
+        scale: sigma there, scalar or (obs,).
+        params: the rows' other parameters, "value" the observation, without "scale".
+
+    Returns:
+        ScaleTangent, (obs,) each, float64.
+    """
+    return scale_tangent(rule_for(family), anchor, scale, params)
