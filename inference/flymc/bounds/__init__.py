@@ -3,33 +3,55 @@
 A bound is a parabola below the log likelihood, tangent to it at the anchor: on a ball around the anchor (`local_bound`) or on the whole
 line (`global_bound`), or, for a likelihood of a standardised residual, for every predictor and every scale (`scale_bound`). Summed
 over rows a bound costs a few moments of the design matrix, which is what lets Firefly Monte Carlo leave most rows alone.
+
+Where a curvature comes from: what a user has registered; the closed forms of `families`; for any other log likelihood, interval
+arithmetic over its jaxpr (`traced`). All of it is float64, whatever the run's precision, and rounded outward. At run time `gap_of` says by
+how much a bound lies below the likelihood at an evaluated row, and `check` refuses one that does not.
 """
 
-from .check import TOLERANCE, Gap, check, gap_of
-from .local import everywhere_quadratic, local_quadratic, scale_tangent
+import jax
+import jax.numpy as jnp
+
+from .check import TOLERANCE, Gap, check, gap_of, refuse_unbounded
+from .local import everywhere_quadratic, local_quadratic, prepared, scale_tangent
 from .records import Family, Quadratic, Row, ScaleTangent
-from .registry import rule_for
-from .softmax import boehning
+from .registry import has_reference, is_softmax, register, rule_for
+from .softmax import boehning, softmax_likelihood, softmax_quadratic
 
 __all__ = [
-    "TOLERANCE", "Gap", "Quadratic", "ScaleTangent", "boehning", "check", "gap_of", "global_bound", "local_bound", "log_likelihood",
+    "TOLERANCE",
+    "Gap",
+    "Quadratic",
+    "ScaleTangent",
+    "boehning",
+    "check",
+    "gap_of",
+    "global_bound",
+    "local_bound",
+    "log_likelihood",
+    "refuse_unbounded",
+    "register",
     "scale_bound",
-]  # fmt: skip
+]
 
 
 def log_likelihood(family: Family, eta, params: Row, shared: Row | None = None):
-    """The log likelihood of each row in the form that its bound was made for; pure JAX, float64 under `jax.enable_x64`.
+    """The log likelihood of each row in the form that its bound was made for. Pure JAX, differentiable, float64.
 
     Args:
         family: which likelihood.
-        eta: linear predictors, (obs,).
+        eta: linear predictors, (obs,), or (obs, K) for a categorical likelihood.
         params: the rows' parameters by name, (obs,) each, "value" the observation.
         shared: values of latent parameters that are no predictor, scalars.
 
     Returns:
         (obs,), nats. Gaps against a bound are to be taken from this form, which differs from the distribution's own by rounding.
     """
-    return rule_for(family).log_likelihood(eta, {**params, **(shared or {})})
+    with jax.enable_x64(True):
+        if is_softmax(family):
+            return softmax_likelihood(jnp.asarray(eta).astype(jnp.float64), jnp.asarray(params["value"]), has_reference(family))
+        rule = rule_for(family, params, shared)
+        return rule.log_likelihood(*prepared(rule, eta, {**params, **(shared or {})}))
 
 
 def local_bound(family: Family, anchor, radius, params: Row, shared: Row | None = None) -> Quadratic:
@@ -39,23 +61,32 @@ def local_bound(family: Family, anchor, radius, params: Row, shared: Row | None 
 
     Args:
         family: which likelihood.
-        anchor: a, the linear predictors that bounds touch the likelihood at, (obs,).
+        anchor: a, the linear predictors that bounds touch the likelihood at, (obs,), or (obs, K) for a categorical likelihood.
         radius: of each row's ball, (obs,) or scalar, at least 0.
         params: the rows' parameters by name, (obs,) each or scalars, "value" the observation.
         shared: values of latent parameters that are no predictor, scalars; the bound holds for these values only.
 
     Returns:
-        Quadratic, (obs,) each, float64; the curvature is infinite where none was found.
+        Quadratic, (obs,) each, float64; the curvature is infinite where none was found (`refuse_unbounded` says so by row). For a
+        categorical likelihood the radius plays no part: the bound is `global_bound`'s.
 
     Raises:
-        BoundError: the family has no bound that is known, registered or provable.
+        BoundError: the family has no bound that is known, registered or provable; names the primitive.
     """
-    return local_quadratic(rule_for(family), anchor, radius, {**params, **(shared or {})})
+    if is_softmax(family):
+        return softmax_quadratic(anchor, params["value"], has_reference(family))
+    return local_quadratic(rule_for(family, params, shared), anchor, radius, {**params, **(shared or {})})
 
 
 def global_bound(family: Family, anchor, params: Row, shared: Row | None = None) -> Quadratic | None:
-    """The parabola below each row's log likelihood for every t, or None if the family has none. Arguments as for `local_bound`."""
-    return everywhere_quadratic(rule_for(family), anchor, {**params, **(shared or {})})
+    """The parabola below each row's log likelihood for every t, or None if the family has none. Arguments as for `local_bound`.
+
+    For a categorical likelihood it is a multiple of Boehning's matrix A by rows, l(a + t) >= value + slope' t - curvature t' A t / 2,
+    A = `boehning(K, reference)`.
+    """
+    if is_softmax(family):
+        return softmax_quadratic(anchor, params["value"], has_reference(family))
+    return everywhere_quadratic(rule_for(family, params, shared), anchor, {**params, **(shared or {})})
 
 
 def scale_bound(family: Family, anchor, scale, params: Row) -> ScaleTangent | None:
@@ -74,4 +105,4 @@ def scale_bound(family: Family, anchor, scale, params: Row) -> ScaleTangent | No
     Returns:
         ScaleTangent, (obs,) each, float64.
     """
-    return scale_tangent(rule_for(family), anchor, scale, params)
+    return scale_tangent(rule_for(family, params, {"scale": scale}), anchor, scale, params)

@@ -15,10 +15,10 @@ import numpy as np
 from jax import Array
 
 from ....transforms.errors import BoundError
-from .records import Quadratic
+from .records import Quadratic, Rule
 from .softmax import quadratic_form
 
-__all__ = ["TOLERANCE", "Gap", "check", "gap_of"]
+__all__ = ["TOLERANCE", "Gap", "check", "gap_of", "refuse_unbounded"]
 
 TOLERANCE = 1e-12
 """Relative to |l| and the bound's terms: a few thousand times the rounding error of float64, far below any gap that a wrong bound makes."""
@@ -41,13 +41,14 @@ class Gap(NamedTuple):
         return jnp.where(self.refuted, jnp.nan, jnp.maximum(self.gap, 0.0))
 
 
-def gap_of(log_likelihood, bound: Quadratic, offset) -> Gap:
+def gap_of(log_likelihood, bound: Quadratic, offset, reference: bool = True) -> Gap:
     """The gap at an offset from the anchor. Pure JAX.
 
     Args:
         log_likelihood: l(a + offset), (obs,), float64.
         bound: of the same rows.
         offset: t, (obs,) or (obs, K), float64.
+        reference: for K logits, whether they stand beside one that is fixed at 0.
 
     Returns:
         Gap, (obs,).
@@ -56,7 +57,7 @@ def gap_of(log_likelihood, bound: Quadratic, offset) -> Gap:
         linear, square = bound.slope * offset, offset**2
         size = jnp.abs(linear)
     else:
-        linear, square = (bound.slope * offset).sum(-1), quadratic_form(offset)
+        linear, square = (bound.slope * offset).sum(-1), quadratic_form(offset, reference)
         size = (jnp.abs(bound.slope) * jnp.abs(offset)).sum(-1)
     bend = bound.curvature * square / 2
     gap = log_likelihood - bound.value - linear + bend
@@ -64,7 +65,7 @@ def gap_of(log_likelihood, bound: Quadratic, offset) -> Gap:
     return Gap(gap, TOLERANCE * size)
 
 
-def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the bound") -> None:
+def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the bound", reference: bool = True) -> None:
     """Refuse a bound that exceeds the likelihood at evaluated points.
 
     Args:
@@ -76,7 +77,7 @@ def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the 
         BoundError: names the worst row, its offset, the likelihood and the bound.
     """
     with jax.enable_x64(True):
-        found = gap_of(jnp.asarray(log_likelihood), Quadratic(*map(jnp.asarray, bound)), jnp.asarray(offset))
+        found = gap_of(jnp.asarray(log_likelihood), Quadratic(*map(jnp.asarray, bound)), jnp.asarray(offset), reference)
         refuted, gap = np.asarray(found.refuted), np.asarray(found.gap)
     if not refuted.any():
         return
@@ -89,4 +90,30 @@ def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the 
         f"{refuted.size} rows checked are refuted); a registered bound must return a curvature no smaller than the supremum "
         "of -l'' between anchor and offset, "
         "and the slope l'(anchor)."
+    )
+
+
+def refuse_unbounded(rule: Rule, bound: Quadratic, rows=None) -> None:
+    """Refuse rows whose curvature is not finite, or whose anchor the likelihood is not finite at.
+
+    Args:
+        rule: what the bound was made by.
+        bound: of some rows; `rows` are their numbers in the data, None counts from 0.
+
+    Raises:
+        BoundError: names the first such row, and the primitives that may be the cause.
+    """
+    numbers = np.stack([np.asarray(x).reshape(np.shape(x)[0], -1).sum(-1) for x in bound], axis=-1)
+    wrong = ~np.isfinite(numbers)
+    if not wrong.any():
+        return
+    first = int(np.argmax(wrong.any(-1)))
+    row = first if rows is None else int(np.asarray(rows)[first])
+    what = [name for name, w in zip(("log likelihood", "slope", "curvature"), wrong[first], strict=True) if w]
+    cause = "The row may hold NaN, or values outside the support."
+    if rule.kinks and what == ["curvature"]:
+        cause = f"A kink of {', '.join(f'`{k}`' for k in rule.kinks)} may lie in the ball."
+    raise BoundError(
+        f"{rule.name}: row {row} has no finite {' and '.join(what)} at its anchor or on its ball ({int(wrong.any(-1).sum())} of "
+        f"{len(wrong)} rows). {cause} Give the bound: lc.bounds.register(distribution_class, bound)."
     )

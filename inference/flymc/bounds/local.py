@@ -13,7 +13,7 @@ from jax import lax
 from .majorant import majorant
 from .records import Quadratic, Row, Rule, ScaleTangent
 
-__all__ = ["TILE", "everywhere_quadratic", "in_tiles", "local_quadratic", "scale_tangent"]
+__all__ = ["TILE", "everywhere_quadratic", "in_tiles", "local_quadratic", "prepared", "scale_tangent"]
 
 TILE = 4096
 
@@ -32,10 +32,10 @@ def in_tiles(f: Callable, *rows, tile: int = TILE):
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
 
 
-def widened(x, num: int):
-    """A row parameter as float64 with a leading axis of rows; scalars are shared by all rows."""
+def _spread(x, num: int, widen: bool = True):
+    """A row parameter with a leading axis of rows; scalars are shared by all rows."""
     x = jnp.asarray(x)
-    x = x if jnp.issubdtype(x.dtype, jnp.integer) and x.ndim > 1 else x.astype(jnp.float64)
+    x = x.astype(jnp.float64) if widen else x
     return jnp.broadcast_to(x, (num,)) if x.ndim == 0 else x
 
 
@@ -73,16 +73,18 @@ def _tangent(rule: Rule, u, row: Row) -> ScaleTangent:
     return in_tiles(one_tile, u, row)
 
 
-def _prepare(anchor, row: Row):
+def prepared(rule: Rule, anchor, row: Row):
+    """The predictor in float64 and the row's parameters as the rule wants them, each with the axis of rows."""
     anchor = jnp.asarray(anchor).astype(jnp.float64)
-    return anchor, {name: widened(x, anchor.shape[0]) for name, x in row.items()}
+    return anchor, {name: _spread(x, anchor.shape[0], rule.widen) for name, x in row.items()}
 
 
 def local_quadratic(rule: Rule, anchor, radius, row: Row) -> Quadratic:
     """The quadratic of every row on its ball; see `bounds.local_bound`."""
+    rule.prove()
     with jax.enable_x64(True):
-        anchor, row = _prepare(anchor, row)
-        radius = widened(radius, anchor.shape[0])
+        anchor, row = prepared(rule, anchor, row)
+        radius = _spread(radius, anchor.shape[0])
         return _local(rule, anchor, radius, row)
 
 
@@ -91,7 +93,7 @@ def everywhere_quadratic(rule: Rule, anchor, row: Row) -> Quadratic | None:
     if rule.everywhere is None:
         return None
     with jax.enable_x64(True):
-        return _everywhere(rule, *_prepare(anchor, row))
+        return _everywhere(rule, *prepared(rule, anchor, row))
 
 
 def scale_tangent(rule: Rule, anchor, scale, row: Row) -> ScaleTangent | None:
@@ -99,7 +101,7 @@ def scale_tangent(rule: Rule, anchor, scale, row: Row) -> ScaleTangent | None:
     if rule.residual_tangent is None:
         return None
     with jax.enable_x64(True):
-        anchor, row = _prepare(anchor, row)
-        scale = widened(scale, anchor.shape[0])
+        anchor, row = prepared(rule, anchor, row)
+        scale = _spread(scale, anchor.shape[0])
         u = ((row["value"] - anchor) / scale) ** 2
         return _tangent(rule, u, row)

@@ -51,6 +51,10 @@ class ScaleTangent(NamedTuple):
     weight: Array
 
 
+def _nothing_to_prove() -> None:
+    pass
+
+
 class Rule(NamedTuple):
     """How one kind of likelihood l(eta) is bounded. Every function broadcasts over rows, in float64.
 
@@ -59,6 +63,9 @@ class Rule(NamedTuple):
     chord: (anchor, radius, row) -> a curvature that holds on the ball, in closed form; None if there is none.
     everywhere: (anchor, row) -> a curvature that holds for every t; None if there is none.
     residual_tangent: (u, row) -> weight of the tangent in the squared standardised residual u; None if l is no convex function of it.
+    widen: whether the parameters are to be float64; if not they stay as they are given.
+    prove: raises BoundError if no curvature can be proved.
+    kinks: primitives at which the curvature may be unknown for some rows; for messages.
     """
 
     name: str
@@ -68,3 +75,6 @@ class Rule(NamedTuple):
     chord: Callable[[Any, Any, Row], Any] | None = None
     everywhere: Callable[[Any, Row], Any] | None = None
     residual_tangent: Callable[[Any, Row], Any] | None = None
+    widen: bool = True
+    kinks: tuple[str, ...] = ()
+    prove: Callable[[], None] = _nothing_to_prove
