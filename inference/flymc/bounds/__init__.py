@@ -12,7 +12,7 @@ how much a bound lies below the likelihood at an evaluated row, and `check` refu
 import jax
 import jax.numpy as jnp
 
-from .check import TOLERANCE, Gap, check, gap_of, refuse_unbounded
+from .check import TOLERANCE, Gap, check, gap_of, refuse_rows
 from .local import everywhere_quadratic, local_quadratic, prepared, scale_tangent
 from .records import Family, Quadratic, Row, ScaleTangent
 from .registry import has_reference, is_softmax, register, rule_for
@@ -106,3 +106,21 @@ def scale_bound(family: Family, anchor, scale, params: Row) -> ScaleTangent | No
         ScaleTangent, (obs,) each, float64.
     """
     return scale_tangent(rule_for(family, params, {"scale": scale}), anchor, scale, params)
+
+
+def refuse_unbounded(family: Family, bound: Quadratic, params: Row, shared: Row | None = None, rows=None) -> None:
+    """Refuse rows whose curvature is not finite, or whose anchor the likelihood is not finite at (NaN, outside the support).
+
+    Args:
+        family, params, shared: as for `local_bound`, which made `bound`.
+        rows: the rows' numbers in the data, (obs,); None counts them from 0.
+
+    Raises:
+        BoundError: names the first such row, and the primitives that may be the cause.
+    """
+    if is_softmax(family):
+        name, kinks = family.distribution.__name__, ()
+    else:
+        rule = rule_for(family, params, shared)
+        name, kinks = rule.name, rule.kinks
+    refuse_rows(name, kinks, bound, rows)

@@ -7,6 +7,7 @@ At an offset t the likelihood is evaluated anyway, so its distance from the boun
 up to cancellation of the terms it is made of. A gap below that tolerance is a bound that exceeds the likelihood: an error, by row.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,13 +16,15 @@ import numpy as np
 from jax import Array
 
 from ....transforms.errors import BoundError
-from .records import Quadratic, Rule
+from .records import Quadratic
 from .softmax import quadratic_form
 
-__all__ = ["TOLERANCE", "Gap", "check", "gap_of", "refuse_unbounded"]
+__all__ = ["TOLERANCE", "Gap", "check", "gap_of", "refuse_rows"]
 
 TOLERANCE = 1e-12
 """Relative to |l| and the bound's terms: a few thousand times the rounding error of float64, far below any gap that a wrong bound makes."""
+_LEAST = 1e-3
+"""A log likelihood near 0 is the logarithm of a number near 1, and good to 1e-16 at best; 1e-15 nats are forgiven it."""
 
 
 class Gap(NamedTuple):
@@ -62,7 +65,7 @@ def gap_of(log_likelihood, bound: Quadratic, offset, reference: bool = True) -> 
     bend = bound.curvature * square / 2
     gap = log_likelihood - bound.value - linear + bend
     size = jnp.abs(log_likelihood) + jnp.abs(bound.value) + size + jnp.abs(bend)
-    return Gap(gap, TOLERANCE * size)
+    return Gap(gap, TOLERANCE * (size + _LEAST))
 
 
 def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the bound", reference: bool = True) -> None:
@@ -93,11 +96,11 @@ def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the 
     )
 
 
-def refuse_unbounded(rule: Rule, bound: Quadratic, rows=None) -> None:
+def refuse_rows(name: str, kinks: Sequence[str], bound: Quadratic, rows=None) -> None:
     """Refuse rows whose curvature is not finite, or whose anchor the likelihood is not finite at.
 
     Args:
-        rule: what the bound was made by.
+        name: of the likelihood. kinks: primitives at which its curvature may be unknown.
         bound: of some rows; `rows` are their numbers in the data, None counts from 0.
 
     Raises:
@@ -111,9 +114,9 @@ def refuse_unbounded(rule: Rule, bound: Quadratic, rows=None) -> None:
     row = first if rows is None else int(np.asarray(rows)[first])
     what = [name for name, w in zip(("log likelihood", "slope", "curvature"), wrong[first], strict=True) if w]
     cause = "The row may hold NaN, or values outside the support."
-    if rule.kinks and what == ["curvature"]:
-        cause = f"A kink of {', '.join(f'`{k}`' for k in rule.kinks)} may lie in the ball."
+    if kinks and what == ["curvature"]:
+        cause = f"A kink of {', '.join(f'`{k}`' for k in kinks)} may lie in the ball."
     raise BoundError(
-        f"{rule.name}: row {row} has no finite {' and '.join(what)} at its anchor or on its ball ({int(wrong.any(-1).sum())} of "
+        f"{name}: row {row} has no finite {' and '.join(what)} at its anchor or on its ball ({int(wrong.any(-1).sum())} of "
         f"{len(wrong)} rows). {cause} Give the bound: lc.bounds.register(distribution_class, bound)."
     )

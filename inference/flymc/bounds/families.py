@@ -209,17 +209,17 @@ def _student_rule(name, df) -> Rule:
         return (nu + 1) * r / (nu + r**2) / row["scale"]
 
     def sup_curvature(low, high, row):
-        first, last = _residual(high, row), _residual(low, row)
-        margin = 8 * _EPSILON * ((jnp.abs(row["value"]) + jnp.abs(low) + jnp.abs(high)) / row["scale"])
+        rate, nu = 1 / row["scale"], df(row)
+        first, last = (row["value"] - high) * rate, (row["value"] - low) * rate
+        margin = 8 * _EPSILON * (jnp.abs(row["value"]) + jnp.abs(low) + jnp.abs(high)) * rate
         nearest = jnp.maximum(jnp.maximum(first, -last) - margin, 0.0)
         farthest = jnp.maximum(-first, last) + margin
-        nu = df(row)
 
         def at(r):
-            curvature = (nu - r**2) / (nu + r**2) ** 2
-            return curvature + 16 * _EPSILON / (nu + r**2)
+            inverse = 1 / (nu + r**2)
+            return inverse * ((nu - r**2) * inverse + 16 * _EPSILON)
 
-        return (nu + 1) / row["scale"] ** 2 * jnp.maximum(at(nearest), at(farthest))
+        return (nu + 1) * rate**2 * jnp.maximum(at(nearest), at(farthest))
 
     def residual_tangent(u, row):
         nu = df(row)

@@ -52,6 +52,11 @@ def multiply(x: Interval, y: Interval) -> Interval:
     def product(a, b):
         return jnp.where((a == 0) | (b == 0), 0.0, a * b)
 
+    if x.low is x.high:
+        x, y = y, x
+    if y.low is y.high:  # a number: half the work
+        ends = product(x.low, y.low), product(x.high, y.low)
+        return outward(jnp.minimum(*ends), jnp.maximum(*ends))
     ends = product(x.low, y.low), product(x.low, y.high), product(x.high, y.low), product(x.high, y.high)
     low = jnp.minimum(jnp.minimum(ends[0], ends[1]), jnp.minimum(ends[2], ends[3]))
     high = jnp.maximum(jnp.maximum(ends[0], ends[1]), jnp.maximum(ends[2], ends[3]))

@@ -43,22 +43,22 @@ def majorant(rule: Rule, anchor, radius, row: Row, pieces: int = PIECES):
 
     def add_piece(k, carry):
         value, slope, best, largest = carry
-        start = k.astype(anchor.dtype)
+        left = k >= pieces
+        value, slope = (jnp.where(k == pieces, 0.0, x) for x in (value, slope))
+        start = jnp.where(left, k - pieces, k).astype(anchor.dtype)
         near, far = radius * (start / pieces), radius * ((start + 1) / pieces)
-        u = jnp.stack([
-            rule.sup_curvature(anchor + near - margin, anchor + far + margin, row),
-            rule.sup_curvature(anchor - far - margin, anchor - near + margin, row),
-        ])  # fmt: skip
+        low, high = jnp.where(left, anchor - far, anchor + near), jnp.where(left, anchor - near, anchor + far)
+        u = rule.sup_curvature(low - margin, high + margin, row)
         alpha, beta = value - slope * start + u * start**2 / 2, slope - u * start
         shortest, longest = 1 / (start + 1), 1 / jnp.maximum(start, 1)
         s = jnp.clip(-beta / jnp.where(alpha < 0, 2 * alpha, 1.0), shortest, longest)
         inside = jnp.where(alpha < 0, u + 2 * beta * s + 2 * alpha * s**2, -jnp.inf)
         value, slope = value + slope + u / 2, slope + u
         at_end = 2 * value * shortest**2
-        best = jnp.maximum(best, jnp.where(k == 0, u, jnp.maximum(inside, at_end)))
+        best = jnp.maximum(best, jnp.where(start == 0, u, jnp.maximum(inside, at_end)))
         return value, slope, best, jnp.maximum(largest, jnp.abs(u))
 
-    zero = jnp.zeros((2, *anchor.shape), anchor.dtype)
-    _, _, best, largest = lax.fori_loop(0, pieces, add_piece, (zero, zero, zero - jnp.inf, zero))
-    raised = jnp.max(best + 64 * pieces * _EPSILON * largest, axis=0)
-    return jnp.where(jnp.isfinite(jnp.max(largest, axis=0)), raised, jnp.inf)
+    zero = jnp.zeros_like(anchor)
+    _, _, best, largest = lax.fori_loop(0, 2 * pieces, add_piece, (zero, zero, zero - jnp.inf, zero))
+    raised = best + 64 * pieces * _EPSILON * largest
+    return jnp.where(jnp.isfinite(largest), raised, jnp.inf)

@@ -138,7 +138,11 @@ def _alike(walk: _Walk, *operands) -> list[Jet]:
 
 
 def _entrywise(f: Callable[[Any], Any], x: Jet) -> Jet:
-    return tuple(None if a is None else Interval(f(a.low), f(a.high)) for a in x)
+    def moved(a: Interval) -> Interval:
+        low = f(a.low)
+        return Interval(low, low if a.low is a.high else f(a.high))
+
+    return tuple(None if a is None else moved(a) for a in x)
 
 
 def _neg(walk: _Walk, eqn, x):
