@@ -125,6 +125,7 @@ _GAMMA = [
         lambda x: polygamma(3, x),
     ),
 ]
+_LOG1P_ERROR = 4e-14  # XLA's is off by 120 units in the last place near -0.41
 _CANCELLED = 1e-14  # of the values of special functions near their zeros, and of derivatives written with cancelling terms
 
 
@@ -156,7 +157,11 @@ UNIVARIATE: dict[str, Univariate] = {
     "exp2": Univariate(_monotone(*[lambda x, k=k: np.log(2.0) ** k * jnp.exp2(x) for k in range(ORDERS)])),
     "expm1": Univariate(_monotone(jnp.expm1, *[jnp.exp] * 3)),
     "log": Univariate(_monotone(jnp.log, lambda x: 1 / x, lambda x: -1 / x**2, lambda x: 2 / x**3), lowest=0.0),
-    "log1p": Univariate(_monotone(jnp.log1p, lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2, lambda x: 2 / (1 + x) ** 3), lowest=-1.0),
+    "log1p": Univariate(
+        _monotone(jnp.log1p, lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2, lambda x: 2 / (1 + x) ** 3),
+        lowest=-1.0,
+        error=_LOG1P_ERROR,
+    ),
     "sqrt": Univariate(
         _monotone(jnp.sqrt, lambda x: 0.5 / jnp.sqrt(x), lambda x: -0.25 / (x * jnp.sqrt(x)), lambda x: 0.375 / (x**2 * jnp.sqrt(x))),
         lowest=0.0,
@@ -175,8 +180,8 @@ UNIVARIATE: dict[str, Univariate] = {
     "logistic": Univariate(_LOGISTIC, error=1e-17),
     "softplus": Univariate([(softplus, ()), *_LOGISTIC[:3]], error=1e-17),
     "tanh": Univariate([(jnp.tanh, ()), *(_tanh(k) for k in (1, 2, 3))]),
-    "erf": Univariate(_ERF, error=1e-15),
-    "erfc": Univariate([(lax.erfc, ()), *((lambda x, f=f: -f(x), tuple((at, -v) for at, v in c)) for f, c in _ERF[1:])], error=1e-15),
+    "erf": Univariate(_ERF, error=_CANCELLED),
+    "erfc": Univariate([(lax.erfc, ()), *((lambda x, f=f: -f(x), tuple((at, -v) for at, v in c)) for f, c in _ERF[1:])], error=_CANCELLED),
     "atan": Univariate(_ARCTAN),
     "sinh": Univariate([(jnp.sinh, ()), (jnp.cosh, ((0.0, 1.0),)), (jnp.sinh, ()), (jnp.cosh, ((0.0, 1.0),))]),
     "cosh": Univariate([(jnp.cosh, ((0.0, 1.0),)), (jnp.sinh, ()), (jnp.cosh, ((0.0, 1.0),)), (jnp.sinh, ())]),
@@ -188,7 +193,7 @@ UNIVARIATE: dict[str, Univariate] = {
             gaussian_tail.hazard,
             lambda z: -gaussian_tail.curvature_above(z),
         ),
-        error=_CANCELLED,
+        error=2e-12,
     ),
 }
 """By the name of the primitive, or of the function of JAX's that is known as a whole."""

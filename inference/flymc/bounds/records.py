@@ -51,7 +51,7 @@ class ScaleTangent(NamedTuple):
     weight: Array
 
 
-def _nothing_to_prove() -> None:
+def nothing_to_prove() -> None:
     pass
 
 
@@ -77,4 +77,4 @@ class Rule(NamedTuple):
     residual_tangent: Callable[[Any, Row], Any] | None = None
     widen: bool = True
     kinks: tuple[str, ...] = ()
-    prove: Callable[[], None] = _nothing_to_prove
+    prove: Callable[[], None] = nothing_to_prove

@@ -14,7 +14,7 @@ from numpyro.distributions.discrete import CategoricalLogits
 
 from ....transforms.errors import BoundError
 from .families import RULES
-from .records import Family, Row, Rule
+from .records import Family, Row, Rule, nothing_to_prove
 from .traced import evaluated, traced_rule
 
 __all__ = ["has_reference", "is_softmax", "register", "rule_for"]
@@ -70,6 +70,8 @@ def _registered_rule(name: str, bound: UserBound, everywhere: bool, evaluation: 
 
     return evaluation._replace(
         name=f"{name}, registered",
+        prove=nothing_to_prove,
+        kinks=(),
         slope=lambda eta, row: per_row(eta, jnp.zeros_like(eta), row)[0],
         chord=lambda anchor, radius, row: per_row(anchor, radius, row)[1],
         everywhere=(lambda anchor, row: per_row(anchor, jnp.full_like(anchor, jnp.inf), row)[1]) if everywhere else None,

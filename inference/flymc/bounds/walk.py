@@ -320,15 +320,15 @@ def _bound_as_it_stands(eqn, a, *others):
     return bind(eqn, [a, *others])[0]
 
 
-def _concatenate(walk: _Walk, eqn, *parts):
+def _joined(walk: _Walk, eqn, *parts):
+    """Concatenation and stacking: zeros stand for derivatives that are nought, unless all are."""
     parts = [walk.jet(x) for x in parts]
 
     def joined(entries):
         if all(a is None for a in entries):
             return None
         filled = [a or point(jnp.zeros_like(p[0].low)) for a, p in zip(entries, parts, strict=True)]
-        axis = eqn.params["dimension"]
-        return Interval(*(jnp.concatenate([e[end] for e in filled], axis) for end in (0, 1)))
+        return Interval(*(bind(eqn, [a[end] for a in filled])[0] for end in (0, 1)))
 
     return tuple(joined(entries) for entries in zip(*parts, strict=True))
 
@@ -351,7 +351,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "and": _and,
     "broadcast_in_dim": _moved(lambda eqn, a: lax.broadcast_in_dim(a, eqn.params["shape"], eqn.params["broadcast_dimensions"])),
     "clamp": _clamp,
-    "concatenate": _concatenate,
+    "concatenate": _joined,
     "convert_element_type": _convert,
     "copy": _moved(lambda eqn, a: a),
     "div": _div,
@@ -377,6 +377,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "select_n": _select,
     "sign": _sign,
     "slice": _moved(_bound_as_it_stands),
+    "stack": _joined,
     "squeeze": _moved(_bound_as_it_stands),
     "stop_gradient": _moved(lambda eqn, a: a),
     "sub": _sub,

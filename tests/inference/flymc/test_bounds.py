@@ -91,7 +91,7 @@ def test_no_offset_refutes_the_global_bound(bounding, name):
         found = bounding.attack(tried._replace(radius=np.full(500, radius)), bound)
         assert not refuted(found, bound).any()
     if name != "gaussian":
-        found = bounding.attack(tried._replace(radius=np.full(500, 30.0)), bound, points=2001)
+        found = bounding.attack(tried._replace(radius=np.full(500, 30.0)), bound)
         twin = refuted(found, lowered(bound))
         assert twin.any() if name == "probit" else twin.mean() > 0.5  # probit's, 1, is met at minus infinity only
 
@@ -103,7 +103,7 @@ def test_poisson_has_no_global_bound(bounding):
 @pytest.mark.parametrize("name", ["bernoulli", "binomial", "probit", "poisson", "negative binomial", "gaussian", "logistic"])
 def test_closed_forms_are_the_best_chord(bounding, name):
     """Nothing below the chord is possible, so closed forms are compared with what the adversary finds."""
-    tried = bounding.problem(name, 300, radii=(0.3, 3.0))
+    tried = bounding.problem(name, 500, radii=(0.3, 3.0))
     bound = local(tried)
     best = bounding.attack(tried, bound).chord
     np.testing.assert_allclose(bound.curvature, best, rtol=1e-5, atol=ROUNDING)
@@ -123,10 +123,10 @@ EXCESS = {
 
 @pytest.mark.parametrize(("name", "radius"), EXCESS)
 def test_what_the_pieces_cost(bounding, name, radius):
-    tried = bounding.problem(name, 1000, radii=(radius, radius), spread=1.0)
+    tried = bounding.problem(name, 500, radii=(radius, radius), spread=1.0)
     bound = local(tried)
     best = bounding.attack(tried, bound).chord
-    least = np.asarray(local(tried._replace(radius=np.zeros(1000))).curvature)
+    least = np.asarray(local(tried._replace(radius=np.zeros(500))).curvature)
     assert (bound.curvature - best).mean() / (best - least).mean() < EXCESS[name, radius]
 
 
@@ -138,7 +138,7 @@ def quick_are(*quick):
 @pytest.mark.parametrize("name", quick_are("bernoulli", "gaussian"))
 def test_traces_agree_with_what_is_known(bounding, name):
     """Two independent proofs of one likelihood: both hold, and the trace's is never the smaller by more than it can be."""
-    tried = bounding.problem(name, 300, radii=(0.02, 0.3), spread=1.0)
+    tried = bounding.problem(name, 500, radii=(0.02, 0.3), spread=1.0)
     known = local(tried)
     traced = local(tried._replace(family=tried.family._replace(link="traced")))
     np.testing.assert_allclose(traced.value, known.value, rtol=1e-12, atol=1e-12)
@@ -147,22 +147,23 @@ def test_traces_agree_with_what_is_known(bounding, name):
     proved = np.isfinite(traced.curvature)  # a row may straddle a kink of the form that the distribution is written in
     assert proved.mean() > 0.8
     assert not refuted(found, traced)[proved].any()
-    assert np.all(np.asarray(traced.curvature) >= found.chord - 10 * ROUNDING * (1 + np.abs(found.chord)))
+    if name not in ("student", "cauchy"):  # what is known is the least that holds
+        assert np.all((traced.curvature >= known.curvature - 1e-10 * (1 + known.curvature))[proved])
 
 
 @pytest.mark.parametrize("name", quick_are("bernoulli", "student"))
 def test_tiny_radii_lose_nothing(bounding, name):
     """At radii from nought the curvature is finite and between that of the point and that of a larger ball."""
-    tried = bounding.problem(name, 200, spread=5.0)
-    larger = local(tried._replace(radius=np.full(200, 1e-3))).curvature
+    tried = bounding.problem(name, 500, spread=5.0)
+    larger = local(tried._replace(radius=np.full(500, 1e-3))).curvature
     for radius in (0.0, 1e-12, 1e-7, 1e-4):
-        curvature = local(tried._replace(radius=np.full(200, radius))).curvature
+        curvature = local(tried._replace(radius=np.full(500, radius))).curvature
         assert np.isfinite(curvature).all()
         assert np.all(curvature <= larger + 1e-8 * (1 + np.abs(larger)))
 
 
 def test_huge_radii_and_anchors_far_out(bounding):
-    far = bounding.problem("bernoulli", 200, radii=(500.0, 500.0), spread=300.0)
+    far = bounding.problem("bernoulli", 500, radii=(500.0, 500.0), spread=300.0)
     bound = local(far)
     assert not refuted(bounding.attack(far, bound), bound).any()
 
@@ -197,14 +198,14 @@ def test_tiles_make_no_difference(bounding):
 
 @pytest.mark.parametrize("name", ["student", "cauchy", "logistic", "gaussian"])
 def test_the_tangent_in_the_squared_residual_holds_for_every_scale(bounding, name):
-    tried = bounding.problem(name, 300)
+    tried = bounding.problem(name, 500)
     scale = 0.8
     params = {k: v for k, v in tried.params.items() if k != "scale"}
     with jax.enable_x64(True):
         tangent = bounds.scale_bound(tried.family, tried.anchor, scale, params)
 
         def gap(eta, sigma, tangent):
-            row = {**params, "scale": np.full(300, sigma)}
+            row = {**params, "scale": np.full(500, sigma)}
             likelihood = bounds.log_likelihood(tried.family, eta, row)
             residual = (params["value"] - eta) / sigma
             return np.asarray(likelihood - (tangent.constant - tangent.weight * residual**2 - np.log(sigma)))

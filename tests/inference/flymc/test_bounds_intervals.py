@@ -1,5 +1,7 @@
 """Interval arithmetic holds what it must: every rule against samples, in higher precision where numpy has it, and against derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,8 +73,8 @@ DOMAINS = {
 LONG = {
     "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt,
     "reciprocal": lambda x: 1 / x, "square": lambda x: x * x, "logistic": lambda x: 1 / (1 + np.exp(-x)),
-    "softplus": lambda x: np.log1p(np.exp(-abs(x))) + np.maximum(x, 0), "tanh": np.tanh, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh,
-    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "softplus": lambda x: np.log1p(np.exp(-abs(x))) + np.maximum(x, 0), "tanh": np.tanh, "atan": np.arctan, "sinh": np.sinh,
+    "cosh": np.cosh, "rsqrt": lambda x: 1 / np.sqrt(x),
 }  # fmt: skip
 DOUBLE = {
     "erf": scipy_special.erf, "erfc": scipy_special.erfc, "lgamma": scipy_special.gammaln, "digamma": scipy_special.digamma,
@@ -91,37 +93,46 @@ def test_every_rule_is_tested():
 
 
 def samples(low, high):
-    return [low, high, *(low + s * (high - low) for s in RNG.random((20, len(low))))]
+    return [low, high, *(low + s * (high - low) for s in RNG.random((10, len(low))))]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def range_in(name, order, low, high):
+    return ranges.range_of(ranges.UNIVARIATE[name], order, intervals.Interval(low, high))
 
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_ranges_hold_the_function(name):
     low, high = wide_intervals(2000, *DOMAINS[name])
-    found = ranges.range_of(ranges.UNIVARIATE[name], 0, intervals.Interval(jnp.asarray(low), jnp.asarray(high)))
+    found = range_in(name, 0, jnp.asarray(low), jnp.asarray(high))
     for x in samples(low, high):
         exact = LONG[name](long(x)) if name in LONG else DOUBLE[name](x)
         slack = 0.0 if name in LONG else 3e-15 * np.abs(exact)  # of the reference itself
         assert within(exact, np.asarray(found.low), np.asarray(found.high), slack)
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+def quick_are(names, *quick):
+    """Those that are not named are marked slow: each costs a few compilations."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", quick_are(DOMAINS, "logistic", "log1p", "tanh", "square"))
 def test_ranges_hold_the_derivatives_and_are_exact(name):
-    """Against JAX's derivatives; an interval that misses a turning point, or is twice too wide, is seen."""
-    function = ranges.UNIVARIATE[name]
+    """Against JAX's derivatives: an interval that misses a turning point, or is a fiftieth too wide, is seen."""
     derivative = DIFFERENTIABLE.get(name) or getattr(jnp, name, None) or getattr(jax.lax, name)
+    known = {"lgamma": 1, "digamma": 0}  # beyond, JAX differentiates polygamma no further
     low, high = wide_intervals(300, *DOMAINS[name])
-    for order in range(1, len(function.derivatives)):
-        derivative = jax.vmap(jax.grad(derivative)) if order == 1 else jax.vmap(jax.grad(lambda x, f=derivative: f(x[None])[0]))
-        if name in ("lgamma", "digamma") and order > (2 if name == "lgamma" else 1):
-
-            def derivative(x, n=order + (name == "digamma")):
-                return special.polygamma(n - 1, x)
-
-        found = ranges.range_of(function, order, intervals.Interval(jnp.asarray(low), jnp.asarray(high)))
-        values = np.stack([np.asarray(derivative(jnp.asarray(x))) for x in samples(low, high)])
+    for order in range(1, len(ranges.UNIVARIATE[name].derivatives)):
+        if name in known and order > known[name]:
+            exact = jax.jit(lambda x, n=order - known[name]: special.polygamma(n, x))
+        else:
+            derivative = jax.grad(derivative)
+            exact = jax.jit(jax.vmap(derivative))
+        found = range_in(name, order, jnp.asarray(low), jnp.asarray(high))
+        values = np.stack([np.asarray(exact(jnp.asarray(x))) for x in samples(low, high)])
         size = 1e-8 * (1 + np.abs(values).max(0))  # of automatic differentiation
         assert within(values, np.asarray(found.low), np.asarray(found.high), size)
-        dense = np.stack([np.asarray(derivative(jnp.asarray(low + s * (high - low)))) for s in np.linspace(0, 1, 101)])
+        dense = np.stack([np.asarray(exact(jnp.asarray(low + s * (high - low)))) for s in np.linspace(0, 1, 101)])
         spread = dense.max(0) - dense.min(0)
         assert np.all(np.asarray(found.high - found.low) <= spread * 1.02 + 20 * size)
 
@@ -166,46 +177,48 @@ FUNCTIONS = {
     "softplus": lambda x: jax.nn.softplus(x) + jax.nn.log_sigmoid(3 * x) + jnp.tanh(x) + jax.nn.sigmoid(x),
     "power": lambda x: (1 + x**2) ** 1.5 + jnp.power(2.0, x) + jnp.sqrt(2 + x) + jnp.square(x - 1) + (x + 5) ** 2.0 + jax.lax.rsqrt(x + 4),
     "gamma": lambda x: special.gammaln(jnp.exp(x)) - special.digamma(3 + x),
-    "stacked": lambda x: jnp.sum(jnp.stack([x, 2 * x, jnp.sin(1.0) * x]) ** 2 * jnp.array([1.0, 2.0, 3.0])) + jnp.exp(jnp.arange(3.0) * x)[::-1].sum(),
-    "decided": lambda x: jnp.where(x > -10, x**3, 0.0) + jnp.abs(x + 10) + jnp.maximum(x, -20.0) + jnp.clip(x, -9.0, 9.0) ** 2 + jnp.sign(x + 9) * x,
-    "other": lambda x: jnp.erf(x) if hasattr(jnp, "erf") else jax.lax.erf(x) + jnp.arctan(x) + jnp.sinh(x) - jnp.cosh(x) - jnp.log1p(x**2),
+    "stacked": lambda x: jnp.sum(jnp.stack([x, 2 * x, jnp.sin(1.0) * x]) ** 2) + jnp.exp(jnp.arange(3.0) * x)[::-1].sum(),
+    "joined": lambda x: (jnp.concatenate([x[None], jnp.ones(2)]) ** 3 * jnp.array([1.0, 2.0, 3.0])).sum(),
+    "decided": lambda x: jnp.where(x > -10, x**3, 0.0) + jnp.abs(x + 10) + jnp.clip(x, -9, 9) ** 2 + jnp.sign(x + 9) * jnp.maximum(x, -9),
+    "other": lambda x: jax.lax.erf(x) + jnp.arctan(x) + jnp.sinh(x) - jnp.cosh(x) - jnp.log1p(x**2),
 }  # fmt: skip
 
 
-def jet(function, low, high, orders=4):
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def jet_in(function, low, high, orders):
     jaxpr, consts = open_jaxpr(jax.make_jaxpr(function)(0.0))
-    return jax.vmap(lambda a, b: walk.jet_of(jaxpr, consts, intervals.Interval(a, b), (), orders))(jnp.asarray(low), jnp.asarray(high))
+    return jax.vmap(lambda a, b: walk.jet_of(jaxpr, consts, intervals.Interval(a, b), (), orders))(low, high)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+def jet(function, low, high, orders=4):
+    return jet_in(function, jnp.asarray(low), jnp.asarray(high), orders)
+
+
+@pytest.mark.parametrize("name", quick_are(FUNCTIONS, "logaddexp", "decided", "joined"))
 def test_jets_hold_the_derivatives_of_whole_functions(name):
     function = FUNCTIONS[name]
-    low, high = wide_intervals(300, -1.5, 1.5, largest=1.0)
-    found = jet(function, low, high)
+    low, high = wide_intervals(200, -1.5, 1.5, largest=1.0)
+    found, points = jet(function, low, high), jet(function, low, low)
     derivative = function
-    for entry in found:
-        values = np.stack([np.asarray(jax.vmap(derivative)(jnp.asarray(x))) for x in samples(low, high)])
+    for order, (entry, there) in enumerate(zip(found, points, strict=True)):
+        exact = jax.jit(jax.vmap(derivative))
+        values = np.stack([np.asarray(exact(jnp.asarray(x))) for x in samples(low, high)])
         slack = 1e-9 * (1 + np.abs(values).max(0))
         ends = (0.0, 0.0) if entry is None else (np.asarray(entry.low), np.asarray(entry.high))
-        if name != "probit" or entry is not found[3]:
-            assert np.isfinite(ends).all()
         assert within(values, *ends, slack)
-        points = jet(function, low, low)
+        if (name, order) != ("probit", 3):  # whose third derivative is not known
+            assert np.isfinite(ends).all()
+            assert there is None or np.all(np.asarray(there.high - there.low) < 1e-10 * (1 + np.abs(np.asarray(there.high))))
         derivative = jax.grad(derivative)
-    if name != "probit":
-        assert all(p is None or np.all(np.asarray(p.high - p.low) < 1e-11 * (1 + np.abs(p.high))) for p in points)
 
 
 @pytest.mark.parametrize(
     "function", [jnp.abs, jax.nn.relu, lambda x: jnp.where(x > 0, x, x**2), lambda x: jnp.clip(x, 0, 1), lambda x: jnp.minimum(x, -x)]
 )
 def test_a_kink_that_is_straddled_leaves_the_derivatives_unknown(function):
-    straddled, clear = jet(function, [-0.1, 0.2], [0.1, 0.3], 3)[2] or (None, None), None
-    del clear
-    if straddled[0] is None:
-        pytest.fail("the second derivative was taken for nought")
-    assert np.asarray(straddled[0])[0] == -np.inf
-    assert np.isfinite(np.asarray(straddled[0])[1])
+    second = jet(function, [-0.1, 0.2], [0.1, 0.3], 3)[2]
+    assert np.asarray(second.low)[0] == -np.inf
+    assert np.isfinite(np.asarray(second.low)[1])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +253,7 @@ def test_the_gaussian_tail_is_good_to_the_last_digits():
     np.testing.assert_allclose(gaussian_tail.log_ndtr(jnp.asarray(z)), scipy_special.log_ndtr(z), rtol=2e-14, atol=1e-300)
     x = z[z < -1]
     hazard = np.sqrt(2 / np.pi) / scipy_special.erfcx(-x / np.sqrt(2))
-    np.testing.assert_allclose(gaussian_tail.hazard(jnp.asarray(x)), hazard, rtol=2e-15)
+    np.testing.assert_allclose(gaussian_tail.hazard(jnp.asarray(x)), hazard, rtol=1e-14)
     curvature = np.asarray(gaussian_tail.curvature_above(jnp.asarray(np.sort(z))))
     assert np.all(np.diff(curvature) <= 1e-12)
     assert np.all((curvature >= 0) & (curvature <= 1))

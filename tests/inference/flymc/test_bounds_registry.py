@@ -58,10 +58,12 @@ def test_a_registered_bound_is_used_and_holds(bounding, mine, rows):
 
 
 def test_without_registration_the_trace_proves_nearly_as_much(mine, rows):
-    traced = ask(mine, *rows)
+    anchor, _, params = rows
+    traced = ask(mine, anchor, 0.3, params)
     lc.bounds.register(Mine, curvature)
-    user = ask(mine, *rows)
-    assert np.all(traced.curvature <= user.curvature * (1 + 1e-6))
+    user = ask(mine, anchor, 0.3, params)
+    assert np.all(traced.curvature <= user.curvature + 0.01)
+    assert traced.curvature.mean() < user.curvature.mean()
     np.testing.assert_allclose(traced.slope, user.slope, atol=1e-12)
 
 
@@ -74,10 +76,10 @@ def test_without_registration_the_trace_proves_nearly_as_much(mine, rows):
     ],
 )
 def test_a_bound_that_exceeds_the_likelihood_is_reported_with_the_row(mine, rows, wrong):
-    anchor, _radius, params = rows
+    anchor, radius, params = rows
     lc.bounds.register(Mine, wrong)
-    bound = ask(mine, *rows)
-    offset = -0.05 * np.sign(bound.slope)
+    bound = ask(mine, anchor, radius, params)
+    offset = 0.01 * np.where(np.arange(200) % 2, 1.0, -1.0)
     with pytest.raises(BoundError, match=r"does not hold at row \d+") as refused:
         bounds.check(likelihood_at(mine, anchor + offset, params), bound, offset, rows=np.arange(1000, 1200), what="the bound of Mine")
     message = str(refused.value)
@@ -176,9 +178,10 @@ def test_rows_without_a_finite_bound_are_named(bounding):
     assert np.isfinite(bound.curvature[1])
     with pytest.raises(BoundError, match=r"row 7 has no finite curvature.*`abs`"):
         bounds.refuse_unbounded(family, bound, params, rows=np.array([7, 8]))
+    poisson = bounding.FAMILIES["poisson"]
+    spoilt = ask(poisson, np.zeros(2), np.ones(2), {"value": np.array([1.0, np.nan])})
     with pytest.raises(BoundError, match=r"row 1 has no finite log likelihood"):
-        spoilt = ask(bounding.FAMILIES["poisson"], np.zeros(2), np.ones(2), {"value": np.array([1.0, np.nan])})
-        bounds.refuse_unbounded(bounding.FAMILIES["poisson"], spoilt, params)
+        bounds.refuse_unbounded(poisson, spoilt, params)
     bounds.refuse_unbounded(family, bounds.Quadratic(*(x[1:] for x in bound)), params)
 
 
