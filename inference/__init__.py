@@ -5,10 +5,11 @@ if __name__ == "inference":
 
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
+from .flymc import bounds
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
 from .nuts import NUTS
 from .slice import Slice
 
-__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "EllipticalSlice", "InterruptWarning", "Slice"]
+__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "EllipticalSlice", "InterruptWarning", "Slice", "bounds"]

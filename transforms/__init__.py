@@ -28,12 +28,13 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
-from .errors import DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
+from .errors import BoundError, DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
 
 __all__ = [
     "Affine",
+    "BoundError",
     "ContractBlock",
     "DenseBlock",
     "Dependence",

@@ -20,6 +20,10 @@ class SamplerError(LucioleError, ValueError):
     """A sampler or a run was configured with a value that makes no sense: names the argument."""
 
 
+class BoundError(LucioleError, ValueError):
+    """A lower bound on a likelihood does not exist, cannot be proved or does not hold: names the distribution or primitive, or the row."""
+
+
 class DerivativeError(LucioleError, ValueError):
     """A derivative does not exist, has no rule or was asked for wrongly: names the primitive and the user's line."""
 

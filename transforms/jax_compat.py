@@ -5,6 +5,7 @@ Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises eve
 
 import contextlib
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "define_result",
     "define_transpose",
     "equation_context",
+    "function_of_jax",
     "instantiate_tangents",
     "open_jaxpr",
     "persistent_cache",
@@ -57,6 +59,7 @@ def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
 
 
+_JAX_FOLDER = os.path.dirname(os.path.abspath(jax.__file__))
 _CONSTS_ATTACHED = "consts" in inspect.signature(Jaxpr.__init__).parameters
 
 
@@ -159,6 +162,18 @@ def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> No
 def user_frames(eqn: JaxprEqn) -> list[tuple[str, int, str]]:
     """(file, line, function) of the frames that created an equation, innermost first, JAX's own left out."""
     return [(f.file_name, f.start_line, f.function_name) for f in _source_info.user_frames(eqn.source_info.traceback)]
+
+
+def function_of_jax(eqn: JaxprEqn) -> str:
+    """The name of the function of JAX's own that a `custom_jvp_call` stands for ("logaddexp"); "" for one of somebody else's.
+
+    Serves 0.10-0.12: the equation's parameters do not hold the name, its debugging information does.
+    """
+    if "call_jaxpr" not in eqn.params:
+        return ""
+    source = open_jaxpr(eqn.params["call_jaxpr"])[0].debug_info.func_src_info or ""
+    name, _, place = source.partition(" at ")
+    return name if place.startswith(_JAX_FOLDER) else ""
 
 
 @contextlib.contextmanager

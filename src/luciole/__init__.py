@@ -37,8 +37,17 @@ _NAMES_BY_ROOM = {
         "sample",
         "trace",
     ),
-    ".inference": ("HMC", "MCMC", "NUTS", "EllipticalSlice", "Slice"),
-    ".transforms": ("DerivativeError", "InitError", "LucioleError", "LucioleWarning", "ModelError", "ProgramError", "SamplerError"),
+    ".inference": ("HMC", "MCMC", "NUTS", "EllipticalSlice", "Slice", "bounds"),
+    ".transforms": (
+        "BoundError",
+        "DerivativeError",
+        "InitError",
+        "LucioleError",
+        "LucioleWarning",
+        "ModelError",
+        "ProgramError",
+        "SamplerError",
+    ),
 }
 _ROOM_OF = {name: room for room, names in _NAMES_BY_ROOM.items() for name in names}
 

@@ -9,6 +9,7 @@ from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
 from .inference import EllipticalSlice as EllipticalSlice
 from .inference import Slice as Slice
+from .inference import bounds as bounds
 from .ppl import LogDensity as LogDensity
 from .ppl import ModelProgram as ModelProgram
 from .ppl import condition as condition
@@ -26,6 +27,7 @@ from .ppl import prior_predictive as prior_predictive
 from .ppl import render_model as render_model
 from .ppl import sample as sample
 from .ppl import trace as trace
+from .transforms import BoundError as BoundError
 from .transforms import DerivativeError as DerivativeError
 from .transforms import InitError as InitError
 from .transforms import LucioleError as LucioleError
@@ -40,6 +42,7 @@ __all__ = [
     "HMC",
     "MCMC",
     "NUTS",
+    "BoundError",
     "DerivativeError",
     "EllipticalSlice",
     "InitError",
@@ -52,6 +55,7 @@ __all__ = [
     "SamplerError",
     "Slice",
     "__version__",
+    "bounds",
     "condition",
     "deterministic",
     "dist",

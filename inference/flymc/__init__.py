@@ -1,0 +1,1 @@
+"""Firefly Monte Carlo: exact posteriors from a handful of rows."""

@@ -1,0 +1,107 @@
+"""From a rule to quadratics, over all rows: float64 inside whatever the run's precision, in tiles, compiled once per rule and shape.
+
+A chord in closed form is the best curvature there is; rules that have none get the piecewise one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .majorant import majorant
+from .records import Quadratic, Row, Rule, ScaleTangent
+
+__all__ = ["TILE", "everywhere_quadratic", "in_tiles", "local_quadratic", "prepared", "scale_tangent"]
+
+TILE = 4096
+
+
+def in_tiles(f: Callable, *rows, tile: int = TILE):
+    """f(*rows), where f broadcasts over the leading axis, evaluated `tile` rows at a time. All leaves have that axis."""
+    num = jax.tree.leaves(rows)[0].shape[0]
+    if num <= tile:
+        return f(*rows)
+    whole = num // tile
+    tiles = jax.tree.map(lambda x: x[: whole * tile].reshape(whole, tile, *x.shape[1:]), rows)
+    done = jax.tree.map(lambda x: x.reshape(whole * tile, *x.shape[2:]), lax.map(lambda t: f(*t), tiles))
+    if whole * tile == num:
+        return done
+    rest = f(*jax.tree.map(lambda x: x[whole * tile :], rows))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
+
+
+def _spread(x, num: int, widen: bool = True):
+    """A row parameter with a leading axis of rows; scalars are shared by all rows."""
+    x = jnp.asarray(x)
+    x = x.astype(jnp.float64) if widen else x
+    return jnp.broadcast_to(x, (num,)) if x.ndim == 0 else x
+
+
+def _with_slope(rule: Rule, anchor, row: Row, curvature) -> Quadratic:
+    return Quadratic(rule.log_likelihood(anchor, row), rule.slope(anchor, row) + 0 * anchor, curvature)
+
+
+@partial(jax.jit, static_argnums=0)
+def _local(rule: Rule, anchor, radius, row: Row) -> Quadratic:
+    def one_tile(anchor, radius, row):
+        curvature = majorant(rule, anchor, radius, row) if rule.chord is None else rule.chord(anchor, radius, row)
+        return _with_slope(rule, anchor, row, curvature)
+
+    return in_tiles(one_tile, anchor, radius, row)
+
+
+@partial(jax.jit, static_argnums=0)
+def _everywhere(rule: Rule, anchor, row: Row) -> Quadratic:
+    def one_tile(anchor, row):
+        assert rule.everywhere is not None
+        return _with_slope(rule, anchor, row, rule.everywhere(anchor, row))
+
+    return in_tiles(one_tile, anchor, row)
+
+
+@partial(jax.jit, static_argnums=0)
+def _tangent(rule: Rule, u, row: Row) -> ScaleTangent:
+    def one_tile(u, row):
+        assert rule.residual_tangent is not None
+        weight = rule.residual_tangent(u, row)
+        unit = {**row, "scale": jnp.ones_like(u)}
+        level = rule.log_likelihood(row["value"] - jnp.sqrt(u), unit)
+        return ScaleTangent(level + weight * u, weight)
+
+    return in_tiles(one_tile, u, row)
+
+
+def prepared(rule: Rule, anchor, row: Row):
+    """The predictor in float64 and the row's parameters as the rule wants them, each with the axis of rows."""
+    anchor = jnp.asarray(anchor).astype(jnp.float64)
+    return anchor, {name: _spread(x, anchor.shape[0], rule.widen) for name, x in row.items()}
+
+
+def local_quadratic(rule: Rule, anchor, radius, row: Row) -> Quadratic:
+    """The quadratic of every row on its ball; see `bounds.local_bound`."""
+    rule.prove()
+    with jax.enable_x64(True):
+        anchor, row = prepared(rule, anchor, row)
+        radius = _spread(radius, anchor.shape[0])
+        return _local(rule, anchor, radius, row)
+
+
+def everywhere_quadratic(rule: Rule, anchor, row: Row) -> Quadratic | None:
+    """The quadratic of every row that holds on the whole line, or None; see `bounds.global_bound`."""
+    if rule.everywhere is None:
+        return None
+    with jax.enable_x64(True):
+        return _everywhere(rule, *prepared(rule, anchor, row))
+
+
+def scale_tangent(rule: Rule, anchor, scale, row: Row) -> ScaleTangent | None:
+    """The bound for every predictor and scale, tangent at the anchor, or None; see `bounds.scale_bound`."""
+    if rule.residual_tangent is None:
+        return None
+    with jax.enable_x64(True):
+        anchor, row = prepared(rule, anchor, row)
+        scale = _spread(scale, anchor.shape[0])
+        u = ((row["value"] - anchor) / scale) ** 2
+        return _tangent(rule, u, row)
