@@ -169,6 +169,7 @@ NEGATIVE_BINOMIAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quickly(NEGATIVE_BINOMIAL, {"latent"}))
 def test_negative_binomial(found, random_position, name):
     """NumPyro's constant, from `betaln`, is off by up to 1e-6 for each row; it does not depend on the predictor."""
@@ -184,6 +185,7 @@ def test_negative_binomial(found, random_position, name):
     assert abs((ours[0] - ours[1]) - (density(first) - density(second))) < 1e-11 * abs(ours[0])
 
 
+@pytest.mark.slow
 def test_a_family_is_the_same_for_two_models(found):
     first, second = (
         find_factor(lc.log_density(in_a_plate(lambda: dist.Gamma(positive(), jnp.exp(linear())), y))) for y in (EXPOSURE, 2 * EXPOSURE)
@@ -222,6 +224,7 @@ TRACED = {  # name: (likelihood, observations, link, names of data, names of lat
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quickly(TRACED, {"user's own", "weighted student"}))
 def test_other_likelihoods_are_traced(found, name):
     likelihood, y, link, data, shared = TRACED[name]
@@ -355,6 +358,7 @@ SOFTMAX = {  # name: (logits, link, predictors, number of coefficients of a clas
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quickly(SOFTMAX, {"matrix", "pinned first"}))
 def test_softmax(found, name):
     logits, link, predictors, size = SOFTMAX[name]
@@ -376,6 +380,7 @@ def test_masked_rows_are_left_out(found):
     assert found(model).rows.design.shape == (keep.sum(), D + 1)
 
 
+@pytest.mark.slow
 def test_a_mask_of_whole_events(found):
     keep = np.array([True, False, True, True, False])
 
@@ -387,6 +392,7 @@ def test_a_mask_of_whole_events(found):
     assert found(model).rows.design.shape == (18, D + 1)
 
 
+@pytest.mark.slow
 def test_rows_of_two_axes(found):
     def model():
         b, row = normals("b", D), normals("row", 5)
@@ -403,6 +409,7 @@ def test_an_event_is_no_obstacle_where_it_only_sums(found):
     assert found(model).plate == ""
 
 
+@pytest.mark.slow
 def test_two_observed_sites(found):
     def model():
         b = normals("b", D)

@@ -46,11 +46,16 @@ def lowered(bound):
     return bound._replace(curvature=0.99 * bound.curvature)
 
 
+def quickly(names, quick):
+    """The other names are slow tests."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
 def raised(bound):
     return bound._replace(value=bound.value + 0.01 * abs(bound.value))
 
 
-@pytest.mark.parametrize("name", KNOWN + TRACED)
+@pytest.mark.parametrize("name", quickly(KNOWN + TRACED, {"bernoulli", "student"}))
 def test_no_offset_refutes_the_local_bound(bounding, name):
     tried = bounding.problem(name, 500)
     bound = local(tried)
@@ -62,7 +67,7 @@ def test_no_offset_refutes_the_local_bound(bounding, name):
 
 
 @pytest.mark.parametrize("twin", [lowered, raised])
-@pytest.mark.parametrize("name", KNOWN + TRACED)
+@pytest.mark.parametrize("name", quickly(KNOWN + TRACED, {"bernoulli", "student"}))
 def test_a_broken_twin_is_refuted(bounding, name, twin):
     tried = bounding.problem(name, 500)
     bound = local(tried)
@@ -73,7 +78,7 @@ def test_a_broken_twin_is_refuted(bounding, name, twin):
         bounds.check(found.log_likelihood, broken, found.offset)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", KNOWN + TRACED)
 def test_no_offset_refutes_the_local_bound_of_many_rows(bounding, name):
     for seed in range(10):
@@ -135,6 +140,7 @@ def quick_are(*quick):
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in KNOWN]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_are("bernoulli", "gaussian"))
 def test_traces_agree_with_what_is_known(bounding, name):
     """Two independent proofs of one likelihood: both hold, and the trace's is never the smaller by more than it can be."""
@@ -184,6 +190,7 @@ def test_bounds_may_be_asked_for_inside_a_program(bounding):
     np.testing.assert_allclose(inside.curvature, local(tried).curvature, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tiles_make_no_difference(bounding):
     tried = bounding.problem("student", 2 * 4096 + 17)
     first = bounding.Problem(tried.family, tried.anchor[:100], tried.radius[:100], {k: v[:100] for k, v in tried.params.items()})
@@ -196,6 +203,7 @@ def test_tiles_make_no_difference(bounding):
 # The bound for every predictor and every scale.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["student", "cauchy", "logistic", "gaussian"])
 def test_the_tangent_in_the_squared_residual_holds_for_every_scale(bounding, name):
     tried = bounding.problem(name, 500)

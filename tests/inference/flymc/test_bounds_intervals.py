@@ -194,6 +194,7 @@ def jet(function, low, high, orders=4):
     return jet_in(function, jnp.asarray(low), jnp.asarray(high), orders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_are(FUNCTIONS, "logaddexp", "decided", "joined"))
 def test_jets_hold_the_derivatives_of_whole_functions(name):
     function = FUNCTIONS[name]
@@ -248,6 +249,7 @@ def test_what_the_result_does_not_need_is_not_refused():
 # The Gaussian tail.
 
 
+@pytest.mark.slow
 def test_the_gaussian_tail_is_good_to_the_last_digits():
     z = np.concatenate([np.linspace(-60, 12, 20001), np.linspace(-5.001, -4.999, 101)])
     np.testing.assert_allclose(gaussian_tail.log_ndtr(jnp.asarray(z)), scipy_special.log_ndtr(z), rtol=2e-14, atol=1e-300)

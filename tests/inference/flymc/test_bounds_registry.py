@@ -57,6 +57,7 @@ def test_a_registered_bound_is_used_and_holds(bounding, mine, rows):
     bounds.check(found.log_likelihood, bound, found.offset)
 
 
+@pytest.mark.slow
 def test_without_registration_the_trace_proves_nearly_as_much(mine, rows):
     anchor, _, params = rows
     traced = ask(mine, anchor, 0.3, params)
@@ -185,6 +186,7 @@ def test_rows_without_a_finite_bound_are_named(bounding):
     bounds.refuse_unbounded(family, bounds.Quadratic(*(x[1:] for x in bound)), params)
 
 
+@pytest.mark.slow
 def test_shared_parameters_enter_the_trace(bounding, rows):
     def noisy(eta, row, shared):
         return -0.5 * jnp.square((eta - row["value"]) / shared["noise"])
@@ -209,6 +211,7 @@ def test_equal_likelihoods_are_compiled_once(bounding, rows, backend_compiles):
     assert len(backend_compiles) == before
 
 
+@pytest.mark.slow
 def test_a_run_in_single_precision_bounds_the_traced_function(mine, rows):
     """Constants of the user's as float32 has them, arithmetic in float64."""
     anchor, radius, params = rows

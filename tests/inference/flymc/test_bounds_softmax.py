@@ -39,6 +39,7 @@ def least_multiple(logits, directions=180, radii=120):
     return np.array(best), np.array(where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["softmax", "reference softmax"])
 @pytest.mark.parametrize("spread", [0.1, 2.0, 6.0])
 def test_three_classes(bounding, link, spread):
@@ -60,6 +61,7 @@ def test_three_classes(bounding, link, spread):
             bounds.check(there, twin, offset, reference=reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 4, 6])
 def test_other_numbers_of_classes_have_boehnings_matrix(bounding, classes):
     anchor, params = rows(200, classes - 1, 2.0, classes)
@@ -72,7 +74,7 @@ def test_other_numbers_of_classes_have_boehnings_matrix(bounding, classes):
             assert not np.asarray(bounds.gap_of(there, bound, jnp.asarray(offset)).refuted).any()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_three_classes_many_rows(bounding):
     for seed, spread in enumerate([0.5, 1.5, 3.0, 8.0]):
         anchor, params = rows(2000, 2, spread, 3, seed)
@@ -101,6 +103,7 @@ def test_the_matrix_dominates_the_hessian():
                 assert np.linalg.eigvalsh(matrix - hessian).min() > -1e-12
 
 
+@pytest.mark.slow
 def test_value_and_slope_are_the_distributions_own(bounding):
     anchor, params = rows(30, 3, 2.0, 4)
     bound = ask(bounding, anchor, params, "reference softmax")
