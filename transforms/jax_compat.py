@@ -77,13 +77,11 @@ def assemble_jaxpr(
     return jaxpr, list(consts.values())
 
 
-def prune_jaxpr(jaxpr: Any, outputs: Sequence[Any]) -> tuple[Any, list[int], list[int]]:
+def prune_jaxpr(jaxpr: Any, consts: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, list[Any], list[int]]:
     """An open jaxpr of only `outputs`, which are atoms of it, with the equations that they need or that have effects.
 
     Returns:
-        The jaxpr, and the numbers of the inputs and of the constants that it has kept.
-
-    Serves 0.10-0.12: in 0.12 a jaxpr may carry its constants, in 0.10 never; naming the variables of constants leaves them out in both.
+        The jaxpr, the constants that it has kept, and the numbers of the inputs that it has kept.
     """
     needed = {x for x in outputs if isinstance(x, Var)}
     equations = []
@@ -91,15 +89,10 @@ def prune_jaxpr(jaxpr: Any, outputs: Sequence[Any]) -> tuple[Any, list[int], lis
         if eqn.effects or not needed.isdisjoint(eqn.outvars):
             equations.append(eqn)
             needed.update(x for x in eqn.invars if isinstance(x, Var))
+    named = {var: value for var, value in zip(jaxpr.constvars, consts, strict=True) if var in needed}
     inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
-    consts = [i for i, x in enumerate(jaxpr.constvars) if x in needed]
-    pruned = jaxpr.replace(
-        constvars=[jaxpr.constvars[i] for i in consts],
-        invars=[jaxpr.invars[i] for i in inputs],
-        outvars=list(outputs),
-        eqns=equations[::-1],
-    )
-    return pruned, inputs, consts
+    pruned, kept = assemble_jaxpr(jaxpr, named, [jaxpr.invars[i] for i in inputs], outputs, equations[::-1])
+    return pruned, kept, inputs
 
 
 def subjaxprs(eqn: JaxprEqn) -> list[Any]:

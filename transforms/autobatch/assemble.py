@@ -14,7 +14,7 @@ from jax import lax
 from jax.core import eval_jaxpr
 
 from ..errors import ProgramError
-from ..jax_compat import Var, assemble_jaxpr, open_jaxpr, prune_jaxpr
+from ..jax_compat import Var, open_jaxpr, prune_jaxpr
 from .graph import Fork, Invoke, Leave
 from .ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
 from .lattice import Array, Value
@@ -250,20 +250,18 @@ class _Assembly:
         traced = draft.typed.traced
         assert traced is not None
         used = list(dict.fromkeys(g.output for g in writes.values() if g.output is not None))
-        jaxpr, inputs, consts = prune_jaxpr(traced.jaxpr, [traced.jaxpr.outvars[i] for i in used])
-        kept, reads = tuple(traced.consts[i] for i in consts), [draft.reads[i] for i in inputs]
+        jaxpr, consts, inputs = prune_jaxpr(traced.jaxpr, traced.consts, [traced.jaxpr.outvars[i] for i in used])
+        reads = [draft.reads[i] for i in inputs]
         if [g.output for g in writes.values()] == used and all(
             np.dtype(x.aval.dtype) == s.dtype for s, x in zip(writes, jaxpr.outvars, strict=True)
         ):
-            named = {traced.jaxpr.constvars[i]: value for i, value in zip(consts, kept, strict=True)}
-            jaxpr, values = assemble_jaxpr(jaxpr, named, [traced.jaxpr.invars[i] for i in inputs], jaxpr.outvars, jaxpr.eqns)
-            return jaxpr, tuple(values), tuple(reads)
+            return jaxpr, tuple(consts), tuple(reads)
         more = [s for s in dict.fromkeys(g.slot for g in writes.values() if g.slot is not None) if s not in reads]
         slots = [*reads, *more]
 
         def code(*values: Any) -> list[Any]:
             frame = dict(zip(slots, values, strict=True))
-            outputs: dict[Any, Any] = dict(zip(used, eval_jaxpr(jaxpr, kept, *values[: len(reads)]), strict=True))
+            outputs: dict[Any, Any] = dict(zip(used, eval_jaxpr(jaxpr, consts, *values[: len(reads)]), strict=True))
             return [self._converted(draft, s, g, outputs.get(g.output), frame) for s, g in writes.items()]
 
         closed = jax.make_jaxpr(code)(*(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in slots))

@@ -49,11 +49,11 @@ def _without(block: Block) -> Block:
     kept = [n for n, var in enumerate(block.jaxpr.outvars) if getattr(var, "val", None) is not None or var not in made]
     if len(kept) == len(block.writes):
         return block
-    jaxpr, inputs, consts = prune_jaxpr(block.jaxpr, [block.jaxpr.outvars[n] for n in kept])
+    jaxpr, consts, inputs = prune_jaxpr(block.jaxpr, block.consts, [block.jaxpr.outvars[n] for n in kept])
     return replace(
         block,
         jaxpr=jaxpr,
-        consts=tuple(block.consts[n] for n in consts),
+        consts=tuple(consts),
         reads=tuple(block.reads[n] for n in inputs),
         writes=tuple(block.writes[n] for n in kept),
     )
