@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.transforms import ProgramError
+from luciole.transforms import ProgramError, program
 from luciole.transforms.autobatch.api import autobatch
 from luciole.transforms.autobatch.frames import lower_calls
 from luciole.transforms.autobatch.ir import Branch, Call, Function, Jump, Program, Return, Slot, trace_block
@@ -15,6 +15,7 @@ from luciole.transforms.autobatch.liveness import analyse
 from luciole.transforms.autobatch.masked import fed_to_loops, in_place, run_block
 from luciole.transforms.autobatch.program_counter import build_machine
 from luciole.transforms.autobatch.schedule import plan
+from luciole.transforms.autobatch.scratch import scratch
 
 from .by_hand import BOOL, I32, fibonacci, greatest_common_divisor
 from .programs_by_hand import F32, cases, loop_inside, updates
@@ -236,3 +237,28 @@ def test_a_shared_matrix_is_multiplied_in_the_faster_order(members, length, firs
     np.testing.assert_allclose(found, vectors - 0.1 * vectors @ matrix.T, rtol=1e-4, atol=1e-4)
     (product,) = [e for e in jax.make_jaxpr(run)(jnp.float32(matrix), jnp.float32(vectors)).eqns if e.primitive.name == "dot_general"]
     assert product.invars[0].aval.shape == ((length, length) if first == "matrix" else (members, length))
+
+
+@pytest.mark.parametrize("strategy", ["program_counter", "local_static"])
+def test_room_that_is_not_filled_beside_a_table(strategy):
+    """`scratch` is taken out of a block that has constants of its own, and what is read was written."""
+    table = jnp.arange(4, dtype=jnp.float32) + 1
+
+    @program
+    def powers(x, count):
+        room = scratch((4,), jnp.float32)
+        value = x * table[count]
+        i = 0
+        while i < count:
+            room = room.at[i].set(value)
+            value = value * x
+            i += 1
+        total = jnp.float32(0)
+        while i > 0:
+            i -= 1
+            total = total + room[i] * table[i]
+        return total
+
+    x, count = np.float32([1, 2, 0.5]), np.int32([2, 3, 0])
+    found = autobatch(powers, strategy=strategy)(x, count)
+    np.testing.assert_allclose(found, [powers(a, b) for a, b in zip(x, count, strict=True)], rtol=1e-6)
