@@ -1,27 +1,16 @@
 """What crosses the edges of this room: a likelihood to bound, the quadratic below it, and the rule that makes one from the other."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jax import Array
+
+from ....ppl.factors import Family
 
 __all__ = ["Family", "Quadratic", "Row", "Rule", "ScaleTangent"]
 
 Row = dict[str, Any]
 """The parameters of one row's likelihood by name, "value" the observation; the functions of a `Rule` broadcast over rows."""
-
-
-class Family(Protocol):
-    """Which likelihood of a linear predictor, as `ppl.factors` finds it; hashable."""
-
-    @property
-    def distribution(self) -> type: ...
-    @property
-    def link(self) -> str: ...
-    @property
-    def predictors(self) -> int: ...
-    @property
-    def log_likelihood(self) -> Callable[[Any, Row, Row], Any]: ...
 
 
 class Quadratic(NamedTuple):

@@ -2,7 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,10 @@ from jax import lax
 from jax.scipy.special import gammaln
 from numpyro.distributions import discrete
 
-
-class Family(NamedTuple):
-    """As `ppl.factors` has it; the log likelihood is the distribution's own, a second implementation of ours."""
-
-    distribution: type
-    link: str
-    predictors: int
-    log_likelihood: Any
+import luciole as lc
+from luciole.inference.flymc.setup import light_up
+from luciole.ppl import log_density
+from luciole.ppl.factors import Family, find_factor
 
 
 def _unchecked(distribution, *args, **kwargs):
@@ -177,3 +173,20 @@ def attack(tried: Problem, bound, points: int = 401) -> Attack:
 @pytest.fixture(scope="session")
 def bounding():
     return SimpleNamespace(Family=Family, FAMILIES=FAMILIES, Problem=Problem, problem=problem, attack=attack)
+
+
+@pytest.fixture(scope="session")
+def small_logistic():
+    """A logistic regression with 60 rows and two coefficients: its set-up, at a softening and a radius."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 2)).astype(np.float32)
+    y = (rng.uniform(size=60) < 1 / (1 + np.exp(-x @ [1.0, -0.5]))).astype(np.float32)
+
+    def model(x, y):
+        w = lc.sample("w", dist.Normal(0, 2).expand([2]).to_event(1))
+        with lc.plate("row", len(x)):
+            lc.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+    density = log_density(lc.model(model), x, y)
+    factor = find_factor(density)
+    return lambda **options: light_up(factor, density.data, **options)

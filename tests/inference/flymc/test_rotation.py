@@ -1,0 +1,102 @@
+"""Firefly Monte Carlo against quadrature, with a ball that is left in a third of the iterations and rows that are often bright."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from luciole.inference.flymc.conditional import Conditional
+from luciole.inference.flymc.rotation import iterate, start
+from luciole.transforms.streams import key_words, stream_for
+
+pytestmark = pytest.mark.slow
+ITERATIONS = 40_000
+
+
+@pytest.fixture(scope="module")
+def found(small_logistic):
+    return small_logistic(softening=15.0, radius=1.5)
+
+
+def quadrature(setup):
+    """E[w], E[w^2], E[w1 w2], P(outside), and means of the absolute values, over a grid."""
+    f = setup.fireflies
+    grid = np.linspace(-7, 7, 141)
+    w = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
+    with jax.enable_x64(True):
+
+        def one(f, w):
+            return setup.conditional._prior(f, w) + setup.conditional.whole(f, w)
+
+        log_p = np.asarray(jax.jit(jax.vmap(one, in_axes=(None, 0)))(f, w))
+    weight = np.exp(log_p - log_p.max())
+    return functions(w, f) @ (weight / weight.sum())
+
+
+def functions(w, f):
+    outside = ((w @ np.asarray(f.metric).T) ** 2).sum(-1) > float(f.radius) ** 2
+    return np.stack([w[:, 0], w[:, 1], w[:, 0] ** 2, w[:, 1] ** 2, w[:, 0] * w[:, 1], np.abs(w).sum(-1), outside])
+
+
+def sample(setup, conditional=None, step=0.8, num_steps=2, key=1):
+    """Draws, the numbers of bright rows, and whether anything was wrong."""
+    conditional = conditional or setup.conditional
+
+    @jax.jit
+    def run(f, words):
+        stream = stream_for(words, 0)
+        point, lit = start(conditional, f, stream, setup.capacity, setup.candidates)
+
+        def body(carry, _):
+            point, lit, stream = carry
+            stream = stream._replace(counter=stream.counter + 1)
+            point, lit, did = iterate(conditional, f, stream, point, lit, jnp.float64(step), jnp.int32(num_steps), setup.candidates)
+            return (point, lit, stream), (point.w, lit.count, did)
+
+        return jax.lax.scan(body, (point, lit, stream), None, length=ITERATIONS)[1]
+
+    with jax.enable_x64(True):
+        w, count, did = run(setup.fireflies, key_words(jax.random.key(key)))
+    return np.asarray(w)[500:], np.asarray(count), did
+
+
+def z_scores(setup, w):
+    values = functions(w, setup.fireflies)
+    batches = values[:, : len(w) // 50 * 50].reshape(len(values), 50, -1).mean(-1)
+    return (batches.mean(1) - quadrature(setup)) / np.maximum(batches.std(1, ddof=1) / np.sqrt(50), 1e-6)
+
+
+def test_exact_where_the_ball_is_often_left(found):
+    w, count, did = sample(found)
+    outside = functions(w, found.fireflies)[-1]
+    assert 0.2 < outside.mean() < 0.5
+    assert count.mean() > 3
+    assert not did.short.any() and not did.refuted.any()
+    assert np.abs(z_scores(found, w)).max() < 4
+
+
+def test_rejection_outside_the_ball_is_seen(found):
+    class Truncated(Conditional):
+        def whole(self, fireflies, w):
+            return jnp.float64(-jnp.inf)
+
+    w, *_ = sample(found, Truncated(found.conditional.family, found.conditional.log_prior))
+    assert np.abs(z_scores(found, w)).max() > 6
+
+
+def test_a_bound_raised_by_a_percent_is_refuted(found):
+    f = found.fireflies
+    raised = f._replace(bound=f.bound._replace(value=np.asarray(f.bound.value) * 0.99))
+    *_, did = sample(replace(found, fireflies=raised))
+    assert did.refuted.any()
+
+
+def test_queries_are_those_of_the_bright_rows(small_logistic):
+    setup = small_logistic(softening=1.0)
+    _, count, did = sample(setup, num_steps=3)
+    moved = 3 * np.concatenate([count[:-1]])
+    asked = np.asarray(did.queries)[1:] - moved
+    assert (asked >= 0).all() and asked.mean() < float(setup.fireflies.cumulative[-1])
+    assert asked.mean() > 0.7 * float(setup.fireflies.cumulative[-1])
