@@ -5,11 +5,25 @@ if __name__ == "inference":
 
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
-from .flymc import bounds
+from .flymc import BreakEvenWarning, FlyMC, bounds
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
 from .nuts import NUTS
+from .random_walk import RWM
 from .slice import Slice
 
-__all__ = ["HMC", "MCMC", "NUTS", "Diagnosis", "DivergenceWarning", "EllipticalSlice", "InterruptWarning", "Slice", "bounds"]
+__all__ = [
+    "HMC",
+    "MCMC",
+    "NUTS",
+    "RWM",
+    "BreakEvenWarning",
+    "Diagnosis",
+    "DivergenceWarning",
+    "EllipticalSlice",
+    "FlyMC",
+    "InterruptWarning",
+    "Slice",
+    "bounds",
+]

@@ -97,10 +97,12 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
     room = room_for(capacity, target.layout.dim, dtype, transition.stats)
     zeros = jnp.zeros((target.layout.dim,), dtype)
     words = jnp.zeros(2, jnp.uint32)
+    searches = jax.eval_shape(transition.start, plan, zeros) is None
 
     def first(run_key, plan, chain, start, given, fixed):
-        gradient = zeros if transition.uses_gradient else zeros[:0]
-        state = start_chain((jnp.zeros((), dtype), gradient), start, stream_for(run_key, chain), plan.tuning)
+        nothing = jnp.zeros((), dtype), zeros if transition.uses_gradient else zeros[:0], ()
+        log_density, gradient, held = transition.start(plan, start) or nothing
+        state = start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, held)
         return Begin(given, fixed), state
 
     def begin(run_key, plan, start, given, fixed):
@@ -114,6 +116,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
             lambda words, fixed: target.initial(data, words, fixed),
             transition,
             plan,
+            searches,
         )
 
     def noises(stream, number):

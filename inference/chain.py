@@ -1,7 +1,7 @@
 """What one chain does in one chunk of a run: find its start if it has none, then move, adapt and keep draws.
 
 Written for one chain; `batching` runs it for many. The log density, with its gradient where the kernel uses it, is called in one place,
-`density`, for the search, the warm-up and the draws alike.
+`density`, for the search, the warm-up and the draws alike. A kernel that brings its own start brings its own density, too.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ..transforms.autobatch import program
 from .kernel import Transition
 from .records import Draw, Plan
-from .starts import searching
+from .starts import searching, staying
 
 __all__ = ["Begin", "Kept", "Room", "Tally", "chain_program", "read_room", "room_for"]
 
@@ -39,6 +39,7 @@ class Tally(NamedTuple):
         warmup_steps: int32, (). Those of them in warm-up.
         diverging: int32, (). Divergent transitions after warm-up; 0 for kernels that cannot diverge.
         depth: int32, (). Sum of tree depths; 0 for kernels without trees.
+        queries, warmup_queries: integers, (). Likelihoods of rows, of kernels that count them; 0 for others.
     """
 
     transitions: jax.Array
@@ -47,6 +48,8 @@ class Tally(NamedTuple):
     warmup_steps: jax.Array
     diverging: jax.Array
     depth: jax.Array
+    queries: jax.Array
+    warmup_queries: jax.Array
 
 
 class Room(NamedTuple):
@@ -77,7 +80,7 @@ class Kept(NamedTuple):
     ok: jax.Array
 
 
-def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
+def chain_program(value_and_grad, initial, transition: Transition, plan: Plan, searches: bool):
     """The program of a chunk.
 
     Args:
@@ -85,6 +88,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
         initial: key words, uint32 (2,), and fixed values -> a drawn position (dim,).
         transition: the kernel's static part.
         plan: the run's.
+        searches: whether a start has to be found; if not chains stay where they are.
 
     Returns:
         A program of `Begin`, `ChainState`, whether its position is still to be found, bool (), the kernel's `noise` for the chunk's
@@ -93,20 +97,19 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan):
     """
 
     @program(heavy=True)
-    def density(position):
-        return value_and_grad(position)
+    def density(position, held):
+        return *value_and_grad(position), held
 
     kinds = transition.stats
-    search = searching(density, initial, transition.uses_gradient)
+    find = searching(density, initial, transition.uses_gradient) if searches else staying
     move = transition.program(density, plan)
 
     @program
     def chunk(begin, state, fresh, noise, draws, until):
-        ok, none = jnp.bool_(True), jnp.int32(0)
-        tally = Tally(none, none, none, none, none, none)
+        ok, none, no_queries = jnp.bool_(True), jnp.int32(0), jnp.zeros((), int)
+        tally = Tally(none, none, none, none, none, none, no_queries, no_queries)
         if fresh:
-            position, log_density, gradient, ok, tries = search(state.stream, state.position, begin.given, begin.fixed)
-            state = state._replace(position=position, log_density=log_density, gradient=gradient)
+            state, ok, tries = find(state, begin.given, begin.fixed)
             tally = tally._replace(tries=tries)
         count, first = jnp.int32(0), state.stream.counter
         while ok & (state.stream.counter.astype(jnp.int32) < until):
@@ -165,6 +168,7 @@ def _is_kept(index, plan: Plan):
 
 def _count(tally: Tally, stats: dict[str, Any], warming) -> Tally:
     depth, diverging = stats.get("tree_depth"), stats.get("diverging")
+    queries = stats["n_queries"].astype(tally.queries.dtype) if "n_queries" in stats else jnp.zeros_like(tally.queries)
     return Tally(
         transitions=tally.transitions + 1,
         tries=tally.tries,
@@ -172,4 +176,6 @@ def _count(tally: Tally, stats: dict[str, Any], warming) -> Tally:
         warmup_steps=tally.warmup_steps + jnp.where(warming, stats["n_steps"], 0),
         diverging=tally.diverging if diverging is None else tally.diverging + (diverging & ~warming).astype(jnp.int32),
         depth=tally.depth if depth is None else tally.depth + depth,
+        queries=tally.queries + queries,
+        warmup_queries=tally.warmup_queries + jnp.where(warming, queries, 0),
     )

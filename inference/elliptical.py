@@ -24,7 +24,7 @@ from ..ppl import InitStrategy, init_to_median
 from ..transforms.autobatch import program
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, normal, uniform
-from .kernel import tuning_of
+from .kernel import Transition, tuning_of
 from .layout import Layout
 from .prior import GaussianPrior, colour, gaussian_prior, whiten
 from .records import Draw, Plan, Tuning
@@ -41,7 +41,7 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class EllipticalSliceTransition:
+class EllipticalSliceTransition(Transition):
     """The static part of the kernel."""
 
     @property
@@ -67,11 +67,11 @@ class EllipticalSliceTransition:
             theta = 2 * math.pi * uniform(stream, Purpose.ANGLE, dtype=dtype)
             low, high = theta - 2 * math.pi, theta
             n_steps, moving = jnp.int32(0), True
-            position, log_density = state.position, state.log_density
+            position, log_density, held = state.position, state.log_density, state.held
             while moving:
                 point = z * jnp.cos(theta) + noise * jnp.sin(theta)
                 position = colour(prior, point)
-                log_density, _ = density(position)
+                log_density, _, held = density(position, held)
                 n_steps = n_steps + 1
                 # A bracket that has shrunk to the state itself ends the transition, whatever rounding says of the level.
                 moving = not (log_likelihood(log_density, point) >= level or theta == 0)
@@ -79,7 +79,7 @@ class EllipticalSliceTransition:
                     low, high = bracket(low, high, theta)
                     theta = low + (high - low) * uniform(stream, Purpose.ANGLE, (), n_steps, dtype)
             stream = stream._replace(counter=stream.counter + 1)
-            state = state._replace(position=position, log_density=log_density, stream=stream)
+            state = state._replace(position=position, log_density=log_density, stream=stream, held=held)
             return state, Draw(position, {"n_steps": n_steps, "theta": theta, "lp": log_density})
 
         return transition

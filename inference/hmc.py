@@ -18,7 +18,7 @@ from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
-from .kernel import check_tuning, tuning_of
+from .kernel import Transition, check_tuning, tuning_of
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
 
@@ -36,7 +36,7 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class HMCTransition:
+class HMCTransition(Transition):
     """The static part of the kernel; `dense_mass` says whether the metric is dense."""
 
     dense_mass: bool
@@ -66,10 +66,10 @@ class HMCTransition:
             wanted = options["num_steps"].astype(dtype) if options["num_steps"] > 0 else length
             shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
             n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
-            phase, log_density = Phase(state.position, p, state.gradient), state.log_density
+            phase, log_density, held = Phase(state.position, p, state.gradient), state.log_density, state.held
             for _ in range(n_steps):
                 phase = half_kick_and_drift(metric, state.step_size, phase)
-                log_density, gradient = density(phase.position)
+                log_density, gradient, held = density(phase.position, held)
                 phase = kick(state.step_size, phase, gradient)
             end_energy = energy(metric, log_density, phase.momentum)
             error = energy_error(end_energy, start_energy)
@@ -90,7 +90,8 @@ class HMCTransition:
                 state.step_size, metric, state.adaptation, stream.counter.astype("int32"), acceptance_rate, position
             )
             stream = stream._replace(counter=stream.counter + 1)
-            return ChainState(position, log_density, gradient, step_size, metric, adaptation, stream), Draw(position, stats)
+            state = ChainState(position, log_density, gradient, step_size, metric, adaptation, stream, held)
+            return state, Draw(position, stats)
 
         return transition
 

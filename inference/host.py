@@ -34,6 +34,8 @@ class Counts(NamedTuple):
         warmup_evaluations: those of them in warm-up.
         slots: the same, computed, idle chains included.
         divergences: (chain,). After warm-up.
+        queries, warmup_queries: likelihoods of rows, of kernels that count them.
+        transitions: of all chains.
     """
 
     tries: np.ndarray
@@ -41,6 +43,9 @@ class Counts(NamedTuple):
     warmup_evaluations: int
     slots: int
     divergences: np.ndarray
+    queries: int
+    warmup_queries: int
+    transitions: int
 
 
 class Outcome(NamedTuple):
@@ -80,6 +85,7 @@ def drive(
     progress: Progress,
     meetings: tuple[int, ...] = (),
     meet: Callable[[ChainState, Tuning], ChainState] | None = None,
+    inspect: Callable[[ChainState], None] | None = None,
 ) -> Outcome:
     """Advances every chain by `total` transitions, or until the user interrupts.
 
@@ -94,11 +100,12 @@ def drive(
         progress: told after every call and every chunk.
         meetings: transitions before which all chains meet, and a chunk ends.
         meet: what the chains do there together.
+        inspect: is shown the chains after every chunk, and may raise.
     """
     num_chains = state.log_density.shape[0]
     store = _empty_store(compiled.chunk, num_chains, num_kept)
     filled = np.zeros(num_chains, np.int64)
-    counts = Counts(np.zeros(num_chains, np.int64), 0, 0, 0, np.zeros(num_chains, np.int64))
+    counts = Counts(np.zeros(num_chains, np.int64), 0, 0, 0, np.zeros(num_chains, np.int64), 0, 0, 0)
     calls = _Calls(compiled, data, plan, compact, num_chains, int(plan.schedule.num_warmup), progress)
     done, ok = 0, np.ones(num_chains, bool)
     start = perf_counter()
@@ -110,6 +117,8 @@ def drive(
             chunk = compiled.leave(machine, data, plan)
             ok = np.asarray(chunk.kept.ok)
             chains = chunk.state
+            if inspect is not None:
+                inspect(chains)
             if meet is not None and until in meetings and ok.all() and not calls.interrupted:
                 chains = meet(chains, plan.tuning)
             stored, counted = _append(store, filled, chunk), _add(counts, chunk, slots)
@@ -215,4 +224,7 @@ def _add(counts: Counts, chunk: Chunk, slots: int) -> Counts:
         counts.warmup_evaluations + int(np.asarray(tally.warmup_steps, np.int64).sum()),
         counts.slots + slots,
         counts.divergences + np.asarray(tally.diverging),
+        counts.queries + int(np.asarray(tally.queries, np.int64).sum()),
+        counts.warmup_queries + int(np.asarray(tally.warmup_queries, np.int64).sum()),
+        counts.transitions + int(np.asarray(tally.transitions, np.int64).sum()),
     )

@@ -1,6 +1,7 @@
 """What the batching and the host loop ask of a kernel, and the checks that all kernels share."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -8,10 +9,11 @@ from ..ppl import InitStrategy
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream
 from .adaptation import start_adaptation
+from .layout import Layout
 from .metric import metric_of
 from .records import ChainState, Plan, Tuning
 
-__all__ = ["Kernel", "Transition", "check_tuning", "is_whole", "start_chain", "tuning_of"]
+__all__ = ["Fitted", "Kernel", "Transition", "check_tuning", "fitted", "is_whole", "start_chain", "tuning_of"]
 
 
 class Transition(Protocol):
@@ -40,8 +42,8 @@ class Transition(Protocol):
         """One step of one chain.
 
         Args:
-            density: program, position (dim,) -> (log density (), gradient (dim,) or, without `uses_gradient`, (0,)): the only way to
-                the model.
+            density: program, (position (dim,), held) -> (log density (), gradient (dim,) or, without `uses_gradient`, (0,), held): the
+                only way to the model. The chain's `held` is handed on from each call to the next.
             plan: the run's, in run-time values.
 
         Returns:
@@ -49,7 +51,39 @@ class Transition(Protocol):
         """
         ...
 
+    def start(self, plan: Plan, position: Any) -> tuple[Any, Any, Any] | None:
+        """Log density, gradient and `held` of a chain that starts at a position; None for kernels whose start is searched for."""
+        return None
+
     def __hash__(self) -> int: ...
+
+
+class Fitted(NamedTuple):
+    """A kernel on data.
+
+    Attributes:
+        transition, tuning: its static and its run-time part.
+        starts: (chain, dim), where chains start; None if starts are searched for.
+        queries: likelihoods of rows that were evaluated for it; None if the kernel does not count them.
+        wide: whether chains run in float64 whatever the run's float type.
+        in_one: whether a whole transition is one evaluation of the machine, rather than each log density of it.
+        inspect: is shown the chains now and then, and raises if their draws are not exact.
+    """
+
+    transition: "Transition"
+    tuning: Tuning
+    starts: np.ndarray | None = None
+    queries: int | None = None
+    wide: bool = False
+    in_one: bool = False
+    inspect: Callable[[ChainState], None] | None = None
+
+
+def fitted(kernel: Any, density: Any, layout: Layout, words: Any, num_chains: int) -> Fitted:
+    """The kernel on the data of a log density; kernels that have to look at the data first have a method `fit`."""
+    if hasattr(kernel, "fit"):
+        return kernel.fit(density, words, num_chains)
+    return Fitted(kernel.transition(), kernel.tuning(layout.dim, np.dtype(layout.dtype), density))
 
 
 class Kernel(Protocol):
@@ -70,7 +104,7 @@ class Kernel(Protocol):
         ...
 
 
-def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning) -> ChainState:
+def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning, held: Any = ()) -> ChainState:
     """The state of one chain before its first transition.
 
     Args:
@@ -78,6 +112,7 @@ def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning)
         position: (dim,).
         stream: the chain's randomness at transition 0.
         tuning: first step size and metric.
+        held: of the density.
     """
     log_density, gradient = value_and_grad_result
     return ChainState(
@@ -88,6 +123,7 @@ def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning)
         metric=metric_of(tuning.inverse_mass_matrix),
         adaptation=start_adaptation(tuning.step_size, tuning.inverse_mass_matrix),
         stream=stream,
+        held=held,
     )
 
 

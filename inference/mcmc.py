@@ -3,10 +3,12 @@
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ..ppl import ModelProgram, log_density
@@ -18,7 +20,8 @@ from .compilation import compiled_sampler
 from .diagnosis import Diagnosis, diagnose
 from .export import Run, array_arguments, to_arviz
 from .host import Outcome, drive
-from .kernel import Kernel
+from .kernel import Fitted, Kernel, fitted
+from .layout import Layout
 from .notices import DivergenceWarning, InterruptWarning
 from .pooling import pooled
 from .progress import Progress
@@ -34,7 +37,7 @@ class MCMC:
     """Runs chains of a kernel and keeps their draws.
 
     Args:
-        kernel: `NUTS(model)`, `HMC(model, ...)`, `Slice(model)`, `EllipticalSlice(model)`.
+        kernel: `NUTS(model)`, `HMC(model, ...)`, `Slice(model)`, `EllipticalSlice(model)`, `FlyMC(model)`.
         num_warmup: transitions per chain that adapt what the kernel adapts; 0 or more.
         num_samples: transitions per chain after warm-up; `num_samples // thinning` of them are kept.
         num_chains: number of chains; all run in one program on one device.
@@ -57,10 +60,10 @@ class MCMC:
         step_size: (chain,). As adapted.
         inverse_mass_matrix: (chain, dim) or (chain, dim, dim). As adapted.
         state: the chains after their last transition.
-        cost: `compile_seconds` (tracing included), `sampling_seconds`, `gradient_evaluations` (that chains needed, the
-            search for starts included), `gradient_slots` (computed, chains that wait included), `log_density_evaluations` and
-            `log_density_slots` (the same for log densities without gradient; a kernel has either these or those, the others are 0),
-            `utilisation` (the ratio of evaluations and slots),
+        cost: `setup_seconds` (of kernels that look at the data first; 0 for others), `compile_seconds` (tracing included),
+            `sampling_seconds`, `gradient_evaluations` (that chains needed, the search for starts included), `gradient_slots`
+            (computed, chains that wait included), `log_density_evaluations` and `log_density_slots` (the same for log densities
+            without gradient; a kernel has either these or those, the others are 0), `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
             `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart).
 
@@ -115,35 +118,24 @@ class MCMC:
         """
         words = key_words(key)
         with Progress(self.num_warmup + self.num_samples, self.num_chains, self.progress_bar) as progress:
-            tracing = perf_counter()
+            begun = perf_counter()
             density = _density_of(self.kernel.model, args, kwargs)
-            transition = self.kernel.transition()
-            target = trace_target(density, self.kernel.init_strategy, self.num_chains, transition.uses_gradient)
-            plan = self._plan(target, density)
-            meetings = ()
-            if self.pool_adaptation:
-                plan, meetings = pooled(plan, self.num_chains, type(self.kernel).__name__)
-            start = start_positions(init_params, target.layout, self.num_chains)
-            given = np.asarray(init_params is not None)
-            begin_args = (words, plan, start, given, target.fixed)
-            capacity = capacity_of(target, self.num_chains)
-            compiled = compiled_sampler(target, transition, self.num_chains, capacity, plan, begin_args)
-            meet = compiled.pool() if meetings else None
-            driving = perf_counter()
-            num_kept = self._num_warmup_kept + self.num_samples // self.thinning
-            total = self.num_warmup + self.num_samples
-            begin, state = compiled.begin(*begin_args)
-            outcome = drive(compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet)
-            if not outcome.ok.all():
-                last = np.asarray(outcome.state.position)
-                raise init_error(density, target.layout, last, outcome.ok, bool(given), transition.uses_gradient)
+            fit = fitted(self.kernel, density, Layout.of(density.positions), words, self.num_chains)
+            fitting = perf_counter() if fit.queries is not None else begun
+            target = trace_target(density, self.kernel.init_strategy, self.num_chains, fit.transition.uses_gradient)
+            with jax.enable_x64(True) if fit.wide else nullcontext():
+                outcome, driving = self._drive(density, fit, target, words, init_params, progress)
         self._finished = _Finished(
             outcome=outcome,
             names=target.names,
             program=density.program,
             arguments=array_arguments(self.kernel.model, args, kwargs),
-            compile_seconds=driving - tracing,
+            setup_seconds=fitting - begun,
+            compile_seconds=driving - fitting,
             sampling_seconds=outcome.seconds,
+            uses_gradient=fit.transition.uses_gradient,
+            in_one=fit.in_one,
+            queries=fit.queries,
         )
         self._warn()
         return self
@@ -192,19 +184,25 @@ class MCMC:
     def cost(self) -> dict[str, float]:
         run = self._done
         counts, rows = run.outcome.counts, _observed_rows(run.program)
-        evaluations, setup, slots = counts.evaluations, int(counts.tries.sum()), counts.slots
-        gradient = self.kernel.transition().uses_gradient
+        evaluations, setup = counts.evaluations, int(counts.tries.sum())
+        utilisation = (counts.transitions if run.in_one else evaluations) / counts.slots
+        slots = round(evaluations / utilisation)
+        gradient = run.uses_gradient
+        queries, queries_setup, queries_warmup = rows * evaluations, rows * setup, rows * counts.warmup_evaluations
+        if run.queries is not None:
+            queries, queries_setup, queries_warmup = run.queries + counts.queries, run.queries, counts.warmup_queries
         return {
+            "setup_seconds": run.setup_seconds,
             "compile_seconds": run.compile_seconds,
             "sampling_seconds": run.sampling_seconds,
             "gradient_evaluations": evaluations if gradient else 0,
             "gradient_slots": slots if gradient else 0,
             "log_density_evaluations": 0 if gradient else evaluations,
             "log_density_slots": 0 if gradient else slots,
-            "utilisation": evaluations / slots,
-            "likelihood_queries": rows * evaluations,
-            "likelihood_queries_setup": rows * setup,
-            "likelihood_queries_warmup": rows * counts.warmup_evaluations,
+            "utilisation": utilisation,
+            "likelihood_queries": queries,
+            "likelihood_queries_setup": queries_setup,
+            "likelihood_queries_warmup": queries_warmup,
         }
 
     def to_arviz(
@@ -285,9 +283,31 @@ class MCMC:
             },
         )
 
-    def _plan(self, target: Target, density: Any = None) -> Plan:
-        tuning = self.kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype), density)
-        return Plan(warmup_schedule(self.num_warmup), tuning, np.int32(self.thinning), np.asarray(bool(self.keep_warmup)))
+    def _drive(self, density: Any, fit: Fitted, target: Target, words, init_params, progress: Progress) -> tuple[Outcome, float]:
+        """What the loop leaves, and the time at which it began."""
+        target = target._replace(layout=target.layout._replace(dtype="float64")) if fit.wide else target
+        plan = Plan(warmup_schedule(self.num_warmup), fit.tuning, np.int32(self.thinning), np.asarray(bool(self.keep_warmup)))
+        meetings = ()
+        if self.pool_adaptation:
+            plan, meetings = pooled(plan, self.num_chains, type(self.kernel).__name__)
+        start = start_positions(init_params, target.layout, self.num_chains)
+        start = start if init_params is not None or fit.starts is None else fit.starts
+        given = np.asarray(init_params is not None)
+        begin_args = (words, plan, start, given, target.fixed)
+        capacity = capacity_of(target, self.num_chains)
+        compiled = compiled_sampler(target, fit.transition, self.num_chains, capacity, plan, begin_args)
+        meet = compiled.pool() if meetings else None
+        driving = perf_counter()
+        num_kept = self._num_warmup_kept + self.num_samples // self.thinning
+        total = self.num_warmup + self.num_samples
+        begin, state = compiled.begin(*begin_args)
+        outcome = drive(
+            compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet, fit.inspect
+        )
+        if not outcome.ok.all():
+            last = np.asarray(outcome.state.position)
+            raise init_error(density, target.layout, last, outcome.ok, bool(given), fit.transition.uses_gradient)
+        return outcome, driving
 
     @property
     def _num_warmup_kept(self) -> int:
@@ -340,15 +360,20 @@ class _Finished(NamedTuple):
         names: of the values in the outcome, in program order.
         program: the model.
         arguments: the model's array arguments by name.
-        compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
+        setup_seconds, compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
+        uses_gradient, in_one: of the kernel. queries: likelihoods of rows evaluated in the set-up, by kernels that count them.
     """
 
     outcome: Outcome
     names: tuple[str, ...]
     program: ModelProgram
     arguments: dict[str, Any]
+    setup_seconds: float
     compile_seconds: float
     sampling_seconds: float
+    uses_gradient: bool
+    in_one: bool
+    queries: int | None
 
 
 def _observed_rows(program: ModelProgram) -> int:
@@ -367,7 +392,7 @@ def _density_of(model, args, kwargs):
 
 
 def _check_kernel(kernel) -> None:
-    if not all(hasattr(kernel, name) for name in ("model", "transition", "tuning")):
+    if isinstance(kernel, type) or not (hasattr(kernel, "model") and (hasattr(kernel, "transition") or hasattr(kernel, "fit"))):
         found = getattr(kernel, "__name__", type(kernel).__name__)
         raise SamplerError(f"MCMC: kernel is {found}, a kernel expected; write MCMC(NUTS(model), ...).")
 

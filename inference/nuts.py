@@ -16,7 +16,7 @@ from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, normal
 from .adaptation import adapting
 from .integrator import Phase, energy
-from .kernel import check_tuning, tuning_of
+from .kernel import Transition, check_tuning, tuning_of
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
 from .trajectory import MAX_DEPTH, Purpose, Start, iterative
@@ -25,7 +25,7 @@ __all__ = ["NUTS", "NUTSTransition"]
 
 
 @dataclass(frozen=True)
-class NUTSTransition:
+class NUTSTransition(Transition):
     """The static part of the kernel.
 
     Attributes:
@@ -67,7 +67,7 @@ class NUTSTransition:
             p = momentum(state.metric, noise)
             phase = Phase(state.position, p, state.gradient)
             start_energy = energy(state.metric, state.log_density, p)
-            trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy))
+            trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy, state.held))
             choice = trajectory.choice
             acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)
             stats = {
@@ -83,7 +83,8 @@ class NUTSTransition:
                 state.step_size, state.metric, state.adaptation, state.stream.counter.astype("int32"), acceptance_rate, choice.position
             )
             stream = state.stream._replace(counter=state.stream.counter + 1)
-            state = ChainState(choice.position, choice.log_density, choice.gradient, step_size, metric, adaptation, stream)
+            reached = choice.position, choice.log_density, choice.gradient
+            state = ChainState(*reached, step_size, metric, adaptation, stream, trajectory.held)
             return state, Draw(choice.position, stats)
 
         return transition

@@ -27,6 +27,7 @@ class ChainState(NamedTuple):
         metric: the Euclidean metric used by the next transition.
         adaptation: running averages of the warm-up.
         stream: the chain's randomness; its counter is the index of the next transition, warm-up first.
+        held: what the density is conditional on besides the data, and what it counts; () for a model's own density.
     """
 
     position: jax.Array
@@ -36,6 +37,7 @@ class ChainState(NamedTuple):
     metric: Metric
     adaptation: Adaptation
     stream: Stream
+    held: Any = ()
 
 
 class Draw(NamedTuple):
@@ -47,6 +49,7 @@ class Draw(NamedTuple):
             uses it) and `lp` (nats). NUTS and HMC: `diverging` (bool), `acceptance_rate` (mean over the trajectory), `energy` (nats,
             minus log density plus kinetic energy), `step_size` (used by this transition); NUTS adds `tree_depth` (doublings begun).
             Slice: `nstep_out`, `nstep_in` (int, times that an interval grew and shrank). EllipticalSlice: `theta` (radians moved).
+            FlyMC: `n_bright`, `n_queries` (int, likelihoods of rows evaluated); `lp` is that of the parameters and the bright rows.
     """
 
     position: jax.Array

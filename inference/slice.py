@@ -22,7 +22,7 @@ from ..transforms.autobatch import program
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, uniform
 from .adaptation import adapting
-from .kernel import is_whole, tuning_of
+from .kernel import Transition, is_whole, tuning_of
 from .records import ChainState, Draw, Plan, Tuning
 
 __all__ = ["Slice", "SliceTransition"]
@@ -71,6 +71,7 @@ class Update(NamedTuple):
         position: (dim,).
         log_density: (). Nats.
         n_steps, nstep_out, nstep_in: int32, (). Of the whole transition.
+        held: what the density handed on last.
     """
 
     position: jax.Array
@@ -78,10 +79,11 @@ class Update(NamedTuple):
     n_steps: jax.Array
     nstep_out: jax.Array
     nstep_in: jax.Array
+    held: Any
 
 
 @dataclass(frozen=True)
-class SliceTransition:
+class SliceTransition(Transition):
     """The static part of the kernel."""
 
     @property
@@ -106,7 +108,7 @@ class SliceTransition:
             levels, places, shares = noise
             widths = state.step_size * jnp.sqrt(state.metric.inverse_mass)
             none = jnp.int32(0)
-            update = Update(state.position, state.log_density, none, none, none)
+            update = Update(state.position, state.log_density, none, none, none, state.held)
             coordinate, sweeping = jnp.int32(0), True
             while sweeping:
                 level = update.log_density + jnp.log1p(-levels[coordinate])
@@ -119,7 +121,8 @@ class SliceTransition:
                 state.step_size, state.metric, state.adaptation, counter.astype("int32"), plan.tuning.target_accept_prob, update.position
             )
             stream = state.stream._replace(counter=counter + 1)
-            state = ChainState(update.position, update.log_density, state.gradient, step_size, metric, adaptation, stream)
+            reached = update.position, update.log_density, state.gradient
+            state = ChainState(*reached, step_size, metric, adaptation, stream, update.held)
             return state, Draw(update.position, stats)
 
         return transition
@@ -133,12 +136,12 @@ def _coordinate(density, max_steps_out):
         x = update.position[coordinate]
         interval = lay(x, width, place, share, max_steps_out)
         phase = next_phase(jnp.int32(Phase.LOW), interval)
-        position, log_density, n_steps, nstep_out, nstep_in = update
+        position, log_density, n_steps, nstep_out, nstep_in, held = update
         moving = True
         while moving:
             number = uniform(stream, Purpose.POINT, (), n_steps, x.dtype)
             point = point_of(phase, interval, number)
-            value, _ = density(update.position.at[coordinate].set(point))
+            value, _, held = density(update.position.at[coordinate].set(point), held)
             n_steps = n_steps + 1
             inside = is_inside(value, level)
             if phase == Phase.WITHIN:
@@ -153,7 +156,7 @@ def _coordinate(density, max_steps_out):
                 phase = next_phase(phase, interval)
             else:
                 phase = next_phase(phase + 1, interval)
-        return Update(position, log_density, n_steps, nstep_out, nstep_in)
+        return Update(position, log_density, n_steps, nstep_out, nstep_in, held)
 
     return move
 

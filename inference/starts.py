@@ -8,7 +8,7 @@ from ..transforms.errors import InitError, SamplerError
 from ..transforms.streams import random_bits
 from .layout import Layout
 
-__all__ = ["MAX_TRIES", "init_error", "searching", "start_positions"]
+__all__ = ["MAX_TRIES", "init_error", "searching", "start_positions", "staying"]
 
 MAX_TRIES = 100
 _PURPOSE = 200  # of the random numbers; kernels use small ones
@@ -22,32 +22,39 @@ def searching(density, initial, uses_gradient=True):
     Without a resolved point the best of the finite ones is taken.
 
     Args:
-        density: program, position (dim,) -> (log density (), gradient (dim,), or (0,) if the kernel uses none).
+        density: program, position (dim,) and () -> (log density (), gradient (dim,), or (0,) if the kernel uses none, ()).
         initial: key words, uint32 (2,), and the chain's fixed values -> position (dim,).
         uses_gradient: of the kernel.
 
     Returns:
-        A program of the chain's randomness, the user's point (dim,), whether to take it, if finite, instead of drawing, bool (), and
-        the fixed values. It returns the position (dim,), its log density () and gradient, whether they are finite, bool (),
-        and the number of points tried, int32 ().
+        A program of the chain's state, whether to take its position, if finite, instead of drawing one, bool (), and the fixed values. It
+        returns the state at the start, whether log density and gradient are finite there, bool (), and the number of points tried,
+        int32 ().
     """
 
     @program
-    def search(stream, start, given, fixed):
+    def search(state, given, fixed):
+        start = state.position
         position, log_density, gradient = start, jnp.zeros((), start.dtype), jnp.zeros_like(start[: start.size * uses_gradient])
         tries, ok, resolved = jnp.int32(0), jnp.bool_(False), False
         while tries < (1 if given else MAX_TRIES) and not resolved:
-            words = jnp.stack(random_bits(stream, _PURPOSE, (), tries))
+            words = jnp.stack(random_bits(state.stream, _PURPOSE, (), tries))
             point = start if given else initial(words, fixed)
-            value, slope = density(point)
+            value, slope, _ = density(point, ())
             finite = jnp.isfinite(value) & jnp.isfinite(slope).all()
             if not ok or (finite and value > log_density):
                 position, log_density, gradient, ok = point, value, slope, finite
             resolved = ok and jnp.abs(log_density) * jnp.finfo(log_density.dtype).eps < 1
             tries = tries + 1
-        return position, log_density, gradient, ok, tries
+        return state._replace(position=position, log_density=log_density, gradient=gradient), ok, tries
 
     return search
+
+
+@program
+def staying(state, given, fixed):
+    """The program of a chain that has its start."""
+    return state, jnp.isfinite(state.log_density), jnp.int32(0)
 
 
 def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -> np.ndarray:

@@ -69,6 +69,7 @@ class Target(NamedTuple):
 
     def constrain(self, data: Data, position: jax.Array) -> tuple[jax.Array, ...]:
         """Position (dim,) -> constrained values and deterministic values, in the order of `names`."""
+        position = position.astype(self.programs[2].in_avals[0].dtype)  # chains may run in a wider type
         return tuple(self._run(2, data, position, *data.leaves))
 
     def initial(self, data: Data, words: jax.Array, fixed: dict[str, jax.Array]) -> jax.Array:

@@ -1,10 +1,10 @@
-"""The joint density of the parameters and of which rows are bright, whose marginal is the posterior:
+"""The joint density of the parameters u and of which rows are bright, whose marginal is the posterior:
 
-    p(w, z) = prior(w) prod_n L_n(w) r_n(w)^{z_n} (1 - r_n(w))^{1 - z_n},    1 - r_n = exp(-gap_n),    gap_n = log L_n - log B_n > 0.
+    p(u, z) = prior(u) prod_n L_n(u) r_n(u)^{z_n} (1 - r_n(u))^{1 - z_n},    1 - r_n = exp(-gap_n),    gap_n = log L_n - log B_n > 0.
 
 With the sum of all log B_n known in closed form only bright rows (z_n = 1) have to be looked at: each adds log(exp(gap_n) - 1).
 
-The bounds hold on a ball. Outside it B_n = exp(-rate_n) L_n: rows are then bright with a probability that does not depend on w, and a
+Bounds on a ball hold there. Outside it B_n = exp(-rate_n) L_n: rows are then bright with a probability that does not depend on u, and a
 pass over all rows gives the density. This is exact, and z hardly changes where the ball is left. (B_n = L_n / 2, or rejection, is not: a
 chain would practically never cross.)
 
@@ -12,7 +12,6 @@ Source: Maclaurin & Adams (2014), "Firefly Monte Carlo: exact MCMC with subsets 
 the dimming are ours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,12 +19,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...ppl.factors import Factor, Family
 from ...transforms import grad, vjp
-from .bounds import gap_of, log_likelihood
-from .records import Fireflies, Lit, Point
+from .bounds import log_likelihood
+from .kinds import Kind
+from .records import Fireflies, Lit, Natural, Point
+from .rest import Rest
 
-__all__ = ["TILE", "Conditional", "Seen", "effective_gap", "log_odds"]
+__all__ = ["TILE", "Conditional", "Seen", "log_odds"]
 
 TILE = 32
 _LEAST_GAP = 1e-12
@@ -33,10 +33,10 @@ _PASS = 4096
 
 
 class Seen(NamedTuple):
-    """What was found at some rows: gap and pull, (k,) each as in `Lit`, and whether one of the bounds exceeds the likelihood, ()."""
+    """What was found at some rows: gap and pull as in `Lit`; the first whose bound exceeds its likelihood, int32 (), -1 if none does."""
 
     gap: jax.Array
-    pull: jax.Array
+    pull: Natural
     refuted: jax.Array
 
 
@@ -46,88 +46,97 @@ def log_odds(gap):
     return gap + jnp.log(-jnp.expm1(-gap))
 
 
-def effective_gap(fireflies: Fireflies, index, gap, inside):
-    """The gap to the bound that holds at the point: the parabola's inside the ball, the rate outside."""
-    return jnp.where(inside, gap, fireflies.rate[index])
-
-
 @dataclass(frozen=True)
 class Conditional:
-    """The density of w given z; frozen, a part of a compiled program's key.
+    """The density of u given z; frozen, a part of a compiled program's key.
 
     Attributes:
-        family: the likelihood. log_prior: (data, position) -> nats, the rest of the model.
+        kind: of the bounds. rest: the model without its rows.
+        capacity: of the list of bright rows. candidates: of the list of proposed ones.
     """
 
-    family: Family
-    log_prior: Callable[[Any, Any], Any]
+    kind: Kind
+    rest: Rest
+    capacity: int
+    candidates: int
 
-    @classmethod
-    def of(cls, factor: Factor) -> "Conditional":
-        """That of a model's factor; the rest of the model is computed in the run's float type."""
-        dtype = jnp.result_type(float)
-        return cls(factor.family, lambda data, position: factor.log_prior(data, position.astype(dtype)).astype(position.dtype))
+    def nothing_lit(self, fireflies: Fireflies) -> Lit:
+        """All rows dark."""
+        width = fireflies.anchor.shape[1:]
+        pull = Natural(jnp.zeros((self.capacity, *width)), {name: jnp.zeros(self.capacity) for name in self.rest.names})
+        return Lit(jnp.zeros(self.capacity, jnp.int32), jnp.ones(self.capacity), pull, jnp.int32(0))
 
-    def look(self, fireflies: Fireflies, index, rows, valid, w) -> Seen:
-        """Evaluates the likelihood of some rows.
+    def natural(self, fireflies: Fireflies, position) -> tuple[Any, Natural]:
+        """The log prior, (), and what the rows see of a position, (dim,)."""
+        log_prior, coefficients, shared = self.rest(fireflies.data, fireflies.constants, position)
+        if self.rest.affine:
+            shift = (fireflies.matrix @ (position - fireflies.centre)).reshape(fireflies.origin.shape)
+        else:
+            shift = coefficients - fireflies.origin
+        return log_prior, Natural(shift, shared)
 
-        Args:
-            index: (k,). rows: (k, dim), theirs. valid: (k,) bool; what is found at others means nothing.
-            w: (dim,).
-        """
-        bound = jax.tree.map(lambda x: x[index], fireflies.bound)
-        t = rows @ w
-        value, pull = self._row_likelihood(fireflies, index, t)
-        gap = gap_of(value, bound, t)
-        pull = pull - bound.slope + bound.curvature * t
-        return Seen(jnp.maximum(gap.gap, 0) + fireflies.dimming[index], pull, (gap.refuted & valid).any())
+    def arrive(self, fireflies: Fireflies, position) -> tuple[Point, jax.Array]:
+        """What is known there without bright rows; also, (), the likelihoods evaluated for it: none inside the ball, all outside."""
+        log_prior, natural = self.natural(fireflies, position)
+        inside = self.holds(fireflies, natural)
+        rows = jnp.where(
+            inside, self.kind.total(fireflies.moments, natural), self.whole(fireflies, natural, inside) - fireflies.cumulative[-1]
+        )
+        return Point(position, natural, inside, log_prior + rows), jnp.where(inside, 0, len(fireflies.anchor)).astype(jnp.int32)
 
-    def _row_likelihood(self, fireflies, index, t):
-        params = jax.tree.map(lambda x: x[index], fireflies.params)
-        value, back = vjp(lambda eta: log_likelihood(self.family, eta, params), fireflies.anchor[index] + t)
-        return value, back(jnp.ones_like(value))[0]
+    def holds(self, fireflies: Fireflies, natural: Natural):
+        """Whether the bounds hold there."""
+        if not self.kind.on_ball:
+            return jnp.bool_(True)
+        return ((fireflies.metric @ natural.shift.reshape(-1)) ** 2).sum() <= fireflies.radius**2
 
-    def arrive(self, fireflies: Fireflies, w) -> tuple[Point, jax.Array]:
-        """What is known at w without bright rows; also, (), the likelihoods evaluated for it: none inside the ball, all outside."""
-        inside = self.holds(fireflies, w)
-        bounds = fireflies.level + (fireflies.tilt - 0.5 * (fireflies.bend @ w)) @ w
-        rows = lax.cond(inside, lambda: bounds, lambda: self.whole(fireflies, w) - fireflies.cumulative[-1])
-        point = Point(w, inside, self._prior(fireflies, w) + rows, self.smooth_force(fireflies, w))
-        return point, jnp.where(inside, 0, len(fireflies.anchor)).astype(jnp.int32)
-
-    def holds(self, fireflies: Fireflies, w):
-        """Whether w lies in the ball on which the bounds hold."""
-        return ((fireflies.metric @ w) ** 2).sum() <= fireflies.radius**2
-
-    def smooth_force(self, fireflies: Fireflies, w):
-        """Gradient of log prior + sum_n log B_n, (dim,), of the bounds that hold inside the ball."""
-        return grad(lambda w: self._prior(fireflies, w))(w) + fireflies.tilt - fireflies.bend @ w
-
-    def _prior(self, fireflies, w):
-        return self.log_prior(fireflies.prior_data, fireflies.centre + fireflies.scale @ w)
-
-    def whole(self, fireflies: Fireflies, w):
-        """The log likelihood of all rows, (), a tile at a time."""
+    def whole(self, fireflies: Fireflies, natural: Natural, skip):
+        """The log likelihood of all rows, (), a tile at a time; 0 and no work if `skip`, of many chains if all do."""
         num = len(fireflies.anchor)
 
         def body(k, total):
             first = jnp.minimum(k * _PASS, max(num - _PASS, 0))
             index = first + jnp.arange(min(_PASS, num))
-            t = lax.dynamic_slice_in_dim(fireflies.rows, first, len(index)).astype(w.dtype) @ w
-            params = jax.tree.map(lambda x: x[index], fireflies.params)
-            value = log_likelihood(self.family, fireflies.anchor[index] + t, params)
+            value = self._likelihood(fireflies, index, fireflies.rows[index] @ natural.shift, natural.shared)
             return total + jnp.where(index >= k * _PASS, value, 0).sum()  # the last tile is moved back to fit
 
-        return lax.fori_loop(0, -(-num // _PASS), body, jnp.zeros((), w.dtype))
+        return lax.fori_loop(0, jnp.where(skip, 0, -(-num // _PASS)), body, jnp.float64(0))
+
+    def _likelihood(self, fireflies: Fireflies, index, offset, shared):
+        params = jax.tree.map(lambda x: x[index], fireflies.params)
+        return log_likelihood(self.kind.family, fireflies.anchor[index] + offset, {**params, **shared})
+
+    def look(self, fireflies: Fireflies, index, rows, valid, natural: Natural) -> Seen:
+        """Evaluates the likelihood of some rows.
+
+        Args:
+            index: (k,). rows: (k, d), theirs. valid: (k,) bool; what is found at others means nothing.
+        """
+        bound, params, anchor = jax.tree.map(lambda x: x[index], (fireflies.bound, fireflies.params, fireflies.anchor))
+
+        def gap(offset, shared):
+            value = self._likelihood(fireflies, index, offset, shared)
+            found = self.kind.gap(bound, value, anchor, offset, params, shared)
+            return found.gap, found.refuted
+
+        shared = {name: jnp.broadcast_to(x, index.shape) for name, x in natural.shared.items()}
+        value, back, refuted = vjp(gap, rows @ natural.shift, shared, has_aux=True)
+        pull = Natural(*back(jnp.ones_like(value)))
+        first = jnp.where((refuted & valid).any(), index[jnp.argmax(refuted & valid)], -1)
+        return Seen(jnp.maximum(value, 0) + fireflies.dimming[index], pull, first.astype(jnp.int32))
+
+    def effective_gap(self, fireflies: Fireflies, index, gap, inside):
+        """The gap to the bound that holds at the point: the fitted one's inside the ball, the rate outside."""
+        return jnp.where(inside, gap, fireflies.rate[index])
 
     def log_density(self, fireflies: Fireflies, point: Point, lit: Lit):
-        """log p(w, z), (), nats, up to a constant."""
-        gap = effective_gap(fireflies, lit.index, lit.gap, point.inside)
-        return point.base + jnp.where(_filled(lit), log_odds(gap), 0).sum()
+        """log p(u, z), (), nats, up to a constant."""
+        gap = self.effective_gap(fireflies, lit.index, lit.gap, point.inside)
+        return point.base + jnp.where(jnp.arange(self.capacity) < lit.count, log_odds(gap), 0).sum()
 
     def gather(self, fireflies: Fireflies, lit: Lit):
-        """The bright rows, (capacity, dim), a tile at a time; what lies behind the last tile means nothing."""
-        room = jnp.zeros((len(lit.index), fireflies.rows.shape[1]), fireflies.anchor.dtype)
+        """The bright rows, (capacity, d), a tile at a time; what lies behind the last tile means nothing."""
+        room = jnp.zeros((self.capacity, fireflies.rows.shape[1]), fireflies.anchor.dtype)
 
         def body(k, room):
             index = lax.dynamic_slice_in_dim(lit.index, k * TILE, TILE)
@@ -135,34 +144,45 @@ class Conditional:
 
         return lax.fori_loop(0, _tiles(lit), body, room)
 
-    def force(self, smooth, lit: Lit, rows):
-        """Gradient of log p(w, z) in w, (dim,), from `smooth_force`; outside the ball that of the density inside.
-
-        Any function of w and z keeps the dynamics reversible: only where a move ends does the density count.
-        """
-
-        def body(k, force):
-            gap, pull, x = (lax.dynamic_slice_in_dim(a, k * TILE, TILE) for a in (lit.gap, lit.pull, rows))
-            weight = pull / -jnp.expm1(-jnp.maximum(gap, _LEAST_GAP))
-            return force + jnp.where(k * TILE + jnp.arange(TILE) < lit.count, weight, 0) @ x
-
-        return lax.fori_loop(0, _tiles(lit), body, smooth)
-
-    def relight(self, fireflies: Fireflies, lit: Lit, rows, w) -> tuple[Lit, jax.Array]:
-        """The same bright rows at another point; also whether a bound was refuted there."""
+    def relight(self, fireflies: Fireflies, lit: Lit, rows, natural: Natural) -> tuple[Lit, jax.Array]:
+        """The same bright rows at another point; also a row whose bound was refuted there, or -1."""
 
         def body(k, carry):
             lit, refuted = carry
             index, x = (lax.dynamic_slice_in_dim(a, k * TILE, TILE) for a in (lit.index, rows))
-            seen = self.look(fireflies, index, x, k * TILE + jnp.arange(TILE) < lit.count, w)
-            gap, pull = (lax.dynamic_update_slice_in_dim(a, b, k * TILE, 0) for a, b in ((lit.gap, seen.gap), (lit.pull, seen.pull)))
-            return lit._replace(gap=gap, pull=pull), refuted | seen.refuted
+            seen = self.look(fireflies, index, x, k * TILE + jnp.arange(TILE) < lit.count, natural)
+            old, new = (lit.gap, lit.pull), (seen.gap, seen.pull)
+            gap, pull = jax.tree.map(lambda a, b: lax.dynamic_update_slice_in_dim(a, b, k * TILE, 0), old, new)
+            return lit._replace(gap=gap, pull=pull), jnp.maximum(refuted, seen.refuted)
 
-        return lax.fori_loop(0, _tiles(lit), body, (lit, jnp.bool_(False)))
+        return lax.fori_loop(0, _tiles(lit), body, (lit, jnp.int32(-1)))
+
+    def force(self, fireflies: Fireflies, position, lit: Lit, rows):
+        """Gradient of log p(u, z) in the position, (dim,), from what is known of the bright rows; outside the ball that of the density
+        inside.
+
+        Any function of u and z keeps Hamiltonian dynamics reversible: only where a move ends does the density count.
+        """
+
+        def body(k, total):
+            gap, pull, x = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, k * TILE, TILE), (lit.gap, lit.pull, rows))
+            weight = 1 / -jnp.expm1(-jnp.maximum(gap, _LEAST_GAP))
+            pull = jax.tree.map(lambda p: _scaled(p, jnp.where(k * TILE + jnp.arange(TILE) < lit.count, weight, 0)), pull)
+            return jax.tree.map(jnp.add, total, Natural(x.T @ pull.shift, {name: p.sum() for name, p in pull.shared.items()}))
+
+        nothing = Natural(jnp.zeros_like(fireflies.origin), {name: jnp.float64(0) for name in self.rest.names})
+        pulls = lax.fori_loop(0, _tiles(lit), body, nothing)
+
+        def surrogate(position):
+            log_prior, natural = self.natural(fireflies, position)
+            pulled = jax.tree.map(jnp.vdot, pulls, natural)
+            return log_prior + self.kind.total(fireflies.moments, natural) + sum(jax.tree.leaves(pulled))
+
+        return grad(surrogate)(position)
 
 
-def _filled(lit: Lit):
-    return jnp.arange(len(lit.index)) < lit.count
+def _scaled(x, weight):
+    return x * weight.reshape(weight.shape + (1,) * (x.ndim - 1))
 
 
 def _tiles(lit: Lit):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms.streams import Stream, uniform
-from .conditional import Conditional, effective_gap
+from .conditional import Conditional
 from .records import Fireflies, Lit, Point
 
 __all__ = ["Purpose", "flip", "propose"]
@@ -45,33 +45,33 @@ def propose(fireflies: Fireflies, stream: Stream, room: int):
     return index, (order < number) & ~again, number >= room
 
 
-def flip(conditional: Conditional, fireflies: Fireflies, stream: Stream, point: Point, lit: Lit, room: int):
+def flip(conditional: Conditional, fireflies: Fireflies, stream: Stream, point: Point, lit: Lit):
     """One update of the bright rows at a point.
 
-    Args:
-        room: for proposed rows.
-
     Returns:
-        The new `Lit`; likelihoods evaluated, () int32; whether a list was too short, () bool; whether a bound was refuted, () bool.
+        The new `Lit`; likelihoods evaluated, () int32; whether a list was too short, () bool; a row whose bound was refuted, or -1.
     """
-    capacity, dtype = len(lit.index), fireflies.cumulative.dtype
+    capacity, room, dtype = conditional.capacity, conditional.candidates, fireflies.cumulative.dtype
+
+    def odds(index, gap):
+        """o_n, of being bright at this point."""
+        return jnp.expm1(conditional.effective_gap(fireflies, index, gap, point.inside))
+
     bright = jnp.arange(capacity) < lit.count
     asked = -jnp.expm1(-fireflies.rate[lit.index])
-    stays = uniform(stream, Purpose.DARKEN, (capacity,), dtype=dtype) * _odds(fireflies, lit.index, lit.gap, point) >= asked
+    stays = uniform(stream, Purpose.DARKEN, (capacity,), dtype=dtype) * odds(lit.index, lit.gap) >= asked
     index, new, short = propose(fireflies, stream, room)
     new = new & ~((index[:, None] == lit.index) & bright).any(1)
-    seen = conditional.look(fireflies, index, fireflies.rows[index].astype(dtype), new, point.w)
+    seen = conditional.look(fireflies, index, fireflies.rows[index].astype(dtype), new, point.natural)
     asked = -jnp.expm1(-fireflies.rate[index])
-    lights = uniform(stream, Purpose.LIGHT, (room,), dtype=dtype) * asked < _odds(fireflies, index, seen.gap, point)
+    lights = uniform(stream, Purpose.LIGHT, (room,), dtype=dtype) * asked < odds(index, seen.gap)
     kept = jnp.concatenate([bright & stays, new & lights])
     place = jnp.where(kept, jnp.cumsum(kept) - 1, capacity)
-    every = ((lit.index, index), (lit.gap, seen.gap), (lit.pull, seen.pull))
-    index, gap, pull = (jnp.zeros_like(a).at[place].set(jnp.concatenate([a, b]), mode="drop") for a, b in every)
+
+    def packed(old, new):
+        return jnp.zeros_like(old).at[place].set(jnp.concatenate([old, new]), mode="drop")
+
+    index, gap, pull = jax.tree.map(packed, (lit.index, lit.gap, lit.pull), (index, seen.gap, seen.pull))
     count = kept.sum(dtype=jnp.int32)
-    inside_refuted = seen.refuted & point.inside
-    return Lit(index, gap, pull, count), new.sum(dtype=jnp.int32), short | (count > capacity), inside_refuted
-
-
-def _odds(fireflies: Fireflies, index, gap, point: Point) -> jax.Array:
-    """o_n, of being bright at this point."""
-    return jnp.expm1(effective_gap(fireflies, index, gap, point.inside))
+    refuted = jnp.where(point.inside, seen.refuted, -1)
+    return Lit(index, gap, pull, count), new.sum(dtype=jnp.int32), short | (count > capacity), refuted

@@ -4,47 +4,56 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
-from .bounds import Quadratic
+__all__ = ["Fireflies", "Lit", "Natural", "Point"]
 
-__all__ = ["Fireflies", "Lit", "Point"]
+
+class Natural(NamedTuple):
+    """What the likelihoods of the rows depend on; also a derivative in that direction.
+
+    Attributes:
+        shift: (d,), or (d, predictors). The coefficients less those that the bounds are made around: t_n = rows[n] @ shift.
+        shared: latent parameters of the likelihood that are no predictor, scalars by name.
+    """
+
+    shift: Array
+    shared: dict[str, Array]
 
 
 class Fireflies(NamedTuple):
     """Everything about the data that is computed once. All arrays, an argument of compiled programs.
 
-    Coordinates are whitened: u = centre + scale @ w for a position u. The predictor of a row is eta_n = anchor_n + t_n, t_n = rows[n] @ w,
-    and its bound, on the ball |metric @ w| <= radius,
-
-        log B_n(w) = value_n - dimming_n + slope_n t_n - curvature_n t_n^2 / 2,    sum_n log B_n = level + tilt @ w - w' bend w / 2.
+    A row's predictor is eta_n = anchor_n + t_n, and its bound, for |metric @ shift| <= radius, the one of its kind (`Kind`) less `dimming`.
 
     Attributes:
-        rows: (obs, dim), in the run's float type; by definition these, and `anchor`, are the data.
-        anchor: (obs,), float64. params: the rows' parameters by name, (obs,) each.
-        bound: Quadratic, (obs,) each, float64.
+        rows: (obs, d), in the data's float type. anchor: (obs,), or (obs, predictors). params: the rows' parameters by name, (obs,) each.
+        bound: the bounds' own numbers, (obs, ...) each.
         dimming: (obs,), nats, at least 0: by how much a bound is lowered below its tangent, so that no row's log odds are unbounded.
-        rate: (obs,), at least 0. A dark row is proposed with probability q_n = 1 - exp(-rate_n). Never changed while sampling.
+        rate: (obs,), above 0. A dark row is proposed with probability q_n = 1 - exp(-rate_n). Never changed while sampling.
         cumulative: (obs,). Running sum of the rates. poisson: distribution function of a Poisson variable with mean sum(rate).
-        level: (). tilt: (dim,). bend: (dim, dim). Sufficient statistics of the bounds.
-        centre: (dim,). scale: (dim, dim). metric: (dim, dim). radius: ().
-        prior_data: leaves of the log density, for the rest of the model.
+        moments: of the bounds, from which their sum is known.
+        metric: (m, size of the coefficients). radius: ().
+        centre: (dim,), (near) the mode. scale: (dim, dim). position = centre + scale @ w, w whitened by the bounds.
+        origin: the coefficients at the centre. matrix: (size of the coefficients, dim), of an affine map to them; else a row of nothing.
+        data: leaves of the log density. constants: what tracing the rest of the model lifted out of it.
     """
 
     rows: Array
     anchor: Array
     params: dict[str, Array]
-    bound: Quadratic
+    bound: Any
     dimming: Array
     rate: Array
     cumulative: Array
     poisson: Array
-    level: Array
-    tilt: Array
-    bend: Array
-    centre: Array
-    scale: Array
+    moments: Any
     metric: Array
     radius: Array
-    prior_data: Any
+    centre: Array
+    scale: Array
+    origin: Array
+    matrix: Array
+    data: Any
+    constants: Any
 
 
 class Lit(NamedTuple):
@@ -53,13 +62,13 @@ class Lit(NamedTuple):
     Attributes:
         index: int32, (capacity,). Numbers of the rows.
         gap: (capacity,), nats. log L_n - log B_n at the chain's point.
-        pull: (capacity,). Derivative of the gap by the row's predictor.
+        pull: derivative of the gap by the row's predictors and by the shared parameters, (capacity, ...) each.
         count: int32, ().
     """
 
     index: Array
     gap: Array
-    pull: Array
+    pull: Natural
     count: Array
 
 
@@ -67,13 +76,12 @@ class Point(NamedTuple):
     """Where a chain is, and what is known there without the bright rows.
 
     Attributes:
-        w: (dim,). Whitened.
+        position: (dim,). natural: what the rows see of it.
         inside: bool, (). Whether the bounds hold here.
         base: (), nats. Inside: log prior + sum_n log B_n. Outside: the log density, less the sum of all rates.
-        force: (dim,). Gradient of log prior + sum_n log B_n.
     """
 
-    w: Array
+    position: Array
+    natural: Natural
     inside: Array
     base: Array
-    force: Array

@@ -1,7 +1,8 @@
 """One iteration of Firefly Monte Carlo: move the parameters given which rows are bright, then reconsider which rows are bright.
 
-The move is Hamiltonian Monte Carlo in coordinates whitened by the bounds, with H = w'w / 2 + V(w) + p'p / 2: the flow of the Gaussian
-part, a rotation of (w, p), is exact, and only V, which is what the bright rows and the prior leave over, needs small steps:
+The move is Hamiltonian Monte Carlo in coordinates w, u = centre + scale w, whitened by the bounds, with H = w'w / 2 + V(w) + p'p / 2: the
+flow of the Gaussian part, a rotation of (w, p), is exact, and only V, which is what the bright rows and the prior leave over, needs
+small steps:
 
     p -= (step / 2) grad V(w);    (w, p) rotates by the angle `step`;    p -= (step / 2) grad V(w).
 
@@ -15,83 +16,94 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...transforms.streams import Stream, normal, uniform
+from ...transforms.streams import Stream, uniform
 from .conditional import Conditional
 from .flips import flip
 from .records import Fireflies, Lit, Point
 
-__all__ = ["Step", "iterate", "start"]
+__all__ = ["LARGEST_STEP", "Step", "Whereabouts", "iterate"]
 
 JITTER = 0.2
+LARGEST_STEP = 1.3  # with jitter a quarter of a turn, where w and p change places
 
 
 class Purpose(IntEnum):
     """The uses of randomness within one move."""
 
-    MOMENTUM = 1
     ACCEPT = 2
     JITTER = 3
-    START = 4
+
+
+class Whereabouts(NamedTuple):
+    """A chain between iterations. w: (dim,), whitened, of the point."""
+
+    w: jax.Array
+    point: Point
+    lit: Lit
 
 
 class Step(NamedTuple):
     """What one iteration did.
 
     Attributes:
-        acceptance_rate: (). queries: int32, (). Likelihoods evaluated.
-        short: bool, (). A list was too short: the chain is no longer exact. refuted: bool, (). A bound exceeded the likelihood.
+        acceptance_rate: (). log_density: (), nats, of the parameters and the bright rows that it ended with.
+        queries: int32, (). Likelihoods evaluated.
+        short: bool, (). A list was too short: the chain is no longer exact. refuted: int32, (). A row whose bound exceeded its likelihood,
+            or -1.
     """
 
     acceptance_rate: jax.Array
+    log_density: jax.Array
     queries: jax.Array
     short: jax.Array
     refuted: jax.Array
 
 
-def start(conditional: Conditional, fireflies: Fireflies, stream: Stream, capacity: int, room: int) -> tuple[Point, Lit]:
-    """A point drawn from the Gaussian that the bounds make, and the rows that are bright there after one update from none."""
-    dtype = fireflies.anchor.dtype
-    point, _ = conditional.arrive(fireflies, normal(stream, Purpose.START, fireflies.centre.shape, dtype=dtype))
-    none = Lit(jnp.zeros(capacity, jnp.int32), jnp.ones(capacity, dtype), jnp.zeros(capacity, dtype), jnp.int32(0))
-    return point, flip(conditional, fireflies, stream, point, none, room)[0]
-
-
-def iterate(conditional: Conditional, fireflies: Fireflies, stream: Stream, point: Point, lit: Lit, step, num_steps, room: int):
+def iterate(conditional: Conditional, fireflies: Fireflies, stream: Stream, here: Whereabouts, momentum, step, num_steps):
     """One iteration.
 
     Args:
-        step: angle of a step, (). num_steps: steps of the move, int32 ().
-        room: for proposed rows.
+        momentum: (dim,), standard normal. step: angle of a step, (). num_steps: steps of the move, int32 ().
 
     Returns:
-        (Point, Lit, Step).
+        (Whereabouts, Step).
     """
-    point, lit, rate, moved, bad = _move(conditional, fireflies, stream, point, lit, step, num_steps)
-    lit, asked, short, refuted = flip(conditional, fireflies, stream, point, lit, room)
-    return point, lit, Step(rate, moved + asked, short, bad | refuted)
+    here, rate, moved, bad = _move(conditional, fireflies, stream, here, momentum, step, num_steps)
+    lit, asked, short, refuted = flip(conditional, fireflies, stream, here.point, here.lit)
+    log_density = conditional.log_density(fireflies, here.point, lit)
+    return here._replace(lit=lit), Step(rate, log_density, moved + asked, short, jnp.maximum(bad, refuted))
 
 
-def _move(conditional: Conditional, fireflies: Fireflies, stream: Stream, point: Point, lit: Lit, step, num_steps):
-    dtype = point.w.dtype
-    p = normal(stream, Purpose.MOMENTUM, point.w.shape, dtype=dtype)
+def _move(conditional: Conditional, fireflies: Fireflies, stream: Stream, here: Whereabouts, p, step, num_steps):
+    dtype = here.w.dtype
     step = step * (1 + JITTER * (2 * uniform(stream, Purpose.JITTER, dtype=dtype) - 1))
     cos, sin = jnp.cos(step), jnp.sin(step)
-    rows = conditional.gather(fireflies, lit)
+    rows = conditional.gather(fireflies, here.lit)
+
+    def position_of(w):
+        return fireflies.centre + fireflies.scale @ w
+
+    def force_at(w, position, lit):
+        """Minus the gradient of V."""
+        return fireflies.scale.T @ conditional.force(fireflies, position, lit, rows) + w
 
     def body(_, carry):
-        w, p, smooth, lit, refuted = carry
-        p = p + 0.5 * step * (conditional.force(smooth, lit, rows) + w)
+        w, p, force, lit, refuted = carry
+        p = p + 0.5 * step * force
         w, p = cos * w + sin * p, cos * p - sin * w
-        lit, wrong = conditional.relight(fireflies, lit, rows, w)
-        smooth = conditional.smooth_force(fireflies, w)
-        p = p + 0.5 * step * (conditional.force(smooth, lit, rows) + w)
-        return w, p, smooth, lit, refuted | (wrong & conditional.holds(fireflies, w))
+        position = position_of(w)
+        _, natural = conditional.natural(fireflies, position)
+        lit, wrong = conditional.relight(fireflies, lit, rows, natural)
+        force = force_at(w, position, lit)
+        refuted = jnp.maximum(refuted, jnp.where(conditional.holds(fireflies, natural), wrong, -1))
+        return w, p + 0.5 * step * force, force, lit, refuted
 
-    w, q, _, relit, refuted = lax.fori_loop(0, num_steps, body, (point.w, p, point.force, lit, jnp.bool_(False)))
-    end, passed = conditional.arrive(fireflies, w)
-    queries = num_steps * lit.count + passed
-    gain = conditional.log_density(fireflies, end, relit) - conditional.log_density(fireflies, point, lit) + 0.5 * (p @ p - q @ q)
+    start = (here.w, p, force_at(here.w, here.point.position, here.lit), here.lit, jnp.int32(-1))
+    w, q, _, lit, refuted = lax.fori_loop(0, num_steps, body, start)
+    end, passed = conditional.arrive(fireflies, position_of(w))
+    old_density, new_density = (conditional.log_density(fireflies, *at) for at in ((here.point, here.lit), (end, lit)))
+    gain = new_density - old_density + 0.5 * (p @ p - q @ q)
     rate = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0)), 0)
     accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < rate
-    point, lit = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), (end, relit), (point, lit))
-    return point, lit, rate, queries, refuted
+    here = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), Whereabouts(w, end, lit), here)
+    return here, rate, num_steps * lit.count + passed, refuted

@@ -37,7 +37,7 @@ _NAMES_BY_ROOM = {
         "sample",
         "trace",
     ),
-    ".inference": ("HMC", "MCMC", "NUTS", "EllipticalSlice", "Slice", "bounds"),
+    ".inference": ("HMC", "MCMC", "NUTS", "RWM", "EllipticalSlice", "FlyMC", "Slice", "bounds"),
     ".transforms": (
         "BoundError",
         "DerivativeError",

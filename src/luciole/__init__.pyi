@@ -7,7 +7,9 @@ from . import transforms as transforms
 from .inference import HMC as HMC
 from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
+from .inference import RWM as RWM
 from .inference import EllipticalSlice as EllipticalSlice
+from .inference import FlyMC as FlyMC
 from .inference import Slice as Slice
 from .inference import bounds as bounds
 from .ppl import LogDensity as LogDensity
@@ -42,9 +44,11 @@ __all__ = [
     "HMC",
     "MCMC",
     "NUTS",
+    "RWM",
     "BoundError",
     "DerivativeError",
     "EllipticalSlice",
+    "FlyMC",
     "InitError",
     "LogDensity",
     "LucioleError",

@@ -55,8 +55,8 @@ def test_a_transition_is_plain_python(name, x64):
     value_and_grad = jax.value_and_grad(log_density)
 
     @program(heavy=True)
-    def density(x):
-        return value_and_grad(x)
+    def density(x, held):
+        return *value_and_grad(x), held
 
     def begin(number, counter, step_size, x):
         stream = stream_for(np.array([3, 1], np.uint32), number)._replace(counter=counter)
@@ -104,9 +104,9 @@ def count(jaxpr, name):
 def gradients(kernel, unroll, monkeypatch):
     """How often the user's density and its gradient stand in each program of a sampler."""
     monkeypatch.setattr(batching, "build_machine", partial(build_machine, unroll=unroll))
-    mcmc = MCMC(kernel, num_warmup=30, num_samples=30, num_chains=3, progress_bar=False)
     target = trace_target(kernel.model, kernel.init_strategy, 3, kernel.transition().uses_gradient)
-    plan = mcmc._plan(target)
+    tuning = kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype), kernel.model)
+    plan = Plan(warmup_schedule(30), tuning, np.int32(1), np.asarray(False))
     sampler = batching.batch(target, kernel.transition(), 3, 20, plan, target.fixed)
     begin = (np.zeros(2, np.uint32), plan, np.zeros((3, 2), np.float32), np.asarray(False), target.fixed)
     start, state = jax.eval_shape(sampler.begin, *begin)
@@ -145,9 +145,9 @@ def test_a_search_with_a_gradient_of_its_own_is_seen(marked, monkeypatch):
         value_and_grad = density.function
 
         @program
-        def own(position):  # not the same code, which the compiler would find
-            value, gradient = value_and_grad(position)
-            return value + 1, gradient
+        def own(position, held):  # not the same code, which the compiler would find
+            value, gradient, held = value_and_grad(position, held)
+            return value + 1, gradient, held
 
         return searching(own, initial)
 

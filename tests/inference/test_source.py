@@ -8,7 +8,20 @@ import pytest
 
 import luciole
 
-FILES = ("nuts", "hmc", "slice", "elliptical", "prior", "trajectory", "chain", "starts", "adaptation", "integrator", "metric")
+FILES = (
+    "nuts",
+    "hmc",
+    "slice",
+    "elliptical",
+    "random_walk",
+    "prior",
+    "trajectory",
+    "chain",
+    "starts",
+    "adaptation",
+    "integrator",
+    "metric",
+)
 # What batches, what asks a batch, and what hides from the compiler where a chain is in its program.
 REFUSED = {
     "vmap", "pmap", "shard_map", "any_lane", "custom_vmap", "xmap", "vectorize",

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from luciole.inference import NUTS
+from luciole.inference.kernel import start_chain
 from luciole.inference.starts import searching
 from luciole.transforms import stream_for
 from luciole.transforms.autobatch import autobatch, program
 
 CHAINS = 64
+TUNING = jax.tree.map(jnp.asarray, NUTS(None).tuning(1, np.dtype(np.float32)))
 
 
 def starts(log_density, given=None):
@@ -18,18 +21,20 @@ def starts(log_density, given=None):
     value_and_grad = jax.value_and_grad(lambda x: log_density(x[0]))
 
     @program
-    def density(position):
-        return value_and_grad(position)
+    def density(position, held):
+        return *value_and_grad(position), held
 
     def initial(words, fixed):
         return jax.random.uniform(jax.random.wrap_key_data(words), (1,), minval=-2.0, maxval=2.0)
 
-    search = autobatch(searching(density, initial), in_axes=(0, None, None, None))
-    streams = jax.vmap(stream_for, in_axes=(None, 0))(jnp.asarray([1, 2], jnp.uint32), jnp.arange(CHAINS, dtype=jnp.uint32))
-    start = jnp.full(1, 0.0 if given is None else given)
-    position, _, _, ok, _ = search(streams, start, jnp.asarray(given is not None), {})
-    position = position[:, 0]
-    return np.asarray(position), np.asarray(ok)
+    def begin(chain):
+        start = jnp.full(1, 0.0 if given is None else given)
+        return start_chain((jnp.float32(0), jnp.zeros(1)), start, stream_for(jnp.asarray([1, 2], jnp.uint32), chain), TUNING)
+
+    search = autobatch(searching(density, initial), in_axes=(0, None, None))
+    states = jax.vmap(begin)(jnp.arange(CHAINS, dtype=jnp.uint32))
+    state, ok, _ = search(states, jnp.asarray(given is not None), {})
+    return np.asarray(state.position[:, 0]), np.asarray(ok)
 
 
 @pytest.mark.parametrize("cliff", [20.0, 40.0])

@@ -26,8 +26,8 @@ value_and_grad = jax.value_and_grad(log_density)
 
 
 @program(heavy=True)
-def density(x):
-    return value_and_grad(x)
+def density(x, held):
+    return *value_and_grad(x), held
 
 
 def starts(num, dense):

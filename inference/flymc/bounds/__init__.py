@@ -12,7 +12,7 @@ how much a bound lies below the likelihood at an evaluated row, and `check` refu
 import jax
 import jax.numpy as jnp
 
-from .check import TOLERANCE, Gap, check, gap_of, refuse_rows
+from .check import TOLERANCE, Gap, check, gap_of, refuse_rows, residual_gap_of
 from .local import everywhere_quadratic, local_quadratic, prepared, scale_tangent
 from .records import Family, Quadratic, Row, ScaleTangent
 from .registry import has_reference, is_softmax, register, rule_for
@@ -27,10 +27,13 @@ __all__ = [
     "check",
     "gap_of",
     "global_bound",
+    "has_reference",
+    "is_softmax",
     "local_bound",
     "log_likelihood",
     "refuse_unbounded",
     "register",
+    "residual_gap_of",
     "scale_bound",
 ]
 

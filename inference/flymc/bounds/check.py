@@ -16,10 +16,10 @@ import numpy as np
 from jax import Array
 
 from ....transforms.errors import BoundError
-from .records import Quadratic
+from .records import Quadratic, ScaleTangent
 from .softmax import quadratic_form
 
-__all__ = ["TOLERANCE", "Gap", "check", "gap_of", "refuse_rows"]
+__all__ = ["TOLERANCE", "Gap", "check", "gap_of", "refuse_rows", "residual_gap_of"]
 
 TOLERANCE = 1e-12
 """Relative to |l| and the bound's terms: a few thousand times the rounding error of float64, far below any gap that a wrong bound makes."""
@@ -66,6 +66,13 @@ def gap_of(log_likelihood, bound: Quadratic, offset, reference: bool = True) -> 
     gap = log_likelihood - bound.value - linear + bend
     size = jnp.abs(log_likelihood) + jnp.abs(bound.value) + size + jnp.abs(bend)
     return Gap(gap, TOLERANCE * (size + _LEAST))
+
+
+def residual_gap_of(log_likelihood, bound: ScaleTangent, residual, scale) -> Gap:
+    """The gap of a bound in the residual y - eta, (obs,), at a scale, () or (obs,). Pure JAX."""
+    bend, width = bound.weight * (residual / scale) ** 2, jnp.log(scale)
+    size = jnp.abs(log_likelihood) + jnp.abs(bound.constant) + bend + jnp.abs(width)
+    return Gap(log_likelihood - bound.constant + bend + width, TOLERANCE * (size + _LEAST))
 
 
 def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the bound", reference: bool = True) -> None:

@@ -189,4 +189,4 @@ def small_logistic():
 
     density = log_density(lc.model(model), x, y)
     factor = find_factor(density)
-    return lambda **options: light_up(factor, density.data, **options)
+    return lambda **options: light_up(factor, density, **options)

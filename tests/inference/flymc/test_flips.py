@@ -10,7 +10,6 @@ from scipy import stats
 
 from luciole.inference.flymc import flips
 from luciole.inference.flymc.flips import flip
-from luciole.inference.flymc.rotation import start
 from luciole.transforms.streams import key_words, stream_for
 
 pytestmark = pytest.mark.slow
@@ -31,19 +30,19 @@ def update_many(setup, flip=flip, at=0.7):
     @jax.jit
     def run(f, words):
         stream = stream_for(words, 0)
-        _, lit = start(conditional, f, stream, setup.capacity, setup.candidates)
-        point, _ = conditional.arrive(f, at * jnp.ones(2) / jnp.sqrt(2.0))
+        lit = conditional.nothing_lit(f)
+        point, _ = conditional.arrive(f, f.centre + f.scale @ (at * jnp.ones(2) / jnp.sqrt(2.0)))
         every = jnp.arange(num, dtype=jnp.int32)
-        seen = conditional.look(f, every, f.rows.astype(jnp.float64), every >= 0, point.w)
+        seen = conditional.look(f, every, f.rows.astype(jnp.float64), every >= 0, point.natural)
         gap = jnp.where(point.inside, seen.gap, f.rate)
 
         def body(carry, _):
             lit, stream = carry
             stream = stream._replace(counter=stream.counter + 1)
-            lit = lit._replace(gap=seen.gap[lit.index], pull=seen.pull[lit.index])
-            lit, _, short, refuted = flip(conditional, f, stream, point, lit, setup.candidates)
+            lit = lit._replace(gap=seen.gap[lit.index], pull=jax.tree.map(lambda x: x[lit.index], seen.pull))
+            lit, _, short, refuted = flip(conditional, f, stream, point, lit)
             bright = jnp.zeros(num, bool).at[jnp.where(jnp.arange(len(lit.index)) < lit.count, lit.index, num)].set(True, mode="drop")
-            return (lit, stream), (bright, short | refuted)
+            return (lit, stream), (bright, short | (refuted >= 0))
 
         bright, wrong = jax.lax.scan(body, (lit, stream), None, length=UPDATES)[1]
         return bright, wrong.any(), -jnp.expm1(-gap)
@@ -85,14 +84,14 @@ def test_a_fixed_number_of_proposals_is_seen(small_logistic):
 
 
 def test_proposals_that_follow_the_bright_rows_are_seen(found):
-    def eager(conditional, fireflies, stream, point, lit, room):
+    def eager(conditional, fireflies, stream, point, lit):
         bright = (
             jnp.zeros(len(fireflies.rate))
             .at[jnp.where(jnp.arange(len(lit.index)) < lit.count, lit.index, len(fireflies.rate))]
             .set(1.0, mode="drop")
         )
         rate = fireflies.rate * jnp.where(bright > 0, 3.0, 1.0)
-        return flip(conditional, fireflies._replace(rate=rate), stream, point, lit, room)
+        return flip(conditional, fireflies._replace(rate=rate), stream, point, lit)
 
     assert min(p_values(*update_many(found, flip=eager))) < 1e-6
 

@@ -1,0 +1,200 @@
+"""`FlyMC`: what a user configures, and the kernel that it becomes on data."""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...ppl import InitStrategy, LogDensity, init_to_median
+from ...ppl.factors import find_factor
+from ...transforms.errors import LucioleWarning, SamplerError
+from ..hmc import HMC
+from ..kernel import Fitted, check_tuning, is_whole, tuning_of
+from ..nuts import NUTS
+from ..random_walk import RWM
+from ..slice import Slice
+from .conditional import TILE
+from .setup import Setup, light_up
+from .transitions import GivenTransition, RotationTransition, refuse_faults
+
+__all__ = ["BreakEvenWarning", "FlyMC"]
+
+_log = logging.getLogger("luciole")
+_SETUP = ("softening", "radius", "capacity")
+_ROTATION = ("trajectory_length", "num_steps", "step_size", "target_accept_prob")
+_LEAST_NUMBERS = 100_000  # of a design matrix: a gradient over fewer takes no longer than the bookkeeping of bright rows
+_LEAST_RATIO = 10  # rows to rows touched per iteration: a bright row costs about as much as ten in a pass
+
+
+class BreakEvenWarning(LucioleWarning):
+    """The data are too few for Firefly Monte Carlo to be faster than NUTS on all of them; the draws are right."""
+
+
+@dataclass(frozen=True, eq=False)
+class FlyMC:
+    """Firefly Monte Carlo: the exact posterior of a model with tall data, from a few of its rows at a time.
+
+    Every row n gets a bright or dark state z_n, and the chain's density is
+
+        p(u, z) = prior(u) prod_n L_n(u) r_n(u)^{z_n} (1 - r_n(u))^{1 - z_n},    r_n = 1 - B_n(u) / L_n(u),
+
+    whose marginal is the posterior whatever the bounds B_n <= L_n are. As prod B_n is known in closed form, only bright rows are evaluated.
+    An iteration moves the parameters given z, and then updates z. Rows, predictors and bounds are found in the model: the observed site of
+    a plate whose likelihood depends on the latent variables through linear predictors (Bernoulli, Binomial, Poisson, negative
+    binomial, Categorical, Normal, Student-t, Cauchy, logistic or, by interval arithmetic, your own). Bounds are proved, not searched for;
+    most hold on a ball around the mode, and where a chain leaves it a pass over all rows keeps it exact. Chains run in float64.
+
+    Args:
+        model: a model, or its log density, which already holds its data.
+        kernel: what moves the parameters. "rotation_hmc" integrates the Gaussian part exactly; "hmc", "nuts", "mala", "rwm" and "slice" are
+            the transitions of those kernels on the density given z, with the Laplace covariance as metric.
+        kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5 or 1 if left
+            out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for bright rows). "rotation_hmc":
+            `trajectory_length` (radians, 2.2 if left out) or `num_steps`, `step_size` (radians, adapted if left out),
+            `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
+        bounds: "auto", or "global" for bounds that hold everywhere, for comparison: looser, and more of them bright as data grow.
+        plate: the name of the plate (or of the observed site) of the data, if there are several.
+
+    Chains start at draws from the Laplace approximation unless `init_params` are given. `sample_stats` has `n_bright` and `n_queries`, the
+    likelihoods of rows evaluated by the iteration; `mcmc.cost["likelihood_queries"]` counts all, set-up included; `lp` is the log density
+    of parameters and bright rows together.
+
+    Raises:
+        SamplerError: an argument makes no sense; names it. At `MCMC.run`, a `ModelError` if the model has no such site, a `BoundError` if a
+            row has no bound or one of yours exceeds the likelihood, a `SamplerError` if the posterior has no mode.
+
+    Sources: Maclaurin & Adams (2014), "Firefly Monte Carlo: exact MCMC with subsets of data". Deviations: bounds on a ball and the pass
+    outside it, lowered bounds, and proposals of dark rows as a Poisson process with one rate for each row.
+    """
+
+    model: Any
+    kernel: str = "rotation_hmc"
+    kernel_options: Mapping[str, Any] = field(default_factory=dict)
+    bounds: str = "auto"
+    plate: str | None = None
+
+    def __post_init__(self):
+        if self.kernel not in ("rotation_hmc", *_OTHERS):
+            kernels = ", ".join(map(repr, ("rotation_hmc", *_OTHERS)))
+            raise SamplerError(f"FlyMC: kernel is {self.kernel!r}, one of {kernels} expected.")
+        if self.bounds not in ("auto", "global"):
+            raise SamplerError(
+                f"FlyMC: bounds is {self.bounds!r}, 'auto' or 'global' expected; a bound of your own is given by lc.bounds.register."
+            )
+        options = dict(self.kernel_options)
+        for name, least in (("softening", 0), ("radius", 0), ("trajectory_length", 0)):
+            value = options.get(name)
+            if value is not None and not (np.ndim(value) == 0 and np.isfinite(value) and value >= least):
+                raise SamplerError(f"FlyMC: kernel_options[{name!r}] is {value!r}, a number of at least {least} expected.")
+        for name in ("capacity", "num_steps"):
+            if options.get(name) is not None and not (is_whole(options[name]) and options[name] >= 1):
+                raise SamplerError(f"FlyMC: kernel_options[{name!r}] is {options[name]!r}, a whole number of at least 1 expected.")
+        _, inner = self._options
+        if self.kernel == "rotation_hmc":
+            unknown = [name for name in inner if name not in _ROTATION]
+            if unknown:
+                known = ", ".join(_SETUP + _ROTATION)
+                raise SamplerError(f"FlyMC: kernel_options has {unknown}; for 'rotation_hmc' there are {known}.")
+            check_tuning("FlyMC", inner.get("target_accept_prob", 0.85), inner.get("step_size"), False)
+        else:
+            self._inner(inner, {})
+
+    @property
+    def _options(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Those of the set-up, and those of the kernel."""
+        given = self.kernel_options
+        return {k: v for k, v in given.items() if k in _SETUP}, {k: v for k, v in given.items() if k not in _SETUP}
+
+    def _inner(self, options: dict[str, Any], metric: dict[str, Any]) -> Any:
+        try:
+            return _OTHERS[self.kernel](**{**metric, **options})
+        except TypeError as e:
+            raise SamplerError(f"FlyMC: kernel_options of {self.kernel!r}: {e}.") from None
+
+    @property
+    def init_strategy(self) -> InitStrategy:
+        """Not used: chains start near the mode."""
+        return init_to_median()
+
+    def fit(self, density: LogDensity, words: Any, num_chains: int) -> Fitted:
+        """Finds the rows, bounds them, and draws starts."""
+        setup_options, inner_options = self._options
+        capacity = setup_options.pop("capacity", 0)
+        found = light_up(find_factor(density, self.plate), density, bounds=self.bounds, **setup_options)
+        conditional, fireflies = found.conditional, found.fireflies
+        rows = TILE * math.ceil(max(capacity, conditional.capacity) / TILE)
+        conditional = type(conditional)(conditional.kind, conditional.rest, rows, conditional.candidates)
+        _log.info(
+            "FlyMC: %d rows, %.1f expected to be bright, softening %g, %d likelihoods evaluated in the set-up",
+            len(fireflies.anchor), found.predicted, found.softening, found.queries,
+        )  # fmt: skip
+        _warn_of_few(found)
+        dim, options = density.dim, {"fireflies": fireflies}
+        if self.kernel == "rotation_hmc":
+            transition, tuning = RotationTransition(conditional), _rotation_tuning(inner_options, options, dim)
+        else:
+            covariance = np.asarray(fireflies.scale) @ np.asarray(fireflies.scale).T
+            inner = self._inner(inner_options, _metric(self.kernel, covariance))
+            transition = GivenTransition(inner.transition(), conditional)
+            tuning = inner.tuning(dim, np.dtype(np.float64))
+            tuning = tuning._replace(options={**tuning.options, **options})
+        noise = np.random.default_rng(np.asarray(words, np.uint32)).standard_normal((num_chains, dim))
+        starts = np.asarray(fireflies.centre) + noise @ np.asarray(fireflies.scale).T
+        return Fitted(
+            transition=transition,
+            tuning=tuning,
+            starts=starts,
+            queries=found.queries,
+            wide=True,
+            in_one=self.kernel == "rotation_hmc",
+            inspect=lambda state: refuse_faults(state, conditional, found.factor.site),
+        )
+
+
+def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], dim: int):
+    dtype = np.dtype(np.float64)
+    options = {
+        **options,
+        "trajectory_length": np.asarray(inner.get("trajectory_length") or 2.2, dtype),
+        "num_steps": np.int32(inner.get("num_steps") or 0),
+    }
+    target, step = inner.get("target_accept_prob", 0.85), inner.get("step_size")
+    tuning = tuning_of("FlyMC", target, step, np.ones(dim), False, options, dim, dtype)
+    return tuning._replace(step_size=np.asarray(0.5 if step is None else step, dtype))
+
+
+def _metric(kernel: str, covariance: np.ndarray) -> dict[str, Any]:
+    if kernel == "slice":
+        return {}
+    return {"dense_mass": True, "inverse_mass_matrix": covariance}
+
+
+def _other(make: Callable[..., Any], **usual: Any) -> Callable[..., Any]:
+    """A kernel without a model, with our defaults in place of its own."""
+    return lambda **options: make(None, **(usual | options))
+
+
+_OTHERS: dict[str, Callable[..., Any]] = {
+    "hmc": _other(HMC, jitter=0.2),
+    "nuts": _other(NUTS),
+    "mala": _other(HMC, num_steps=1, target_accept_prob=0.574),
+    "rwm": _other(RWM),
+    "slice": _other(Slice),
+}
+
+
+def _warn_of_few(found: Setup) -> None:
+    num, columns = found.fireflies.rows.shape
+    touched = 4 * found.predicted + 1
+    if num * columns >= _LEAST_NUMBERS and num >= _LEAST_RATIO * touched:
+        return
+    warnings.warn(
+        f"FlyMC: site {found.factor.site!r} has {num} rows of {columns} numbers, and about {touched:.0f} likelihoods will be evaluated per "
+        "iteration: the data are few enough that lc.NUTS on all of them will be faster. The draws are exact all the same.",
+        BreakEvenWarning,
+        stacklevel=4,
+    )

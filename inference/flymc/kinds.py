@@ -1,0 +1,114 @@
+"""The kinds of lower bounds whose sum over all rows is known in closed form, from moments of the design matrix.
+
+    Parabola    log B_n = value_n + slope_n' t - curvature_n t' A t / 2                    on a ball, or everywhere; A = 1 for one predictor
+    Residual    log B_n = constant_n - weight_n ((r_n - t) / sigma)^2 - log sigma           everywhere, for a scale sigma that is not known
+
+with t the offset of the row's predictor, t_n = x_n' shift, and r_n = y_n - anchor_n.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from ...ppl.factors import Family
+from .bounds import (
+    Gap,
+    Quadratic,
+    ScaleTangent,
+    boehning,
+    gap_of,
+    global_bound,
+    has_reference,
+    is_softmax,
+    local_bound,
+    residual_gap_of,
+    scale_bound,
+)
+from .records import Natural
+
+__all__ = ["Kind", "Moments", "Parabola", "Residual"]
+
+
+class Moments(NamedTuple):
+    """Sums over rows: level (), tilt (d,) or (d, predictors), gram (d, d), number of rows ()."""
+
+    level: Any
+    tilt: Any
+    gram: Any
+    rows: Any
+
+
+class Kind(Protocol):
+    """One kind of bound; frozen. In every method `bound`, `params`, `anchor` are those of some rows."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def on_ball(self) -> bool:
+        """Whether bounds hold on a ball only."""
+        ...
+
+    def fit(self, anchor, radius, params, shared) -> Any:
+        """The bounds of rows, from predictors at the centre, their balls and the shared parameters there; None if there is none."""
+        ...
+
+    def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
+        """log L_n - log B_n, without dimming, from the log likelihood; `shared` are scalars or, like the others, by rows."""
+        ...
+
+    def moments(self, design, bound, anchor, params, dimming) -> Moments:
+        """Sums over these rows."""
+        ...
+
+    def total(self, moments: Moments, natural: Natural) -> Any:
+        """sum_n log B_n, ()."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """Parabolas in the predictors, on a ball or (not `on_ball`) everywhere."""
+
+    family: Family
+    on_ball: bool
+
+    def fit(self, anchor, radius, params, shared) -> Quadratic | None:
+        return local_bound(self.family, anchor, radius, params) if self.on_ball else global_bound(self.family, anchor, params)
+
+    def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
+        return gap_of(likelihood, bound, offset, has_reference(self.family))
+
+    def moments(self, design, bound, anchor, params, dimming) -> Moments:
+        gram = design.T @ (bound.curvature[:, None] * design)
+        return Moments((bound.value - dimming).sum(), design.T @ bound.slope, gram, jnp.float64(len(design)))
+
+    def total(self, moments, natural):
+        bent = moments.gram @ natural.shift
+        bent = bent @ boehning(bent.shape[1], has_reference(self.family)) if is_softmax(self.family) else bent
+        return moments.level + jnp.vdot(moments.tilt - 0.5 * bent, natural.shift)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Parabolas in the residual over an unknown scale."""
+
+    family: Family
+    on_ball: bool = False
+
+    def fit(self, anchor, radius, params, shared) -> ScaleTangent | None:
+        return scale_bound(self.family, anchor, shared["scale"], params)
+
+    def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
+        return residual_gap_of(likelihood, bound, params["value"] - anchor - offset, shared["scale"])
+
+    def moments(self, design, bound, anchor, params, dimming) -> Moments:
+        residual = params["value"] - anchor
+        level = jnp.stack([(bound.constant - dimming).sum(), (bound.weight * residual**2).sum()])
+        gram = design.T @ (bound.weight[:, None] * design)
+        return Moments(level, design.T @ (bound.weight * residual), gram, jnp.float64(len(design)))
+
+    def total(self, moments, natural):
+        scale, shift = natural.shared["scale"], natural.shift
+        squares = moments.level[1] - jnp.vdot(2 * moments.tilt - moments.gram @ shift, shift)
+        return moments.level[0] - squares / scale**2 - moments.rows * jnp.log(scale)

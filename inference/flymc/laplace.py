@@ -1,0 +1,201 @@
+"""The posterior near its mode, by Newton's method on a subsample and then on all rows.
+
+A likelihood of rows is a function of the natural vector n(u): the coefficients, ravelled, and the shared parameters. Products of tiles of
+rows are computed in the float type of the data and summed in float64.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ...ppl.factors import Factor, Family, Rows
+from ...transforms import SamplerError, grad, hvp, jvp, value_and_grad
+from .bounds import log_likelihood
+from .rest import Rest
+
+__all__ = ["ROWS", "Laplace", "columns", "directions", "find_mode", "latents_of", "sum_tiles", "wide"]
+
+ROWS = 8192  # of a tile
+_SUBSAMPLE = 40_000
+_MAX_NEWTON = 100
+
+
+class Laplace(NamedTuple):
+    """The posterior near its mode.
+
+    Attributes:
+        mode: (dim,). hessian: (dim, dim), of minus the log density there, positive definite.
+        natural: n there. jacobian: of n, (size of n, dim).
+        queries: likelihoods evaluated to find it.
+    """
+
+    mode: np.ndarray
+    hessian: np.ndarray
+    natural: np.ndarray
+    jacobian: np.ndarray
+    queries: int
+
+
+class _Model(NamedTuple):
+    """At a position: log density (), gradient (dim,), minus the Hessian (dim, dim), and n with its Jacobian."""
+
+    value: Any
+    gradient: Any
+    hessian: Any
+    natural: Any
+    jacobian: Any
+
+
+def wide(x: Any) -> Any:
+    return x.astype(jnp.float64)
+
+
+def sum_tiles(f: Callable, rows: Any) -> Any:
+    """The sum of f over tiles of rows."""
+    num = jax.tree.leaves(rows)[0].shape[0]
+    whole = num // ROWS
+    part = jax.tree.map(lambda x: x[whole * ROWS :], rows)
+    total = f(part) if whole * ROWS < num else jax.tree.map(jnp.zeros_like, jax.eval_shape(f, jax.tree.map(lambda x: x[:ROWS], rows)))
+    if not whole:
+        return total
+    tiles = jax.tree.map(lambda x: x[: whole * ROWS].reshape(whole, ROWS, *x.shape[1:]), rows)
+    return lax.scan(lambda sum, tile: (jax.tree.map(jnp.add, sum, f(tile)), None), total, tiles)[0]
+
+
+def latents_of(factor: Factor, rest: Rest, data: Any, constants: Any) -> Callable[[Any], tuple[Any, Any]]:
+    """Position (dim,) -> log prior (), natural vector. Float64."""
+    if rest.affine:
+        matrix, offset = wide(jnp.asarray(factor.coefficient_matrix)), wide(jnp.asarray(factor.coefficient_offset))
+
+    def latents(position):
+        log_prior, coefficients, shared = rest(data, constants, position)
+        coefficients = matrix @ position + offset if coefficients is None else coefficients.reshape(-1)
+        return log_prior, jnp.concatenate([coefficients, *(x[None] for x in shared.values())])
+
+    return latents
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _rows_at(family: Family, names: Sequence[str], rows: Rows, coefficients, shared):
+    """The log likelihood of all rows, its gradient in the natural vector, and its Hessian by blocks."""
+
+    def tile(rows):
+        x = wide(rows.design)
+        eta = x @ coefficients + wide(rows.offset)
+        by_row = tuple(jnp.broadcast_to(s, (len(x),)) for s in shared)
+
+        def total(eta, *shared):
+            return log_likelihood(family, eta, {**rows.params, **dict(zip(names, shared, strict=True))}).sum()
+
+        at = (eta, *by_row)
+        value, slopes = value_and_grad(total, argnums=tuple(range(len(at))))(*at)
+        bent = jnp.stack([columns(hvp(lambda at: total(*at), (at,), (along,))) for along in directions(at)])  # (size, size, n)
+        num = bent.shape[0] - len(names)  # predictors
+        design = rows.design
+        grams = [wide(design.T @ (bent[k, j].astype(design.dtype)[:, None] * design)) for k in range(num) for j in range(num)]
+        first = jnp.stack(grams).reshape(num, num, *grams[0].shape)
+        mixed = bent[num:, :num] @ x
+        gradient = jnp.concatenate([(x.T @ slopes[0]).reshape(-1), *(s.sum()[None] for s in slopes[1:])])
+        return value, gradient, (first, mixed, bent[num:, num:].sum(-1))
+
+    return sum_tiles(tile, rows)
+
+
+def directions(at):
+    """For each predictor and each shared parameter, the direction of it in all rows at once."""
+    zeros = jax.tree.map(jnp.zeros_like, at)
+    eta, *shared = zeros
+    predictors = [jnp.ones_like(eta)] if eta.ndim == 1 else [eta.at[:, k].set(1) for k in range(eta.shape[1])]
+    yield from ((p, *shared) for p in predictors)
+    for k in range(len(shared)):
+        yield tuple(jnp.ones_like(x) if i == k + 1 else x for i, x in enumerate(zeros))
+
+
+def columns(at):
+    """By predictor and shared parameter, (size, n)."""
+    eta, *shared = at
+    return jnp.stack([eta, *shared]) if eta.ndim == 1 else jnp.concatenate([eta.T, *(s[None] for s in shared)])
+
+
+def _assembled(first, mixed, last) -> np.ndarray:
+    """One matrix over the natural vector, in which a coefficient's predictors stand side by side."""
+    num, d = first.shape[0], first.shape[-1]
+    top = np.transpose(first, (2, 0, 3, 1)).reshape(d * num, d * num)
+    side = np.transpose(mixed, (0, 2, 1)).reshape(len(last), d * num)
+    return np.block([[top, side.T], [side, np.asarray(last).reshape(len(side), len(side))]])
+
+
+def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -> Laplace:
+    """The mode of the posterior.
+
+    Raises:
+        SamplerError: there is no mode at a finite point.
+    """
+    latents = latents_of(factor, rest, data, constants)
+    shape = tuple(jax.eval_shape(factor.coefficients, jax.ShapeDtypeStruct((dim,), rest.dtype)).shape)
+    size = int(np.prod(shape))
+    queries = 0
+
+    @jax.jit
+    def rest_at(u, pull):
+        def along(tangent):
+            return jvp(lambda u: latents(u)[1], (u,), (tangent,))[1], hvp(pulled, (u,), (tangent,))
+
+        def pulled(u):
+            log_prior, natural = latents(u)
+            return log_prior + jnp.vdot(pull, natural)
+
+        jacobian, hessian = jax.vmap(along)(jnp.eye(dim))
+        return latents(u)[0], grad(pulled)(u), jacobian.T, hessian
+
+    natural_at = jax.jit(lambda u: latents(u)[1])
+
+    def at(u, rows: Rows, weight: float) -> _Model:
+        nonlocal queries
+        queries += len(rows.design)
+        natural = np.asarray(natural_at(u))
+        found = _rows_at(factor.family, rest.names, rows, natural[:size].reshape(shape), tuple(natural[size:]))
+        value, pull, blocks = jax.tree.map(lambda x: weight * np.asarray(x), found)
+        prior, gradient, jacobian, hessian = (np.asarray(x) for x in rest_at(u, pull))
+        hessian = -hessian - jacobian.T @ _assembled(*blocks) @ jacobian
+        return _Model(value + prior, gradient, (hessian + hessian.T) / 2, natural, jacobian)
+
+    u, num = np.zeros(dim), len(factor.rows.design)
+    if num > 2 * _SUBSAMPLE:
+        chosen = np.sort(np.random.default_rng(0).choice(num, _SUBSAMPLE, replace=False))
+        some = jax.tree.map(lambda x: x[chosen], factor.rows)
+        u, _ = _newton(lambda u: at(u, some, num / _SUBSAMPLE), u, factor)
+    u, found = _newton(lambda u: at(u, factor.rows, 1.0), u, factor)
+    return Laplace(u, found.hessian, found.natural, found.jacobian, queries)
+
+
+def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -> tuple[np.ndarray, _Model]:
+    """Maximises, by steps along |Hessian|^-1 gradient with halving."""
+    here = at(u)
+    for _ in range(_MAX_NEWTON):
+        if not np.isfinite(here.value) or not np.isfinite(here.gradient).all() or not np.isfinite(here.hessian).all():
+            break
+        values, vectors = np.linalg.eigh(here.hessian)
+        floor = 1e-9 * max(np.abs(values).max(), 1e-300)
+        step = vectors @ ((here.gradient @ vectors) / np.maximum(np.abs(values), floor))
+        decrement = here.gradient @ step
+        if decrement < 1e-6 and values[0] > floor:
+            return u, here
+        length, trial = 1.0, at(u + step)
+        while not (np.isfinite(trial.value) and trial.value >= here.value + 1e-4 * length * decrement - 1e-10 * abs(here.value)):
+            length /= 2
+            if length < 1e-10:
+                break
+            trial = at(u + length * step)
+        u, here = u + length * step, trial
+    steepest = np.abs(here.gradient).max()
+    raise SamplerError(
+        f"FlyMC: no mode of the posterior was found: after {_MAX_NEWTON} Newton steps the gradient still is {steepest:.3g}. Either site "
+        f"{factor.site!r} ({factor.site_line}) and the priors have no mode at a finite point (perfectly separated classes without a "
+        "prior), or the posterior is not log-concave near its centre; give proper priors, or use lc.NUTS."
+    )

@@ -1,0 +1,224 @@
+"""Firefly Monte Carlo as transitions: rotation HMC, which keeps what it has evaluated, and any other kernel on the density given z."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...transforms.autobatch import program
+from ...transforms.errors import BoundError, SamplerError
+from ...transforms.streams import Stream, normal
+from ..adaptation import adapting
+from ..kernel import Transition
+from ..records import ChainState, Draw, Plan
+from .conditional import Conditional
+from .flips import flip
+from .records import Fireflies, Lit
+from .rotation import LARGEST_STEP, Whereabouts, iterate
+
+__all__ = ["Faults", "GivenTransition", "RotationTransition", "refuse_faults"]
+
+_MOMENTUM = 1
+_MAX_STEPS = 64
+
+
+class Faults(NamedTuple):
+    """What must not happen, remembered.
+
+    short: bool, (). A list of rows was too short. refuted: int32, (). A row whose bound does not hold, or -1.
+    """
+
+    short: Any
+    refuted: Any
+
+    @classmethod
+    def none(cls) -> "Faults":
+        return cls(jnp.bool_(False), jnp.int32(-1))
+
+    def and_also(self, short, refuted) -> "Faults":
+        return Faults(self.short | short, jnp.maximum(self.refuted, refuted))
+
+
+class Rotating(NamedTuple):
+    """What a chain of rotation HMC holds."""
+
+    here: Whereabouts
+    faults: Faults
+
+
+class Held(NamedTuple):
+    """What the density given z holds. queries: int32, (). Likelihoods evaluated in this transition."""
+
+    lit: Lit
+    queries: Any
+    faults: Faults
+
+
+def refuse_faults(state: ChainState, conditional: Conditional, site: str) -> None:
+    """Stops a run whose draws would not be exact.
+
+    Raises:
+        SamplerError: there was no room for all bright rows. BoundError: a bound exceeded the likelihood; names the row.
+    """
+    faults: Faults = state.held.faults
+    refuted = int(np.asarray(faults.refuted).max())
+    if refuted >= 0:
+        name = conditional.kind.family.distribution.__name__
+        raise BoundError(
+            f"FlyMC: the bound of row {refuted} of site {site!r} ({name}) exceeds its likelihood at a point that was visited: the draws "
+            "would be wrong. If the bound is your own (lc.bounds.register), it must return the slope l' at the anchor and a curvature no "
+            "smaller than the supremum of -l'' on the ball."
+        )
+    if np.asarray(faults.short).any():
+        room = conditional.capacity
+        raise SamplerError(
+            f"FlyMC: there was no room for all bright rows (capacity {room}): the posterior is far wider than its curvature at the mode "
+            f"says. Write kernel_options={{'capacity': {4 * room}}}, or use lc.NUTS."
+        )
+
+
+@dataclass(frozen=True)
+class RotationTransition(Transition):
+    """The static part of rotation HMC."""
+
+    conditional: Conditional
+
+    @property
+    def stats(self) -> dict[str, str]:
+        return {
+            "n_steps": "int32",
+            "n_bright": "int32",
+            "n_queries": "int32",
+            "acceptance_rate": "float",
+            "lp": "float",
+            "step_size": "float",
+        }
+
+    @property
+    def uses_gradient(self) -> bool:
+        return True
+
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return normal(stream, _MOMENTUM, position.shape, dtype=position.dtype)
+
+    def start(self, plan: Plan, position: Any):
+        fireflies = _fireflies(plan)
+        w = jnp.linalg.solve(fireflies.scale, position - fireflies.centre)
+        point, _ = self.conditional.arrive(fireflies, position)
+        here = Whereabouts(w, point, self.conditional.nothing_lit(fireflies))
+        return point.base, jnp.zeros_like(position), Rotating(here, Faults.none())
+
+    def program(self, density, plan: Plan):
+        """A move and an update of z, as one block; then adapts the angle of a step if warm-up is on."""
+        conditional, fireflies, options = self.conditional, _fireflies(plan), plan.tuning.options
+        adapt = adapting(plan.schedule, plan.tuning)
+
+        @program(heavy=True)
+        def iteration(stream, here, momentum, step, num_steps):
+            return iterate(conditional, fireflies, stream, here, momentum, step, num_steps)
+
+        @program
+        def transition(state, noise):
+            step = jnp.minimum(state.step_size, LARGEST_STEP)
+            wanted = jnp.clip(jnp.ceil(options["trajectory_length"] / step - 1e-9), 1, _MAX_STEPS).astype("int32")
+            n_steps = options["num_steps"] if options["num_steps"] > 0 else wanted
+            here, did = iteration(state.stream, state.held.here, noise, step, n_steps)
+            position = here.point.position
+            stats = {
+                "n_steps": n_steps,
+                "n_bright": here.lit.count,
+                "n_queries": did.queries,
+                "acceptance_rate": did.acceptance_rate,
+                "lp": did.log_density,
+                "step_size": step,
+            }
+            step_size, metric, adaptation = adapt(
+                step, state.metric, state.adaptation, state.stream.counter.astype("int32"), did.acceptance_rate, position
+            )
+            stream = state.stream._replace(counter=state.stream.counter + 1)
+            held = Rotating(here, state.held.faults.and_also(did.short, did.refuted))
+            state = ChainState(position, did.log_density, state.gradient, step_size, metric, adaptation, stream, held)
+            return state, Draw(position, stats)
+
+        return transition
+
+
+@dataclass(frozen=True)
+class GivenTransition(Transition):
+    """Another kernel's transition on the density of the parameters given z, then an update of z.
+
+    Attributes:
+        inner: the other kernel's static part.
+    """
+
+    inner: Transition
+    conditional: Conditional
+
+    @property
+    def stats(self) -> dict[str, str]:
+        return {**self.inner.stats, "n_bright": "int32", "n_queries": "int32"}
+
+    @property
+    def uses_gradient(self) -> bool:
+        return self.inner.uses_gradient
+
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return self.inner.noise(stream, position)
+
+    def start(self, plan: Plan, position: Any):
+        fireflies = _fireflies(plan)
+        held = Held(self.conditional.nothing_lit(fireflies), jnp.int32(0), Faults.none())
+        return self._evaluate(fireflies, position, held)
+
+    def _evaluate(self, fireflies: Fireflies, position, held: Held):
+        """Log density given z and, if it is used, gradient; what is held, with the likelihoods counted."""
+        conditional = self.conditional
+        point, passed = conditional.arrive(fireflies, position)
+        rows = conditional.gather(fireflies, held.lit)
+        lit, refuted = conditional.relight(fireflies, held.lit, rows, point.natural)
+        faults = held.faults.and_also(False, jnp.where(point.inside, refuted, -1))
+        held = Held(held.lit, held.queries + lit.count + passed, faults)
+        gradient = conditional.force(fireflies, position, lit, rows) if self.uses_gradient else position[:0]
+        return conditional.log_density(fireflies, point, lit), gradient, held
+
+    def _reconsider(self, fireflies: Fireflies, stream, position, held: Held):
+        """An update of z; what the density then is comes from the rows that were looked at for it."""
+        conditional = self.conditional
+        point, passed = conditional.arrive(fireflies, position)
+        before, refuted = conditional.relight(fireflies, held.lit, conditional.gather(fireflies, held.lit), point.natural)
+        lit, asked, short, wrong = flip(conditional, fireflies, stream, point, before)
+        faults = held.faults.and_also(short, jnp.maximum(wrong, jnp.where(point.inside, refuted, -1)))
+        gradient = position[:0]
+        if self.uses_gradient:
+            gradient = conditional.force(fireflies, position, lit, conditional.gather(fireflies, lit))
+        queries = held.queries + before.count + passed + asked
+        return conditional.log_density(fireflies, point, lit), gradient, Held(lit, queries, faults)
+
+    def program(self, density, plan: Plan):
+        fireflies = _fireflies(plan)
+
+        @program(heavy=True)
+        def given_bright(position, held):
+            return self._evaluate(fireflies, position, held)
+
+        @program(heavy=True)
+        def reconsider(stream, position, held):
+            return self._reconsider(fireflies, stream, position, held)
+
+        move = self.inner.program(given_bright, plan)
+
+        @program
+        def transition(state, noise):
+            stream = state.stream
+            state, draw = move(state._replace(held=state.held._replace(queries=jnp.int32(0))), noise)
+            log_density, gradient, held = reconsider(stream, state.position, state.held)
+            stats = {**draw.stats, "n_bright": held.lit.count, "n_queries": held.queries, "lp": log_density}
+            return state._replace(log_density=log_density, gradient=gradient, held=held), Draw(draw.position, stats)
+
+        return transition
+
+
+def _fireflies(plan: Plan) -> Fireflies:
+    return jax.tree.map(jnp.asarray, plan.tuning.options["fireflies"])

@@ -1,0 +1,103 @@
+"""Random-walk Metropolis: no gradient, one log density a draw.
+
+A proposal u' = u + step * L z, z ~ N(0, I), L L' = the inverse mass matrix, is accepted with probability min(1, p(u') / p(u)).
+
+Sources: Metropolis et al. (1953); the default target, an acceptance of 0.234, is that of Roberts, Gelman & Gilks (1997), "Weak convergence
+and optimal scaling of random walk Metropolis algorithms".
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from ..ppl import InitStrategy, init_to_uniform
+from ..transforms.autobatch import program
+from ..transforms.streams import Stream, normal, uniform
+from .adaptation import adapting
+from .kernel import Transition, check_tuning, tuning_of
+from .metric import momentum, velocity
+from .records import ChainState, Draw, Plan, Tuning
+
+__all__ = ["RWM", "RWMTransition"]
+
+
+class Purpose(IntEnum):
+    """The uses of randomness within one transition."""
+
+    PROPOSAL = 1
+    ACCEPT = 2
+
+
+@dataclass(frozen=True)
+class RWMTransition(Transition):
+    """The static part of the kernel; `dense_mass` says whether the metric is dense."""
+
+    dense_mass: bool
+
+    @property
+    def stats(self) -> dict[str, str]:
+        return {"n_steps": "int32", "acceptance_rate": "float", "lp": "float", "step_size": "float"}
+
+    @property
+    def uses_gradient(self) -> bool:
+        return False
+
+    def noise(self, stream: Stream, position: Any) -> Any:
+        return normal(stream, Purpose.PROPOSAL, position.shape, dtype=position.dtype)
+
+    def program(self, density, plan: Plan):
+        """Proposes, accepts or not, and adapts if warm-up is on."""
+        adapt = adapting(plan.schedule, plan.tuning)
+
+        @program
+        def transition(state, noise):
+            stream, dtype = state.stream, noise.dtype
+            proposal = state.position + state.step_size * velocity(state.metric, momentum(state.metric, noise))
+            value, _, held = density(proposal, state.held)
+            gain = value - state.log_density
+            acceptance_rate = jnp.where(jnp.isnan(gain), 0, jnp.exp(jnp.minimum(gain, 0)))
+            accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < acceptance_rate
+            position, log_density = (proposal, value) if accepted else (state.position, state.log_density)
+            stats = {"n_steps": jnp.int32(1), "acceptance_rate": acceptance_rate, "lp": log_density, "step_size": state.step_size}
+            step_size, metric, adaptation = adapt(
+                state.step_size, state.metric, state.adaptation, stream.counter.astype("int32"), acceptance_rate, position
+            )
+            stream = stream._replace(counter=stream.counter + 1)
+            state = ChainState(position, log_density, state.gradient, step_size, metric, adaptation, stream, held)
+            return state, Draw(position, stats)
+
+        return transition
+
+
+@dataclass(frozen=True, eq=False)
+class RWM:
+    """Random-walk Metropolis on a model, a yardstick rather than a recommendation: u' = u + step_size * N(0, inverse mass matrix).
+
+    Args:
+        model: a model, or a log density that already holds its data.
+        target_accept_prob: mean acceptance probability that the step size is tuned to; in (0, 1).
+        dense_mass, step_size, inverse_mass_matrix, init_strategy: as for `NUTS`.
+
+    Raises:
+        SamplerError: a setting makes no sense; names it.
+    """
+
+    model: Any
+    target_accept_prob: float = 0.234
+    dense_mass: bool = False
+    step_size: float | None = None
+    inverse_mass_matrix: ArrayLike | None = None
+    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
+
+    def __post_init__(self):
+        check_tuning("RWM", self.target_accept_prob, self.step_size, self.dense_mass)
+
+    def transition(self) -> RWMTransition:
+        return RWMTransition(bool(self.dense_mass))
+
+    def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
+        return tuning_of("RWM", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype)
