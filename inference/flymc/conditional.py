@@ -70,7 +70,9 @@ class Conditional:
         """The log prior, (), and what the rows see of a position, (dim,)."""
         log_prior, coefficients, shared = self.rest(fireflies.data, fireflies.constants, position)
         if self.rest.affine:
-            shift = (fireflies.matrix @ (position - fireflies.centre)).reshape(fireflies.origin.shape)
+            offset = position - fireflies.centre
+            plain = fireflies.matrix.ndim == 1
+            shift = (offset[fireflies.matrix] if plain else fireflies.matrix @ offset).reshape(fireflies.origin.shape)
         else:
             shift = coefficients - fireflies.origin
         return log_prior, Natural(shift, shared)
@@ -106,11 +108,12 @@ class Conditional:
         params = jax.tree.map(lambda x: x[index], fireflies.params)
         return log_likelihood(self.kind.family, fireflies.anchor[index] + offset, {**params, **shared})
 
-    def look(self, fireflies: Fireflies, index, rows, valid, natural: Natural) -> Seen:
+    def look(self, fireflies: Fireflies, index, rows, valid, natural: Natural, finite: bool = True) -> Seen:
         """Evaluates the likelihood of some rows.
 
         Args:
             index: (k,). rows: (k, d), theirs. valid: (k,) bool; what is found at others means nothing.
+            finite: whether a gap that is NaN is refuted; not so on the way, where a trajectory may run off.
         """
         bound, params, anchor = jax.tree.map(lambda x: x[index], (fireflies.bound, fireflies.params, fireflies.anchor))
 
@@ -122,7 +125,8 @@ class Conditional:
         shared = {name: jnp.broadcast_to(x, index.shape) for name, x in natural.shared.items()}
         value, back, refuted = vjp(gap, rows @ natural.shift, shared, has_aux=True)
         pull = Natural(*back(jnp.ones_like(value)))
-        first = jnp.where((refuted & valid).any(), index[jnp.argmax(refuted & valid)], -1)
+        wrong = refuted & valid & (jnp.isfinite(value) | finite)
+        first = jnp.where(wrong.any(), index[jnp.argmax(wrong)], -1)
         return Seen(jnp.maximum(value, 0) + fireflies.dimming[index], pull, first.astype(jnp.int32))
 
     def effective_gap(self, fireflies: Fireflies, index, gap, inside):
@@ -150,14 +154,14 @@ class Conditional:
         def body(k, carry):
             lit, refuted = carry
             index, x = (lax.dynamic_slice_in_dim(a, k * TILE, TILE) for a in (lit.index, rows))
-            seen = self.look(fireflies, index, x, k * TILE + jnp.arange(TILE) < lit.count, natural)
+            seen = self.look(fireflies, index, x, k * TILE + jnp.arange(TILE) < lit.count, natural, finite=False)
             old, new = (lit.gap, lit.pull), (seen.gap, seen.pull)
             gap, pull = jax.tree.map(lambda a, b: lax.dynamic_update_slice_in_dim(a, b, k * TILE, 0), old, new)
             return lit._replace(gap=gap, pull=pull), jnp.maximum(refuted, seen.refuted)
 
         return lax.fori_loop(0, _tiles(lit), body, (lit, jnp.int32(-1)))
 
-    def force(self, fireflies: Fireflies, position, lit: Lit, rows):
+    def force(self, fireflies: Fireflies, position, natural: Natural, lit: Lit, rows):
         """Gradient of log p(u, z) in the position, (dim,), from what is known of the bright rows; outside the ball that of the density
         inside.
 
@@ -168,15 +172,16 @@ class Conditional:
             gap, pull, x = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, k * TILE, TILE), (lit.gap, lit.pull, rows))
             weight = 1 / -jnp.expm1(-jnp.maximum(gap, _LEAST_GAP))
             pull = jax.tree.map(lambda p: _scaled(p, jnp.where(k * TILE + jnp.arange(TILE) < lit.count, weight, 0)), pull)
-            return jax.tree.map(jnp.add, total, Natural(x.T @ pull.shift, {name: p.sum() for name, p in pull.shared.items()}))
+            return jax.tree.map(jnp.add, total, Natural((pull.shift.T @ x).T, {name: p.sum() for name, p in pull.shared.items()}))
 
         nothing = Natural(jnp.zeros_like(fireflies.origin), {name: jnp.float64(0) for name in self.rest.names})
         pulls = lax.fori_loop(0, _tiles(lit), body, nothing)
 
+        pulls = jax.tree.map(jnp.add, pulls, self.kind.slope(fireflies.moments, natural))
+
         def surrogate(position):
             log_prior, natural = self.natural(fireflies, position)
-            pulled = jax.tree.map(jnp.vdot, pulls, natural)
-            return log_prior + self.kind.total(fireflies.moments, natural) + sum(jax.tree.leaves(pulled))
+            return log_prior + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, pulls, natural)))
 
         return grad(surrogate)(position)
 

@@ -13,9 +13,10 @@ from enum import IntEnum
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ...transforms.streams import Stream, uniform
-from .conditional import Conditional
+from .conditional import TILE, Conditional
 from .records import Fireflies, Lit, Point
 
 __all__ = ["Purpose", "flip", "propose"]
@@ -61,7 +62,12 @@ def flip(conditional: Conditional, fireflies: Fireflies, stream: Stream, point: 
     asked = -jnp.expm1(-fireflies.rate[lit.index])
     stays = uniform(stream, Purpose.DARKEN, (capacity,), dtype=dtype) * odds(lit.index, lit.gap) >= asked
     index, new, short = propose(fireflies, stream, room)
-    new = new & ~((index[:, None] == lit.index) & bright).any(1)
+
+    def already(k, found):
+        part = lax.dynamic_slice_in_dim(jnp.where(bright, lit.index, -1), k * TILE, TILE)
+        return found | (index[:, None] == part).any(1)
+
+    new = new & ~lax.fori_loop(0, (lit.count + TILE - 1) // TILE, already, jnp.zeros(room, bool))
     seen = conditional.look(fireflies, index, fireflies.rows[index].astype(dtype), new, point.natural)
     asked = -jnp.expm1(-fireflies.rate[index])
     lights = uniform(stream, Purpose.LIGHT, (room,), dtype=dtype) * asked < odds(index, seen.gap)

@@ -54,8 +54,8 @@ class FlyMC:
             the transitions of those kernels on the density given z, with the Laplace covariance as metric.
         kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5 or 1 if left
             out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for bright rows). "rotation_hmc":
-            `trajectory_length` (radians, 2.2 if left out) or `num_steps`, `step_size` (radians, adapted if left out),
-            `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
+            `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians,
+            adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
         bounds: "auto", or "global" for bounds that hold everywhere, for comparison: looser, and more of them bright as data grow.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
 
@@ -135,7 +135,7 @@ class FlyMC:
         _warn_of_few(found)
         dim, options = density.dim, {"fireflies": fireflies}
         if self.kernel == "rotation_hmc":
-            transition, tuning = RotationTransition(conditional), _rotation_tuning(inner_options, options, dim)
+            transition, tuning = RotationTransition(conditional), _rotation_tuning(inner_options, options, found.length, dim)
         else:
             covariance = np.asarray(fireflies.scale) @ np.asarray(fireflies.scale).T
             inner = self._inner(inner_options, _metric(self.kernel, covariance))
@@ -155,11 +155,11 @@ class FlyMC:
         )
 
 
-def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], dim: int):
+def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: float, dim: int):
     dtype = np.dtype(np.float64)
     options = {
         **options,
-        "trajectory_length": np.asarray(inner.get("trajectory_length") or 2.2, dtype),
+        "trajectory_length": np.asarray(inner.get("trajectory_length") or length, dtype),
         "num_steps": np.int32(inner.get("num_steps") or 0),
     }
     target, step = inner.get("target_accept_prob", 0.85), inner.get("step_size")
@@ -169,7 +169,7 @@ def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], dim: int):
 
 def _metric(kernel: str, covariance: np.ndarray) -> dict[str, Any]:
     if kernel == "slice":
-        return {}
+        return {"width": 3.2 * np.sqrt(np.diag(covariance))}
     return {"dense_mass": True, "inverse_mass_matrix": covariance}
 
 
@@ -178,8 +178,13 @@ def _other(make: Callable[..., Any], **usual: Any) -> Callable[..., Any]:
     return lambda **options: make(None, **(usual | options))
 
 
+def _hmc(**options: Any) -> HMC:
+    length = {} if "num_steps" in options else {"trajectory_length": 1.7}
+    return _other(HMC, jitter=0.2, **length)(**options)
+
+
 _OTHERS: dict[str, Callable[..., Any]] = {
-    "hmc": _other(HMC, jitter=0.2),
+    "hmc": _hmc,
     "nuts": _other(NUTS),
     "mala": _other(HMC, num_steps=1, target_accept_prob=0.574),
     "rwm": _other(RWM),

@@ -65,6 +65,10 @@ class Kind(Protocol):
         """sum_n log B_n, ()."""
         ...
 
+    def slope(self, moments: Moments, natural: Natural) -> Natural:
+        """The derivative of `total`; in closed form, because half of the work of a derived one is lost on a symmetric matrix."""
+        ...
+
 
 @dataclass(frozen=True)
 class Parabola:
@@ -84,9 +88,14 @@ class Parabola:
         return Moments((bound.value - dimming).sum(), design.T @ bound.slope, gram, jnp.float64(len(design)))
 
     def total(self, moments, natural):
-        bent = moments.gram @ natural.shift
-        bent = bent @ boehning(bent.shape[1], has_reference(self.family)) if is_softmax(self.family) else bent
-        return moments.level + jnp.vdot(moments.tilt - 0.5 * bent, natural.shift)
+        return moments.level + jnp.vdot(moments.tilt - 0.5 * self._bent(moments, natural.shift), natural.shift)
+
+    def slope(self, moments, natural):
+        return Natural(moments.tilt - self._bent(moments, natural.shift), {})
+
+    def _bent(self, moments, shift):
+        bent = moments.gram @ shift
+        return bent @ boehning(bent.shape[1], has_reference(self.family)) if is_softmax(self.family) else bent
 
 
 @dataclass(frozen=True)
@@ -112,3 +121,9 @@ class Residual:
         scale, shift = natural.shared["scale"], natural.shift
         squares = moments.level[1] - jnp.vdot(2 * moments.tilt - moments.gram @ shift, shift)
         return moments.level[0] - squares / scale**2 - moments.rows * jnp.log(scale)
+
+    def slope(self, moments, natural):
+        scale, shift = natural.shared["scale"], natural.shift
+        half = moments.tilt - moments.gram @ shift
+        squares = moments.level[1] - jnp.vdot(moments.tilt + half, shift)
+        return Natural(2 * half / scale**2, {"scale": 2 * squares / scale**3 - moments.rows / scale})

@@ -137,8 +137,7 @@ def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -
         SamplerError: there is no mode at a finite point.
     """
     latents = latents_of(factor, rest, data, constants)
-    shape = tuple(jax.eval_shape(factor.coefficients, jax.ShapeDtypeStruct((dim,), rest.dtype)).shape)
-    size = int(np.prod(shape))
+    size = int(np.prod(rest.shape))
     queries = 0
 
     @jax.jit
@@ -159,7 +158,7 @@ def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -
         nonlocal queries
         queries += len(rows.design)
         natural = np.asarray(natural_at(u))
-        found = _rows_at(factor.family, rest.names, rows, natural[:size].reshape(shape), tuple(natural[size:]))
+        found = _rows_at(factor.family, rest.names, rows, natural[:size].reshape(rest.shape), tuple(natural[size:]))
         value, pull, blocks = jax.tree.map(lambda x: weight * np.asarray(x), found)
         prior, gradient, jacobian, hessian = (np.asarray(x) for x in rest_at(u, pull))
         hessian = -hessian - jacobian.T @ _assembled(*blocks) @ jacobian

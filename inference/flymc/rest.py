@@ -25,13 +25,14 @@ class Rest:
 
     Attributes:
         key: the structure. names: of the shared parameters. affine: whether the coefficients are left out, because a matrix gives them.
-        dtype: the float type of the program.
+        dtype: the float type of the program. shape: of the coefficients.
     """
 
     key: Hashable
     names: tuple[str, ...]
     affine: bool
     dtype: str
+    shape: tuple[int, ...]
     jaxpr: Any = field(compare=False, repr=False)
 
     @classmethod
@@ -48,7 +49,8 @@ class Rest:
 
         closed = jax.make_jaxpr(program)(position, *data)
         key = structure(closed), names, affine
-        return cls(key, names, affine, np.dtype(position.dtype).name, closed.jaxpr), list(closed.consts)
+        shape = tuple(jax.eval_shape(factor.coefficients, position).shape)
+        return cls(key, names, affine, np.dtype(position.dtype).name, shape, closed.jaxpr), list(closed.consts)
 
     def __call__(self, data: Any, constants: Any, position: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Float64 from a position (dim,): log prior (), coefficients or None, shared parameters."""

@@ -83,9 +83,9 @@ def _move(conditional: Conditional, fireflies: Fireflies, stream: Stream, here: 
     def position_of(w):
         return fireflies.centre + fireflies.scale @ w
 
-    def force_at(w, position, lit):
+    def force_at(w, position, natural, lit):
         """Minus the gradient of V."""
-        return fireflies.scale.T @ conditional.force(fireflies, position, lit, rows) + w
+        return fireflies.scale @ conditional.force(fireflies, position, natural, lit, rows) + w
 
     def body(_, carry):
         w, p, force, lit, refuted = carry
@@ -94,11 +94,11 @@ def _move(conditional: Conditional, fireflies: Fireflies, stream: Stream, here: 
         position = position_of(w)
         _, natural = conditional.natural(fireflies, position)
         lit, wrong = conditional.relight(fireflies, lit, rows, natural)
-        force = force_at(w, position, lit)
+        force = force_at(w, position, natural, lit)
         refuted = jnp.maximum(refuted, jnp.where(conditional.holds(fireflies, natural), wrong, -1))
         return w, p + 0.5 * step * force, force, lit, refuted
 
-    start = (here.w, p, force_at(here.w, here.point.position, here.lit), here.lit, jnp.int32(-1))
+    start = (here.w, p, force_at(here.w, here.point.position, here.point.natural, here.lit), here.lit, jnp.int32(-1))
     w, q, _, lit, refuted = lax.fori_loop(0, num_steps, body, start)
     end, passed = conditional.arrive(fireflies, position_of(w))
     old_density, new_density = (conditional.log_density(fireflies, *at) for at in ((here.point, here.lit), (end, lit)))

@@ -28,7 +28,9 @@ __all__ = ["Setup", "light_up"]
 
 _SAFETY = 1 + 1e-5  # the radius of a row's ball is computed in floating point
 _ROUGH = 0.02  # of the mean rate: no row is never proposed
-_FEW = 10.0  # expected bright rows; fewer are cheap enough to dim the bounds twice as much
+# Expected bright rows. Fewer are cheap enough to dim the bounds twice as much, and hardly slow a chain down, so that a quarter of a turn is
+# enough; with more, bounds are so much narrower than the posterior that chains have to turn further. Both lengths were tuned on benchmarks.
+_FEW = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,15 @@ class Setup:
 
     Attributes:
         conditional: the density of the parameters given which rows are bright. fireflies: the data.
-        softening: as used. predicted: expected number of bright rows. queries: likelihoods that the set-up evaluated.
+        softening: as used. length: advised, of a trajectory, radians.
+        predicted: expected number of bright rows. queries: likelihoods that the set-up evaluated.
         factor: whose rows they are.
     """
 
     conditional: Conditional
     fireflies: Fireflies
     softening: float
+    length: float
     predicted: float
     queries: int
     factor: Factor
@@ -87,7 +91,7 @@ def light_up(
 def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, constants: Any, softening, radius) -> Setup:
     m = len(found.natural) - len(rest.names)
     coefficients, shared = found.natural[:m], dict(zip(rest.names, found.natural[m:], strict=True))
-    origin = coefficients.reshape(-1, factor.family.predictors) if is_softmax(factor.family) else coefficients
+    origin = coefficients.reshape(rest.shape)
     normal = _normal(found, m, factor.family.predictors)
     radius = float(np.sqrt(np.linalg.matrix_rank(found.jacobian[:m])) + 4 if radius is None else radius)
     anchor, width = _anchored(factor.rows, origin, normal.spread)
@@ -95,14 +99,14 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
     if isinstance(kind, Parabola):
         refuse_unbounded(factor.family, bound, factor.rows.params)
     predicted = _predicted(kind, rest.names, factor.rows, anchor, bound, normal, tuple(shared.values()))
-    softening = (1.0 if float(predicted.sum()) < _FEW else 0.5) if softening is None else softening
+    few = float(predicted.sum()) < _FEW
+    softening = (1.0 if few else 0.5) if softening is None else softening
     dimming = softening * predicted
     rate = dimming + predicted
     rate = rate + _ROUGH * rate.mean()
     total = float(rate.sum())
     candidates = int(np.ceil(total + 10 * np.sqrt(total) + 24))
     capacity = TILE * int(np.ceil(2 * candidates / TILE))
-    matrix = np.asarray(factor.coefficient_matrix, np.float64) if rest.affine else np.zeros((1, len(found.mode)))
     fireflies = Fireflies(
         rows=jnp.asarray(factor.rows.design),
         anchor=anchor,
@@ -118,13 +122,13 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
         centre=jnp.asarray(found.mode),
         scale=jnp.eye(len(found.mode)),
         origin=jnp.asarray(origin),
-        matrix=jnp.asarray(matrix),
+        matrix=_map_of(factor),
         data=[jnp.asarray(x) for x in data],
         constants=constants,
     )
     conditional = Conditional(kind, rest, capacity, candidates)
     fireflies = fireflies._replace(scale=jnp.asarray(_whitening(conditional, fireflies, found)))
-    return Setup(conditional, fireflies, softening, total, found.queries + 2 * len(anchor), factor)
+    return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, total, found.queries + 2 * len(anchor), factor)
 
 
 def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
@@ -197,7 +201,7 @@ def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
 
 
 def _whitening(conditional: Conditional, fireflies: Fireflies, found: Laplace) -> np.ndarray:
-    """scale with scale' C scale = I, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
+    """scale = C^(-1/2), symmetric, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
 
     @jax.jit
     def hessian(fireflies):
@@ -208,7 +212,15 @@ def _whitening(conditional: Conditional, fireflies: Fireflies, found: Laplace) -
         return lax.map(lambda tangent: hvp(smooth, (fireflies.centre,), (tangent,)), jnp.eye(len(fireflies.centre)))
 
     bend = -np.asarray(hessian(fireflies))
-    try:
-        return np.linalg.inv(np.linalg.cholesky((bend + bend.T) / 2)).T
-    except np.linalg.LinAlgError:
-        return np.linalg.inv(np.linalg.cholesky(found.hessian)).T
+    values, vectors = np.linalg.eigh((bend + bend.T) / 2)
+    if not values[0] > 1e-9 * values[-1]:  # bounds that are no maximum there
+        values, vectors = np.linalg.eigh(found.hessian)
+    return (vectors / np.sqrt(values)) @ vectors.T
+
+
+def _map_of(factor: Factor) -> jax.Array:
+    """See `Fireflies.matrix`."""
+    if factor.columns is not None:
+        return jnp.asarray(factor.columns.reshape(-1), jnp.int32)
+    matrix = factor.coefficient_matrix
+    return jnp.zeros(0) if matrix is None else jnp.asarray(np.asarray(matrix, np.float64))

@@ -122,9 +122,11 @@ class RotationTransition(Transition):
         @program
         def transition(state, noise):
             step = jnp.minimum(state.step_size, LARGEST_STEP)
-            wanted = jnp.clip(jnp.ceil(options["trajectory_length"] / step - 1e-9), 1, _MAX_STEPS).astype("int32")
-            n_steps = options["num_steps"] if options["num_steps"] > 0 else wanted
-            here, did = iteration(state.stream, state.held.here, noise, step, n_steps)
+            wanted = jnp.clip(jnp.ceil(options["trajectory_length"] / step - 1e-9), 1, _MAX_STEPS)
+            fixed = options["num_steps"] > 0
+            n_steps = (options["num_steps"] if fixed else wanted).astype("int32")
+            taken = step if fixed else jnp.minimum(step, options["trajectory_length"] / wanted)  # as many, of the length asked for
+            here, did = iteration(state.stream, state.held.here, noise, taken, n_steps)
             position = here.point.position
             stats = {
                 "n_steps": n_steps,
@@ -132,7 +134,7 @@ class RotationTransition(Transition):
                 "n_queries": did.queries,
                 "acceptance_rate": did.acceptance_rate,
                 "lp": did.log_density,
-                "step_size": step,
+                "step_size": taken,
             }
             step_size, metric, adaptation = adapt(
                 step, state.metric, state.adaptation, state.stream.counter.astype("int32"), did.acceptance_rate, position
@@ -180,7 +182,7 @@ class GivenTransition(Transition):
         lit, refuted = conditional.relight(fireflies, held.lit, rows, point.natural)
         faults = held.faults.and_also(False, jnp.where(point.inside, refuted, -1))
         held = Held(held.lit, held.queries + lit.count + passed, faults)
-        gradient = conditional.force(fireflies, position, lit, rows) if self.uses_gradient else position[:0]
+        gradient = conditional.force(fireflies, position, point.natural, lit, rows) if self.uses_gradient else position[:0]
         return conditional.log_density(fireflies, point, lit), gradient, held
 
     def _reconsider(self, fireflies: Fireflies, stream, position, held: Held):
@@ -192,7 +194,7 @@ class GivenTransition(Transition):
         faults = held.faults.and_also(short, jnp.maximum(wrong, jnp.where(point.inside, refuted, -1)))
         gradient = position[:0]
         if self.uses_gradient:
-            gradient = conditional.force(fireflies, position, lit, conditional.gather(fireflies, lit))
+            gradient = conditional.force(fireflies, position, point.natural, lit, conditional.gather(fireflies, lit))
         queries = held.queries + before.count + passed + asked
         return conditional.log_density(fireflies, point, lit), gradient, Held(lit, queries, faults)
 
@@ -203,7 +205,7 @@ class GivenTransition(Transition):
         def given_bright(position, held):
             return self._evaluate(fireflies, position, held)
 
-        @program(heavy=True)
+        @program
         def reconsider(stream, position, held):
             return self._reconsider(fireflies, stream, position, held)
 

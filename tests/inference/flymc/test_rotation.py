@@ -37,7 +37,7 @@ def quadrature(setup):
 
 
 def functions(w, f):
-    outside = ((w @ (np.asarray(f.metric) @ np.asarray(f.matrix) @ np.asarray(f.scale)).T) ** 2).sum(-1) > float(f.radius) ** 2
+    outside = ((w @ (np.asarray(f.metric) @ np.asarray(f.scale)[np.asarray(f.matrix)]).T) ** 2).sum(-1) > float(f.radius) ** 2
     return np.stack([w[:, 0], w[:, 1], w[:, 0] ** 2, w[:, 1] ** 2, w[:, 0] * w[:, 1], np.abs(w).sum(-1), outside])
 
 
