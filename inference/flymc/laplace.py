@@ -23,6 +23,7 @@ __all__ = ["ROWS", "Laplace", "columns", "directions", "find_mode", "latents_of"
 ROWS = 8192  # of a tile
 _SUBSAMPLE = 40_000
 _MAX_NEWTON = 100
+_CLOSE, _NEAR = 1e-6, 1.0  # nats that a step promises: a mode; so near to one that bounds around the point serve as well
 
 
 class Laplace(NamedTuple):
@@ -183,7 +184,7 @@ def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -
         floor = 1e-9 * max(np.abs(values).max(), 1e-300)
         step = vectors @ ((here.gradient @ vectors) / np.maximum(np.abs(values), floor))
         decrement = here.gradient @ step
-        if decrement < 1e-6 and values[0] > floor:
+        if decrement < _CLOSE and values[0] > floor:
             return u, here
         length, trial = 1.0, at(u + step)
         while not (np.isfinite(trial.value) and trial.value >= here.value + 1e-4 * length * decrement - 1e-10 * abs(here.value)):
@@ -191,6 +192,8 @@ def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -
             if length < 1e-10:
                 break
             trial = at(u + length * step)
+        if length < 1e-10 and decrement < _NEAR and values[0] > floor:  # a kink, as a Laplace prior has at 0; or rounding
+            return u, here
         u, here = u + length * step, trial
     steepest = np.abs(here.gradient).max()
     raise SamplerError(

@@ -16,7 +16,7 @@ from scipy.stats import poisson
 from ...ppl import LogDensity
 from ...ppl.factors import Factor, Rows
 from ...transforms import SamplerError, hvp
-from .bounds import is_softmax, log_likelihood, refuse_unbounded, scale_bound
+from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound
 from .bounds.local import in_tiles
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
@@ -27,6 +27,7 @@ from .rest import Rest
 __all__ = ["Setup", "light_up"]
 
 _SAFETY = 1 + 1e-5  # the radius of a row's ball is computed in floating point
+_CHECKED = 2000  # rows whose bounds are checked in the set-up
 _ROUGH = 0.02  # of the mean rate: no row is never proposed
 # Expected bright rows. Fewer are cheap enough to dim the bounds twice as much, and hardly slow a chain down, so that a quarter of a turn is
 # enough; with more, bounds are so much narrower than the posterior that chains have to turn further. Both lengths were tuned on benchmarks.
@@ -99,7 +100,15 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
     if isinstance(kind, Parabola):
         refuse_unbounded(factor.family, bound, factor.rows.params)
     predicted = _predicted(kind, rest.names, factor.rows, anchor, bound, normal, tuple(shared.values()))
+    _check_bounds(kind, factor, anchor, bound, radius * width, predicted)
+    predicted = jnp.maximum(predicted, 0.0)
     few = float(predicted.sum()) < _FEW
+    if float(predicted.sum()) > len(anchor):
+        raise SamplerError(
+            f"FlyMC: no mode of the posterior was found: at the best point of site {factor.site!r} ({factor.site_line}) it is so flat that "
+            "every row would be bright. Either it has no mode at a finite point (perfectly separated classes without a prior), or the "
+            "data are too few; give proper priors, or use lc.NUTS."
+        )
     softening = (1.0 if few else 0.5) if softening is None else softening
     dimming = softening * predicted
     rate = dimming + predicted
@@ -129,6 +138,23 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
     conditional = Conditional(kind, rest, capacity, candidates)
     fireflies = fireflies._replace(scale=jnp.asarray(_whitening(conditional, fireflies, found)))
     return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, total, found.queries + 2 * len(anchor), factor)
+
+
+def _check_bounds(kind: Kind, factor: Factor, anchor, bound, radius, predicted) -> None:
+    """Refuses bounds that exceed the likelihood beside the anchor or, of some rows, on their balls: a row that is never bright is never
+    checked again.
+
+    Raises:
+        BoundError: names the row.
+    """
+    wrong = np.asarray(predicted) < -1e-6 * (1e-6 + np.abs(np.asarray(predicted)).max())
+    rows = np.flatnonzero(wrong)[:1] if wrong.any() else np.linspace(0, len(anchor) - 1, _CHECKED).astype(int)
+    if not isinstance(kind, Parabola) or not kind.on_ball:
+        return
+    some_anchor, some_bound, params, reach = jax.tree.map(lambda x: x[rows], (anchor, bound, factor.rows.params, radius))
+    for part in (-1.0, -0.5, 0.5, 1.0):
+        value = log_likelihood(kind.family, some_anchor + part * reach, params)
+        check(value, some_bound, part * reach, rows, what=f"the bound of {kind.family.distribution.__name__}")
 
 
 def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
@@ -185,7 +211,7 @@ def _predicted(kind: Kind, names, rows: Rows, anchor, bound, normal: _Normal, sh
         moved = jnp.einsum("nd,dkw->knw", rows.design, normal.spread.astype(rows.design.dtype))
         every = jnp.concatenate([moved, jnp.broadcast_to(normal.shared[:, None], (len(shared), *moved.shape[1:])).astype(moved.dtype)])
         covariance = wide(jnp.einsum("knw,lnw->kln", every, every))
-        return jnp.maximum(0.5 * (bent * covariance).sum((0, 1)), 0.0)
+        return 0.5 * (bent * covariance).sum((0, 1))
 
     return in_tiles(tile, rows, anchor, bound, tile=ROWS)
 

@@ -100,6 +100,18 @@ def _on_arguments(density):
 
 RUNS = [pytest.param("adapter:run", name, marks=pytest.mark.slow) for name in sorted(POSTERIORS)]
 RUNS += [pytest.param("adapter:run_dsl", n, marks=pytest.mark.slow if n in QUICK else pytest.mark.exhaustive) for n in sorted(POSTERIORS)]
+# Of these FlyMC finds rows and bounds: logistic ones, and Gaussian ones that collapse entirely.
+FLYMC = {"dogs-dogs", "wells_data-wells_dist100_model"}
+GAUSSIAN = {
+    "arK-arK",
+    "earnings-logearn_interaction_z",
+    "kidiq-kidscore_momhsiq",
+    "mesquite-logmesquite_logvash",
+    "nes1980-nes",
+    "sblri-blr",
+}
+RUNS += [pytest.param("adapter:run_flymc", name, marks=pytest.mark.slow) for name in sorted(FLYMC)]
+RUNS += [pytest.param("adapter:run_flymc", name, marks=pytest.mark.exhaustive) for name in sorted(GAUSSIAN)]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the harness leaves its files to the garbage collector
