@@ -21,9 +21,10 @@ from .rest import Rest
 __all__ = ["ROWS", "Laplace", "columns", "directions", "find_mode", "latents_of", "sum_tiles", "wide"]
 
 ROWS = 8192  # of a tile
-_SUBSAMPLE = 40_000
+BLOCK = 2048  # rows that are taken together, at random places
+_SUBSAMPLE = 20  # blocks
 _MAX_NEWTON = 100
-_CLOSE, _NEAR = 1e-6, 1.0  # nats that a step promises: a mode; so near to one that bounds around the point serve as well
+_CLOSE, _NEAR = 1e-2, 1.0  # nats that a step promises: a mode; so near to one that bounds around the point serve as well
 
 
 class Laplace(NamedTuple):
@@ -32,6 +33,7 @@ class Laplace(NamedTuple):
     Attributes:
         mode: (dim,). hessian: (dim, dim), of minus the log density there, positive definite.
         natural: n there. jacobian: of n, (size of n, dim).
+        bend_of: gradient and Hessian of another function f of n -> minus the Hessian at the mode of log prior + f(n), (dim, dim).
         queries: likelihoods evaluated to find it.
     """
 
@@ -39,6 +41,7 @@ class Laplace(NamedTuple):
     hessian: np.ndarray
     natural: np.ndarray
     jacobian: np.ndarray
+    bend_of: Callable[[Any, Any], np.ndarray]
     queries: int
 
 
@@ -82,29 +85,38 @@ def latents_of(factor: Factor, rest: Rest, data: Any, constants: Any) -> Callabl
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _rows_at(family: Family, names: Sequence[str], rows: Rows, coefficients, shared):
-    """The log likelihood of all rows, its gradient in the natural vector, and its Hessian by blocks."""
+def _rows_at(family: Family, names: Sequence[str], rows: Rows, blocks, num, coefficients, shared):
+    """The log likelihood of some blocks of rows, its gradient in the natural vector, and its Hessian by parts.
 
-    def tile(rows):
-        x = wide(rows.design)
-        eta = x @ coefficients + wide(rows.offset)
-        by_row = tuple(jnp.broadcast_to(s, (len(x),)) for s in shared)
+    Args:
+        blocks: numbers of blocks, int32; the first `num` of them are summed. So the same program does for a subsample and for all rows.
+    """
+    length, size = len(rows.design), min(BLOCK, len(rows.design))
 
-        def total(eta, *shared):
-            return log_likelihood(family, eta, {**rows.params, **dict(zip(names, shared, strict=True))}).sum()
+    def block(k):
+        first = jnp.minimum(blocks[k] * BLOCK, length - size)
+        design, offset, params = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, size), rows)
+        fresh = first + jnp.arange(size) >= blocks[k] * BLOCK  # the last block is moved back to fit
+        x = wide(design)
+        eta = x @ coefficients + wide(offset)
+        by_row = tuple(jnp.broadcast_to(s, (size,)) for s in shared)
+
+        def total(at):
+            eta, *shared = at
+            return jnp.where(fresh, log_likelihood(family, eta, {**params, **dict(zip(names, shared, strict=True))}), 0).sum()
 
         at = (eta, *by_row)
-        value, slopes = value_and_grad(total, argnums=tuple(range(len(at))))(*at)
-        bent = jnp.stack([columns(hvp(lambda at: total(*at), (at,), (along,))) for along in directions(at)])  # (size, size, n)
-        num = bent.shape[0] - len(names)  # predictors
-        design = rows.design
-        grams = [wide(design.T @ (bent[k, j].astype(design.dtype)[:, None] * design)) for k in range(num) for j in range(num)]
-        first = jnp.stack(grams).reshape(num, num, *grams[0].shape)
-        mixed = bent[num:, :num] @ x
+        value, slopes = value_and_grad(total)(at)
+        bent = jnp.stack([columns(hvp(total, (at,), (along,))) for along in directions(at)])  # (size, size, n)
+        k = bent.shape[0] - len(names)  # predictors
+        grams = [wide(design.T @ (bent[i, j].astype(design.dtype)[:, None] * design)) for i in range(k) for j in range(k)]
+        first = jnp.stack(grams).reshape(k, k, *grams[0].shape)
+        mixed = bent[k:, :k] @ x
         gradient = jnp.concatenate([(x.T @ slopes[0]).reshape(-1), *(s.sum()[None] for s in slopes[1:])])
-        return value, gradient, (first, mixed, bent[num:, num:].sum(-1))
+        return value, gradient, (first, mixed, bent[k:, k:].sum(-1))
 
-    return sum_tiles(tile, rows)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block, 0))
+    return lax.fori_loop(0, num, lambda k, sum: jax.tree.map(jnp.add, sum, block(k)), nothing)
 
 
 def directions(at):
@@ -155,23 +167,30 @@ def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -
 
     natural_at = jax.jit(lambda u: latents(u)[1])
 
-    def at(u, rows: Rows, weight: float) -> _Model:
+    num = -(-len(factor.rows.design) // BLOCK)
+    order = np.random.default_rng(0).permutation(num).astype(np.int32)
+
+    def at(u, some: int) -> _Model:
         nonlocal queries
-        queries += len(rows.design)
+        queries += min(some * BLOCK, len(factor.rows.design))
         natural = np.asarray(natural_at(u))
-        found = _rows_at(factor.family, rest.names, rows, natural[:size].reshape(rest.shape), tuple(natural[size:]))
-        value, pull, blocks = jax.tree.map(lambda x: weight * np.asarray(x), found)
+        shared = tuple(natural[size:])
+        found = _rows_at(factor.family, rest.names, factor.rows, order, some, natural[:size].reshape(rest.shape), shared)
+        value, pull, parts = jax.tree.map(lambda x: num / some * np.asarray(x), found)
         prior, gradient, jacobian, hessian = (np.asarray(x) for x in rest_at(u, pull))
-        hessian = -hessian - jacobian.T @ _assembled(*blocks) @ jacobian
+        hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
         return _Model(value + prior, gradient, (hessian + hessian.T) / 2, natural, jacobian)
 
-    u, num = np.zeros(dim), len(factor.rows.design)
+    u = np.zeros(dim)
     if num > 2 * _SUBSAMPLE:
-        chosen = np.sort(np.random.default_rng(0).choice(num, _SUBSAMPLE, replace=False))
-        some = jax.tree.map(lambda x: x[chosen], factor.rows)
-        u, _ = _newton(lambda u: at(u, some, num / _SUBSAMPLE), u, factor)
-    u, found = _newton(lambda u: at(u, factor.rows, 1.0), u, factor)
-    return Laplace(u, found.hessian, found.natural, found.jacobian, queries)
+        u, _ = _newton(lambda u: at(u, _SUBSAMPLE), u, factor)
+    u, found = _newton(lambda u: at(u, num), u, factor)
+
+    def bend_of(slope: Any, hessian: Any) -> np.ndarray:
+        bend = -np.asarray(rest_at(u, slope)[3]) - found.jacobian.T @ np.asarray(hessian) @ found.jacobian
+        return (bend + bend.T) / 2
+
+    return Laplace(u, found.hessian, found.natural, found.jacobian, bend_of, queries)
 
 
 def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -> tuple[np.ndarray, _Model]:

@@ -10,24 +10,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from scipy.stats import poisson
 
 from ...ppl import LogDensity
 from ...ppl.factors import Factor, Rows
-from ...transforms import SamplerError, hvp
+from ...transforms import SamplerError, hvp, jvp
 from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound
 from .bounds.local import in_tiles
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
 from .laplace import ROWS, Laplace, columns, directions, find_mode, sum_tiles, wide
-from .records import Fireflies
+from .records import Fireflies, Natural
 from .rest import Rest
 
 __all__ = ["Setup", "light_up"]
 
 _SAFETY = 1 + 1e-5  # the radius of a row's ball is computed in floating point
 _CHECKED = 2000  # rows whose bounds are checked in the set-up
+_PLACES = (-1.0, -0.5, 0.5, 1.0)  # where, in radii of their balls
+_RIDGE = 1e-9
 _ROUGH = 0.02  # of the mean rate: no row is never proposed
 # Expected bright rows. Fewer are cheap enough to dim the bounds twice as much, and hardly slow a chain down, so that a quarter of a turn is
 # enough; with more, bounds are so much narrower than the posterior that chains have to turn further. Both lengths were tuned on benchmarks.
@@ -55,12 +56,15 @@ class Setup:
 
 
 class _Normal(NamedTuple):
-    """The posterior of the coefficients, by Laplace. metric: (m, m), |metric @ shift| is in standard deviations.
-    spread: (d, predictors, dim), x @ spread is how a row's predictors move with whitened coordinates; shared: (m, dim), the same of the
-    shared parameters.
+    """The posterior by Laplace.
+
+    metric: (m, m), |metric @ shift| is in standard deviations of the coefficients. ridge: (d,), what their variances are raised by, where
+    coefficients may stand in a fixed relation. spread: (d, predictors, dim), x @ spread is how a row's predictors move with whitened
+    coordinates. shared: (number of them, dim), the same of the shared parameters.
     """
 
     metric: np.ndarray
+    ridge: np.ndarray
     spread: np.ndarray
     shared: np.ndarray
 
@@ -95,12 +99,12 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
     origin = coefficients.reshape(rest.shape)
     normal = _normal(found, m, factor.family.predictors)
     radius = float(np.sqrt(np.linalg.matrix_rank(found.jacobian[:m])) + 4 if radius is None else radius)
-    anchor, width = _anchored(factor.rows, origin, normal.spread)
+    anchor, covariance, width = _anchored(factor.rows, origin, normal)
     bound = kind.fit(anchor, radius * _SAFETY * width, factor.rows.params, shared)
     if isinstance(kind, Parabola):
         refuse_unbounded(factor.family, bound, factor.rows.params)
-    predicted = _predicted(kind, rest.names, factor.rows, anchor, bound, normal, tuple(shared.values()))
-    _check_bounds(kind, factor, anchor, bound, radius * width, predicted)
+    predicted, refuted = _judged(kind, rest.names, factor.rows.params, anchor, bound, covariance, radius * width, tuple(shared.values()))
+    _refuse(kind, factor, anchor, bound, radius * width, np.asarray(refuted))
     predicted = jnp.maximum(predicted, 0.0)
     few = float(predicted.sum()) < _FEW
     if float(predicted.sum()) > len(anchor):
@@ -136,25 +140,8 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
         constants=constants,
     )
     conditional = Conditional(kind, rest, capacity, candidates)
-    fireflies = fireflies._replace(scale=jnp.asarray(_whitening(conditional, fireflies, found)))
+    fireflies = fireflies._replace(scale=jnp.asarray(_whitening(kind, fireflies, found, rest.names)))
     return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, total, found.queries + 2 * len(anchor), factor)
-
-
-def _check_bounds(kind: Kind, factor: Factor, anchor, bound, radius, predicted) -> None:
-    """Refuses bounds that exceed the likelihood beside the anchor or, of some rows, on their balls: a row that is never bright is never
-    checked again.
-
-    Raises:
-        BoundError: names the row.
-    """
-    wrong = np.asarray(predicted) < -1e-6 * (1e-6 + np.abs(np.asarray(predicted)).max())
-    rows = np.flatnonzero(wrong)[:1] if wrong.any() else np.linspace(0, len(anchor) - 1, _CHECKED).astype(int)
-    if not isinstance(kind, Parabola) or not kind.on_ball:
-        return
-    some_anchor, some_bound, params, reach = jax.tree.map(lambda x: x[rows], (anchor, bound, factor.rows.params, radius))
-    for part in (-1.0, -0.5, 0.5, 1.0):
-        value = log_likelihood(kind.family, some_anchor + part * reach, params)
-        check(value, some_bound, part * reach, rows, what=f"the bound of {kind.family.distribution.__name__}")
 
 
 def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
@@ -177,43 +164,68 @@ def _normal(found: Laplace, m: int, predictors: int) -> _Normal:
     half = np.linalg.inv(np.linalg.cholesky(found.hessian)).T  # position = mode + half @ standard normal
     directions = found.jacobian @ half
     covariance = directions[:m] @ directions[:m].T
-    covariance += 1e-9 * np.trace(covariance) / m * np.eye(m)  # of coefficients that stand in a fixed relation
-    metric = np.linalg.inv(np.linalg.cholesky(covariance))
-    return _Normal(metric, directions[:m].reshape(m // predictors, predictors, -1), directions[m:])
+    ridge = _RIDGE * np.diag(covariance)
+    metric = np.linalg.inv(np.linalg.cholesky(covariance + np.diag(ridge)))
+    return _Normal(
+        metric, ridge.reshape(-1, predictors).sum(1), directions[:m].reshape(-1, predictors, directions.shape[1]), directions[m:]
+    )
 
 
 @jax.jit
-def _anchored(rows: Rows, coefficients, spread):
-    """Each row's predictors at the mode, and the posterior's standard deviation of them, if it is one; float64."""
+def _anchored(rows: Rows, coefficients, normal: _Normal):
+    """Each row's predictors at the mode, (obs,) or (obs, predictors); by Laplace the covariance of predictors and shared parameters,
+    (obs, size, size); and what bounds |t_n| on the unit ball, (obs,), for one predictor. Float64."""
 
-    def tile(design, offset):
-        anchor = wide(design) @ coefficients + wide(offset)
-        if anchor.ndim == 2:
-            return anchor, jnp.zeros(len(anchor))
-        moved = design @ spread[:, 0].astype(design.dtype)
-        return anchor, jnp.sqrt(wide((moved**2).sum(-1)))
+    def tile(x, offset):
+        anchor = wide(x) @ coefficients + wide(offset)
+        moved = jnp.stack([x @ normal.spread[:, k].astype(x.dtype) for k in range(normal.spread.shape[1])])
+        every = jnp.concatenate([moved, jnp.broadcast_to(normal.shared[:, None].astype(x.dtype), (len(normal.shared), *moved.shape[1:]))])
+        covariance = wide(jnp.einsum("knw,lnw->nkl", every, every))
+        return anchor, covariance, jnp.sqrt(covariance[:, 0, 0] + wide(x**2) @ normal.ridge)
 
     return in_tiles(tile, rows.design, rows.offset, tile=ROWS)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _predicted(kind: Kind, names, rows: Rows, anchor, bound, normal: _Normal, shared):
-    """The expected gap of each row, (obs,): half the trace of its Hessian, in predictors and shared parameters, times their covariance."""
+def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared):
+    """The expected gap of each row, (obs,): half the trace of its Hessian, in predictors and shared parameters, times their covariance.
 
-    def tile(rows, anchor, bound):
-        def total(offset, *shared):
-            params = {**rows.params, **dict(zip(names, shared, strict=True))}
-            value = log_likelihood(kind.family, anchor + offset, params)
-            return kind.gap(bound, value, anchor, offset, rows.params, dict(zip(names, shared, strict=True))).gap.sum()
+    And which rows have a bound that exceeds the likelihood, (obs,) bool, as far as it was checked: beside the anchor and, of some rows, on
+    their balls. A row that is never bright will not be checked again.
+    """
 
+    def gap(params, anchor, bound, at):
+        offset, *shared = at
+        named = dict(zip(names, shared, strict=True))
+        value = log_likelihood(kind.family, anchor + offset, {**params, **named})
+        return kind.gap(bound, value, anchor, offset, params, named)
+
+    def tile(params, anchor, bound, covariance):
         at = (jnp.zeros_like(anchor), *(jnp.broadcast_to(s, (len(anchor),)) for s in shared))
-        bent = jnp.stack([columns(hvp(lambda at: total(*at), (at,), (along,))) for along in directions(at)])
-        moved = jnp.einsum("nd,dkw->knw", rows.design, normal.spread.astype(rows.design.dtype))
-        every = jnp.concatenate([moved, jnp.broadcast_to(normal.shared[:, None], (len(shared), *moved.shape[1:])).astype(moved.dtype)])
-        covariance = wide(jnp.einsum("knw,lnw->kln", every, every))
-        return 0.5 * (bent * covariance).sum((0, 1))
+        bent = [columns(hvp(lambda at: gap(params, anchor, bound, at).gap.sum(), (at,), (along,))) for along in directions(at)]
+        return 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
 
-    return in_tiles(tile, rows, anchor, bound, tile=ROWS)
+    predicted = in_tiles(tile, params, anchor, bound, covariance, tile=ROWS)
+    refuted = predicted < -1e-6 * (1e-6 + jnp.abs(predicted).max())
+    if kind.on_ball:
+        some = np.linspace(0, len(anchor) - 1, min(_CHECKED, len(anchor))).astype(int)
+        some_params, some_bound = jax.tree.map(lambda x: x[some], (params, bound))
+        wrong = [gap(some_params, anchor[some], some_bound, (part * reach[some],)).refuted for part in _PLACES]
+        refuted = refuted.at[some].max(jnp.stack(wrong).any(0))
+    return predicted, refuted
+
+
+def _refuse(kind: Kind, factor: Factor, anchor, bound, reach, refuted: np.ndarray) -> None:
+    """Raises:
+    BoundError: names the first row that is refuted.
+    """
+    if not refuted.any():
+        return
+    rows = np.flatnonzero(refuted)[:1]
+    anchor, bound, params, reach = jax.tree.map(lambda x: x[rows], (anchor, bound, factor.rows.params, reach))
+    for part in _PLACES:
+        value = log_likelihood(kind.family, anchor + part * reach, params)
+        check(value, bound, part * reach, rows, what=f"the bound of {kind.family.distribution.__name__}")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -226,19 +238,21 @@ def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
     return sum_tiles(tile, (rows, anchor, bound, dimming))
 
 
-def _whitening(conditional: Conditional, fireflies: Fireflies, found: Laplace) -> np.ndarray:
+def _whitening(kind: Kind, fireflies: Fireflies, found: Laplace, names: tuple[str, ...]) -> np.ndarray:
     """scale = C^(-1/2), symmetric, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
+    size = fireflies.origin.size
 
     @jax.jit
-    def hessian(fireflies):
-        def smooth(position):
-            log_prior, natural = conditional.natural(fireflies, position)
-            return log_prior + conditional.kind.total(fireflies.moments, natural)
+    def at_mode(moments, natural):
+        def slope(moved):
+            shared = dict(zip(names, natural[size:] + moved[size:], strict=True))
+            found = kind.slope(moments, Natural(moved[:size].reshape(fireflies.origin.shape), shared))
+            return jnp.concatenate([found.shift.reshape(-1), *(found.shared[name][None] for name in names)])
 
-        return lax.map(lambda tangent: hvp(smooth, (fireflies.centre,), (tangent,)), jnp.eye(len(fireflies.centre)))
+        still = jnp.zeros_like(natural)
+        return slope(still), jax.vmap(lambda tangent: jvp(slope, (still,), (tangent,))[1])(jnp.eye(len(natural)))
 
-    bend = -np.asarray(hessian(fireflies))
-    values, vectors = np.linalg.eigh((bend + bend.T) / 2)
+    values, vectors = np.linalg.eigh(found.bend_of(*at_mode(fireflies.moments, jnp.asarray(found.natural))))
     if not values[0] > 1e-9 * values[-1]:  # bounds that are no maximum there
         values, vectors = np.linalg.eigh(found.hessian)
     return (vectors / np.sqrt(values)) @ vectors.T
