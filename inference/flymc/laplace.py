@@ -18,7 +18,7 @@ from ...transforms import SamplerError, grad, hvp, jvp, value_and_grad
 from .bounds import log_likelihood
 from .rest import Rest
 
-__all__ = ["ROWS", "Laplace", "columns", "directions", "find_mode", "latents_of", "sum_tiles", "wide"]
+__all__ = ["ROWS", "Laplace", "columns", "directions", "find_mode", "sum_tiles", "wide"]
 
 ROWS = 8192  # of a tile
 BLOCK = 2048  # rows that are taken together, at random places
@@ -71,17 +71,41 @@ def sum_tiles(f: Callable, rows: Any) -> Any:
     return lax.scan(lambda sum, tile: (jax.tree.map(jnp.add, sum, f(tile)), None), total, tiles)[0]
 
 
-def latents_of(factor: Factor, rest: Rest, data: Any, constants: Any) -> Callable[[Any], tuple[Any, Any]]:
-    """Position (dim,) -> log prior (), natural vector. Float64."""
-    if rest.affine:
-        matrix, offset = wide(jnp.asarray(factor.coefficient_matrix)), wide(jnp.asarray(factor.coefficient_offset))
+class _World(NamedTuple):
+    """What the rest of the model reads: data, constants, and the affine map (matrix, offset) to the coefficients, if there is one."""
 
-    def latents(position):
-        log_prior, coefficients, shared = rest(data, constants, position)
-        coefficients = matrix @ position + offset if coefficients is None else coefficients.reshape(-1)
-        return log_prior, jnp.concatenate([coefficients, *(x[None] for x in shared.values())])
+    data: Any
+    constants: Any
+    affine: Any
 
-    return latents
+
+def _latents(rest: Rest, world: _World, position):
+    """Log prior (), natural vector. Float64."""
+    log_prior, coefficients, shared = rest(world.data, world.constants, position)
+    if coefficients is None:
+        matrix, offset = world.affine
+        coefficients = wide(matrix) @ position + wide(offset)
+    return log_prior, jnp.concatenate([coefficients.reshape(-1), *(x[None] for x in shared.values())])
+
+
+@partial(jax.jit, static_argnums=0)
+def _natural_at(rest: Rest, world: _World, u):
+    return _latents(rest, world, u)[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _rest_at(rest: Rest, world: _World, u, pull):
+    """Of log prior + pull' n: the first term, the gradient, the Jacobian of n and the Hessian."""
+
+    def pulled(u):
+        log_prior, natural = _latents(rest, world, u)
+        return log_prior + jnp.vdot(pull, natural)
+
+    def along(tangent):
+        return jvp(lambda u: _latents(rest, world, u)[1], (u,), (tangent,))[1], hvp(pulled, (u,), (tangent,))
+
+    jacobian, hessian = jax.vmap(along)(jnp.eye(len(u)))
+    return _latents(rest, world, u)[0], grad(pulled)(u), jacobian.T, hessian
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -149,23 +173,10 @@ def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -
     Raises:
         SamplerError: there is no mode at a finite point.
     """
-    latents = latents_of(factor, rest, data, constants)
+    affine = (factor.coefficient_matrix, factor.coefficient_offset) if rest.affine else ()
+    world = _World(data, constants, affine)
     size = int(np.prod(rest.shape))
     queries = 0
-
-    @jax.jit
-    def rest_at(u, pull):
-        def along(tangent):
-            return jvp(lambda u: latents(u)[1], (u,), (tangent,))[1], hvp(pulled, (u,), (tangent,))
-
-        def pulled(u):
-            log_prior, natural = latents(u)
-            return log_prior + jnp.vdot(pull, natural)
-
-        jacobian, hessian = jax.vmap(along)(jnp.eye(dim))
-        return latents(u)[0], grad(pulled)(u), jacobian.T, hessian
-
-    natural_at = jax.jit(lambda u: latents(u)[1])
 
     num = -(-len(factor.rows.design) // BLOCK)
     order = np.random.default_rng(0).permutation(num).astype(np.int32)
@@ -173,11 +184,11 @@ def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -
     def at(u, some: int) -> _Model:
         nonlocal queries
         queries += min(some * BLOCK, len(factor.rows.design))
-        natural = np.asarray(natural_at(u))
+        natural = np.asarray(_natural_at(rest, world, u))
         shared = tuple(natural[size:])
         found = _rows_at(factor.family, rest.names, factor.rows, order, some, natural[:size].reshape(rest.shape), shared)
         value, pull, parts = jax.tree.map(lambda x: num / some * np.asarray(x), found)
-        prior, gradient, jacobian, hessian = (np.asarray(x) for x in rest_at(u, pull))
+        prior, gradient, jacobian, hessian = (np.asarray(x) for x in _rest_at(rest, world, u, pull))
         hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
         return _Model(value + prior, gradient, (hessian + hessian.T) / 2, natural, jacobian)
 
@@ -187,7 +198,7 @@ def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -
     u, found = _newton(lambda u: at(u, num), u, factor)
 
     def bend_of(slope: Any, hessian: Any) -> np.ndarray:
-        bend = -np.asarray(rest_at(u, slope)[3]) - found.jacobian.T @ np.asarray(hessian) @ found.jacobian
+        bend = -np.asarray(_rest_at(rest, world, u, jnp.asarray(slope))[3]) - found.jacobian.T @ np.asarray(hessian) @ found.jacobian
         return (bend + bend.T) / 2
 
     return Laplace(u, found.hessian, found.natural, found.jacobian, bend_of, queries)

@@ -118,8 +118,8 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
     rate = dimming + predicted
     rate = rate + _ROUGH * rate.mean()
     total = float(rate.sum())
-    candidates = int(np.ceil(total + 10 * np.sqrt(total) + 24))
-    capacity = TILE * int(np.ceil(2 * candidates / TILE))
+    candidates = _room(total + 10 * np.sqrt(total) + 16)
+    capacity = max(2 * candidates, 2 * TILE)
     fireflies = Fireflies(
         rows=jnp.asarray(factor.rows.design),
         anchor=anchor,
@@ -240,22 +240,32 @@ def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
 
 def _whitening(kind: Kind, fireflies: Fireflies, found: Laplace, names: tuple[str, ...]) -> np.ndarray:
     """scale = C^(-1/2), symmetric, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
-    size = fireflies.origin.size
-
-    @jax.jit
-    def at_mode(moments, natural):
-        def slope(moved):
-            shared = dict(zip(names, natural[size:] + moved[size:], strict=True))
-            found = kind.slope(moments, Natural(moved[:size].reshape(fireflies.origin.shape), shared))
-            return jnp.concatenate([found.shift.reshape(-1), *(found.shared[name][None] for name in names)])
-
-        still = jnp.zeros_like(natural)
-        return slope(still), jax.vmap(lambda tangent: jvp(slope, (still,), (tangent,))[1])(jnp.eye(len(natural)))
-
-    values, vectors = np.linalg.eigh(found.bend_of(*at_mode(fireflies.moments, jnp.asarray(found.natural))))
+    values, vectors = np.linalg.eigh(found.bend_of(*_slope_at_mode(kind, names, fireflies.moments, fireflies.origin, found.natural)))
     if not values[0] > 1e-9 * values[-1]:  # bounds that are no maximum there
         values, vectors = np.linalg.eigh(found.hessian)
     return (vectors / np.sqrt(values)) @ vectors.T
+
+
+def _room(least: float) -> int:
+    """The first of 32, 48, 64, 96, 128, ... that is enough: few sizes, so that new data find the compiled program."""
+    size = TILE
+    while size < least:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _slope_at_mode(kind: Kind, names, moments, origin, natural):
+    """Gradient and Hessian of sum_n log B_n in the natural vector."""
+    size = origin.size
+
+    def slope(moved):
+        shared = dict(zip(names, natural[size:] + moved[size:], strict=True))
+        found = kind.slope(moments, Natural(moved[:size].reshape(origin.shape), shared))
+        return jnp.concatenate([found.shift.reshape(-1), *(found.shared[name][None] for name in names)])
+
+    still = jnp.zeros_like(natural)
+    return slope(still), jax.vmap(lambda tangent: jvp(slope, (still,), (tangent,))[1])(jnp.eye(len(natural)))
 
 
 def _map_of(factor: Factor) -> jax.Array:
