@@ -1,6 +1,7 @@
 """`lc.FlyMC` as users run it: exact whatever kernel moves the parameters and whatever the rows' likelihood, honest about what it costs."""
 
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 import luciole as lc
 from luciole import dist
 from luciole.inference import BreakEvenWarning
-from luciole.inference.flymc import transitions
+from luciole.inference.flymc import kernel, transitions
 from luciole.inference.flymc.conditional import Conditional
 
 pytestmark = [pytest.mark.filterwarnings("ignore::luciole.inference.flymc.kernel.BreakEvenWarning")]
@@ -59,7 +60,7 @@ KERNELS = {"rotation_hmc": {}, "hmc": {"num_steps": 3}, "nuts": {"max_tree_depth
 RARE = pytest.mark.exhaustive
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(k, marks=RARE if k in ("hmc", "slice", "rwm") else pytest.mark.slow) for k in KERNELS])
+@pytest.mark.parametrize("kernel", [pytest.param(k, marks=pytest.mark.slow if k == "nuts" else RARE) for k in KERNELS])
 def test_exact_whatever_kernel_moves_the_parameters(kernel, truth):
     mcmc = run(logistic, X, Y, kernel=kernel, kernel_options={**SETTINGS, **KERNELS[kernel]})
     assert np.abs(z_of(moments(mcmc.get_samples(group_by_chain=True)["w"]), truth)).max() < 4.5
@@ -67,7 +68,7 @@ def test_exact_whatever_kernel_moves_the_parameters(kernel, truth):
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.notices.DivergenceWarning")
-@pytest.mark.parametrize("kernel", [pytest.param("rotation_hmc", marks=pytest.mark.slow), pytest.param("nuts", marks=RARE)])
+@pytest.mark.parametrize("kernel", [pytest.param("rotation_hmc", marks=RARE), pytest.param("nuts", marks=RARE)])
 def test_rejection_outside_the_ball_is_seen(kernel, truth, monkeypatch):
     class Truncated(Conditional):
         def whole(self, fireflies, natural, skip):
@@ -156,7 +157,7 @@ def test_the_posterior_is_that_of_nuts(model):
     assert np.abs(z).max() < 4.5 and np.sqrt(np.mean(z**2)) < 1.8
 
 
-def test_queries_are_counted_once_and_all(capsys):
+def test_queries_are_counted_once_and_all():
     mcmc = lc.MCMC(lc.FlyMC(logistic), num_warmup=50, num_samples=100, num_chains=2, keep_warmup=True, progress_bar=False)
     mcmc.run(jax.random.key(0), X, Y)
     warmup, sampling = (int(s["n_queries"].sum()) for s in (mcmc.warmup_stats, mcmc.sample_stats))
@@ -182,8 +183,17 @@ def test_a_run_is_a_function_of_its_key():
 
 
 def test_few_rows_are_warned_of():
-    with pytest.warns(BreakEvenWarning, match="60 rows of 2 numbers.*lc.NUTS on all of them will be faster"):
-        run(logistic, X, Y, chains=1, draws=10, warmup=10)
+    def setup(num, predicted):
+        factor = SimpleNamespace(site="y")
+        return SimpleNamespace(fireflies=SimpleNamespace(rows=np.zeros((num, 20))), predicted=predicted, factor=factor)
+
+    with pytest.warns(BreakEvenWarning, match="site 'y' has 60 rows of 20 numbers.*lc.NUTS on all of them will be faster"):
+        kernel._warn_of_few(setup(60, 1.0))
+    with pytest.warns(BreakEvenWarning, match="about 8001 likelihoods"):
+        kernel._warn_of_few(setup(20_000, 2000.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel._warn_of_few(setup(20_000, 30.0))
 
 
 @pytest.mark.parametrize(
@@ -244,6 +254,7 @@ def test_a_bound_of_the_users_that_exceeds_the_likelihood_is_reported_with_its_r
         lc.bounds.register(BernoulliLogits, None)
 
 
+@pytest.mark.slow
 def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeypatch):
     fit = lc.FlyMC.fit
 
@@ -258,6 +269,7 @@ def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeyp
         run(logistic, X, Y, chains=2, draws=500, kernel_options={"softening": 3.0})
 
 
+@pytest.mark.slow
 def test_too_little_room_is_an_error(monkeypatch):
     def short(*args):
         here, did = iterate(*args)
@@ -267,13 +279,3 @@ def test_too_little_room_is_an_error(monkeypatch):
     monkeypatch.setattr(transitions, "iterate", short)
     with pytest.raises(lc.SamplerError, match=r"no room for all bright rows \(capacity \d+\).*'capacity': \d+"):
         run(logistic, X[:59], Y[:59], chains=2, draws=200, kernel_options={"softening": 10.0})
-
-
-def test_nothing_is_said_of_many_rows():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60_000, 2)).astype(np.float32)
-    y = (rng.uniform(size=len(x)) < 1 / (1 + np.exp(-x @ [1.0, -0.5]))).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", BreakEvenWarning)
-        mcmc = run(logistic, x, y, chains=2, draws=100, warmup=50)
-    assert mcmc.sample_stats["n_bright"].mean() < 1
