@@ -110,7 +110,9 @@ GAUSSIAN = {
     "nes1980-nes",
     "sblri-blr",
 }
-RUNS += [pytest.param("adapter:run_flymc", name, marks=pytest.mark.slow) for name in sorted(FLYMC)]
+RUNS += [
+    pytest.param("adapter:run_flymc", n, marks=pytest.mark.slow if n == "dogs-dogs" else pytest.mark.exhaustive) for n in sorted(FLYMC)
+]
 RUNS += [pytest.param("adapter:run_flymc", name, marks=pytest.mark.exhaustive) for name in sorted(GAUSSIAN)]
 
 

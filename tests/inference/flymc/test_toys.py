@@ -73,7 +73,7 @@ def quadrature(density, setup):
 @pytest.mark.parametrize(
     ("name", "iterations"),
     [
-        pytest.param("logistic", 100_000, marks=pytest.mark.slow),
+        pytest.param("logistic", 100_000, marks=pytest.mark.exhaustive),
         *(pytest.param(name, 1_000_000, marks=pytest.mark.exhaustive) for name in TOYS),
     ],
 )
