@@ -5,7 +5,7 @@ if __name__ == "inference":
 
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
-from .flymc import BreakEvenWarning, FlyMC, bounds
+from .flymc import BreakEvenWarning, FlyMC, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
@@ -24,6 +24,7 @@ __all__ = [
     "EllipticalSlice",
     "FlyMC",
     "InterruptWarning",
+    "RowsOnDeviceWarning",
     "Slice",
     "bounds",
 ]

@@ -122,7 +122,8 @@ class MCMC:
             density = _density_of(self.kernel.model, args, kwargs)
             fit = fitted(self.kernel, density, Layout.of(density.positions), words, self.num_chains)
             fitting = perf_counter() if fit.queries is not None else begun
-            target = trace_target(density, self.kernel.init_strategy, self.num_chains, fit.transition.uses_gradient)
+            evaluated = fit.starts is None
+            target = trace_target(density, self.kernel.init_strategy, self.num_chains, fit.transition.uses_gradient, evaluated)
             with jax.enable_x64(True) if fit.wide else nullcontext():
                 outcome, driving = self._drive(density, fit, target, words, init_params, progress)
         self._finished = _Finished(

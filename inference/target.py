@@ -15,6 +15,8 @@ from jax.core import eval_jaxpr
 
 from ..ppl import InitStrategy
 from ..transforms import value_and_grad
+from ..transforms.equations import needed_equations, needed_inputs, run_equations
+from ..transforms.jax_compat import open_jaxpr
 from ..transforms.structure import structure
 from .layout import Layout
 
@@ -41,7 +43,7 @@ class Target(NamedTuple):
         names: names of the constrained and deterministic values, in program order.
         shapes: their shapes and dtypes, in the same order.
         programs: closed jaxprs: what reads only the data; log density, with gradient if that was asked for, given that; constraining;
-            drawing a starting point.
+            drawing a starting point. All but constraining are empty if the density is not evaluated.
         data: what they are given.
         fixed: constrained starting values that the strategy brings, by site, each (chain, ...).
     """
@@ -60,7 +62,7 @@ class Target(NamedTuple):
 
     def prepare(self, data: Data) -> tuple[jax.Array, ...]:
         """What the log density computes from the data alone."""
-        return tuple(self._run(0, data, *data.leaves))
+        return tuple(self._run(0, data, *data.leaves[: len(self.programs[0].in_avals)]))
 
     def value_and_grad(self, data: Data, prepared: tuple[jax.Array, ...], position: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Log density () and gradient, (dim,) or (0,), at a position (dim,), given what `prepare` returned."""
@@ -81,7 +83,7 @@ class Target(NamedTuple):
         return eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
 
 
-def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient: bool = True) -> Target:
+def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient: bool = True, evaluated: bool = True) -> Target:
     """Traces a log density and its companions on raveled positions.
 
     Args:
@@ -89,9 +91,9 @@ def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient
         strategy: where chains start; handed to `density.init` unseen.
         num_chains: chains that the strategy's own values must fit.
         uses_gradient: whether the gradient is computed; without, the model is never differentiated.
+        evaluated: whether the density is; for a kernel that takes it apart and brings its own starts it need not be.
     """
     leaves, treedef = jax.tree.flatten(density)
-    leaves = tuple(jax.device_put(leaves))
     layout = Layout.of(density.positions)
     dtype = np.dtype(layout.dtype)
     names: list[str] = []
@@ -121,11 +123,28 @@ def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient
     position = jax.ShapeDtypeStruct((layout.dim,), dtype)
     words = jax.ShapeDtypeStruct((2,), np.uint32)
     of_one_chain = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in fixed.items()}
-    prepare_program, prepared = jax.make_jaxpr(prepare, return_shape=True)(*leaves)
-    evaluate = value_and_grad(value) if uses_gradient else value_alone
-    density_program = jax.make_jaxpr(evaluate)(position, *prepared)
     constrain_program, shapes = jax.make_jaxpr(constrain, return_shape=True)(position, *leaves)
-    initial_program = jax.make_jaxpr(initial)(words, of_one_chain, *leaves)
-    programs = (prepare_program, density_program, constrain_program, initial_program)
+    if evaluated:
+        prepare_program, prepared = jax.make_jaxpr(prepare, return_shape=True)(*leaves)
+        evaluate = value_and_grad(value) if uses_gradient else value_alone
+        density_program = jax.make_jaxpr(evaluate)(position, *prepared)
+        initial_program = jax.make_jaxpr(initial)(words, of_one_chain, *leaves)
+        programs = (prepare_program, density_program, constrain_program, initial_program)
+    else:
+        nothing = jax.make_jaxpr(tuple)()
+        constrain_program, read = _needed(constrain_program)
+        programs = (nothing, nothing, constrain_program, nothing)
+        leaves = [x if r else np.zeros(0, x.dtype) for x, r in zip(leaves, read[1:], strict=True)]
     constants = tuple(tuple(jax.device_put(program.consts)) for program in programs)
-    return Target(layout, tuple(names), tuple(shapes), programs, Data(leaves, constants), fixed)
+    return Target(layout, tuple(names), tuple(shapes), programs, Data(tuple(jax.device_put(leaves)), constants), fixed)
+
+
+def _needed(program: Any) -> tuple[Any, list[bool]]:
+    """A closed jaxpr without the equations that its results do not need, and which inputs it reads; the shapes of others do not matter."""
+    jaxpr, constants = open_jaxpr(program)
+    needed = needed_equations(jaxpr.eqns, jaxpr.outvars)
+
+    def run(*inputs: Any) -> list[Any]:
+        return run_equations(needed, dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True)), jaxpr.outvars)
+
+    return jax.make_jaxpr(run)(*program.in_avals), needed_inputs(jaxpr, [True] * len(jaxpr.outvars))

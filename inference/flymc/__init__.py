@@ -2,6 +2,7 @@
 
 kernel                  `FlyMC`: arguments, and what it becomes on data
 setup, laplace          the mode, a bound for every row, how often each is proposed
+tiles                   passes over all rows
 rest                    the model beside its rows, as a traced program
 bounds                  rigorous bounds on the likelihood of a row
 kinds                   how bounds of a kind add up over all rows
@@ -12,7 +13,8 @@ rotation                one iteration of rotation HMC, which evaluates nothing t
 transitions             the same as a transition for chains; other kernels on the conditional density
 """
 
+from ...ppl.factors import RowsOnDeviceWarning
 from . import bounds
 from .kernel import BreakEvenWarning, FlyMC
 
-__all__ = ["BreakEvenWarning", "FlyMC", "bounds"]
+__all__ = ["BreakEvenWarning", "FlyMC", "RowsOnDeviceWarning", "bounds"]

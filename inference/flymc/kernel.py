@@ -5,19 +5,21 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ...ppl import InitStrategy, LogDensity, init_to_median
-from ...ppl.factors import find_factor
+from ...ppl.factors import Factor, find_factor
 from ...transforms.errors import LucioleWarning, SamplerError
 from ..hmc import HMC
 from ..kernel import Fitted, check_tuning, is_whole, tuning_of
 from ..nuts import NUTS
 from ..random_walk import RWM
+from ..records import ChainState
 from ..slice import Slice
-from .conditional import TILE
+from .conditional import TILE, Conditional
 from .setup import Setup, light_up
 from .transitions import GivenTransition, RotationTransition, refuse_faults
 
@@ -58,6 +60,9 @@ class FlyMC:
             adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
         bounds: "auto", or "global" for bounds that hold everywhere, for comparison: looser, and more of them bright as data grow.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
+        rows: where the design matrix is kept. "auto": on the device, or, if it is memory-mapped, in its file; "host": a NumPy array (rows,
+            columns) stays in host memory; "device". From a file or the host only rows that are looked at are fetched, by a callback; the
+            array must then enter the linear predictor as it is, X @ beta, and what is kept on the device are some ten numbers for each row.
 
     Chains start at draws from the Laplace approximation unless `init_params` are given. `sample_stats` has `n_bright` and `n_queries`, the
     likelihoods of rows evaluated by the iteration; `mcmc.cost["likelihood_queries"]` counts all, set-up included; `lp` is the log density
@@ -76,6 +81,7 @@ class FlyMC:
     kernel_options: Mapping[str, Any] = field(default_factory=dict)
     bounds: str = "auto"
     plate: str | None = None
+    rows: str = "auto"
 
     def __post_init__(self):
         if self.kernel not in ("rotation_hmc", *_OTHERS):
@@ -85,6 +91,8 @@ class FlyMC:
             raise SamplerError(
                 f"FlyMC: bounds is {self.bounds!r}, 'auto' or 'global' expected; a bound of your own is given by lc.bounds.register."
             )
+        if self.rows not in ("auto", "host", "device"):
+            raise SamplerError(f"FlyMC: rows is {self.rows!r}, 'auto', 'host' or 'device' expected.")
         options = dict(self.kernel_options)
         for name, least in (("softening", 0), ("radius", 0), ("trajectory_length", 0)):
             value = options.get(name)
@@ -124,7 +132,7 @@ class FlyMC:
         """Finds the rows, bounds them, and draws starts."""
         setup_options, inner_options = self._options
         capacity = setup_options.pop("capacity", 0)
-        found = light_up(find_factor(density, self.plate), density, bounds=self.bounds, **setup_options)
+        found = light_up(find_factor(density, self.plate, self.rows), density, bounds=self.bounds, **setup_options)
         conditional, fireflies = found.conditional, found.fireflies
         rows = TILE * math.ceil(max(capacity, conditional.capacity) / TILE)
         conditional = type(conditional)(conditional.kind, conditional.rest, rows, conditional.candidates)
@@ -151,8 +159,13 @@ class FlyMC:
             queries=found.queries,
             wide=True,
             in_one=self.kernel == "rotation_hmc",
-            inspect=lambda state: refuse_faults(state, conditional, found.factor.site),
+            inspect=partial(_inspect, found.factor, conditional),
         )
+
+
+def _inspect(factor: Factor, conditional: Conditional, state: ChainState) -> None:
+    """See `Fitted.inspect`; by holding the factor, keeps arrays in host memory alive for the run."""
+    refuse_faults(state, conditional, factor.site)
 
 
 def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: float, dim: int):

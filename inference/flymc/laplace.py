@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ...ppl.factors import Factor, Family, Rows
+from ...ppl.factors import Factor, Family, Rows, block_of, on_host
 from ...transforms import SamplerError, grad, hvp, jvp, value_and_grad
 from .bounds import log_likelihood
 from .rest import Rest
 
-__all__ = ["ROWS", "Laplace", "columns", "directions", "find_mode", "sum_tiles", "wide"]
+__all__ = ["Laplace", "columns", "directions", "find_mode", "wide"]
 
-ROWS = 8192  # of a tile
 BLOCK = 2048  # rows that are taken together, at random places
 _SUBSAMPLE = 20  # blocks
 _MAX_NEWTON = 100
@@ -57,18 +56,6 @@ class _Model(NamedTuple):
 
 def wide(x: Any) -> Any:
     return x.astype(jnp.float64)
-
-
-def sum_tiles(f: Callable, rows: Any) -> Any:
-    """The sum of f over tiles of rows."""
-    num = jax.tree.leaves(rows)[0].shape[0]
-    whole = num // ROWS
-    part = jax.tree.map(lambda x: x[whole * ROWS :], rows)
-    total = f(part) if whole * ROWS < num else jax.tree.map(jnp.zeros_like, jax.eval_shape(f, jax.tree.map(lambda x: x[:ROWS], rows)))
-    if not whole:
-        return total
-    tiles = jax.tree.map(lambda x: x[: whole * ROWS].reshape(whole, ROWS, *x.shape[1:]), rows)
-    return lax.scan(lambda sum, tile: (jax.tree.map(jnp.add, sum, f(tile)), None), total, tiles)[0]
 
 
 class _World(NamedTuple):
@@ -119,7 +106,7 @@ def _rows_at(family: Family, names: Sequence[str], rows: Rows, blocks, num, coef
 
     def block(k):
         first = jnp.minimum(blocks[k] * BLOCK, length - size)
-        design, offset, params = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, size), rows)
+        design, offset, params = jax.tree.map(lambda x: block_of(x, first, size), rows, is_leaf=on_host)
         fresh = first + jnp.arange(size) >= blocks[k] * BLOCK  # the last block is moved back to fit
         x = wide(design)
         eta = x @ coefficients + wide(offset)
@@ -167,14 +154,14 @@ def _assembled(first, mixed, last) -> np.ndarray:
     return np.block([[top, side.T], [side, np.asarray(last).reshape(len(side), len(side))]])
 
 
-def find_mode(factor: Factor, rest: Rest, data: Any, constants: Any, dim: int) -> Laplace:
+def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
     """The mode of the posterior.
 
     Raises:
         SamplerError: there is no mode at a finite point.
     """
     affine = (factor.coefficient_matrix, factor.coefficient_offset) if rest.affine else ()
-    world = _World(data, constants, affine)
+    world = _World(factor.data, constants, affine)
     size = int(np.prod(rest.shape))
     queries = 0
 

@@ -36,8 +36,8 @@ class Rest:
     jaxpr: Any = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, factor: Factor, dim: int, data: Any) -> tuple["Rest", list[Any]]:
-        """The program, on positions of `dim` numbers, and its constants; `data` are the leaves of the log density."""
+    def of(cls, factor: Factor, dim: int) -> tuple["Rest", list[Any]]:
+        """The program, on positions of `dim` numbers, and its constants."""
         affine = factor.coefficient_matrix is not None
         position = jax.ShapeDtypeStruct((dim,), jnp.result_type(float))
         names = tuple(jax.eval_shape(factor.shared, position))
@@ -47,7 +47,7 @@ class Rest:
             coefficients = () if affine else (factor.coefficients(position),)
             return factor.log_prior(data, position), *coefficients, *(shared[name] for name in names)
 
-        closed = jax.make_jaxpr(program)(position, *data)
+        closed = jax.make_jaxpr(program)(position, *factor.data)
         key = structure(closed), names, affine
         shape = tuple(jax.eval_shape(factor.coefficients, position).shape)
         return cls(key, names, affine, np.dtype(position.dtype).name, shape, closed.jaxpr), list(closed.consts)

@@ -16,16 +16,17 @@ from ...ppl import LogDensity
 from ...ppl.factors import Factor, Rows
 from ...transforms import SamplerError, hvp, jvp
 from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound
-from .bounds.local import in_tiles
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
-from .laplace import ROWS, Laplace, columns, directions, find_mode, sum_tiles, wide
+from .laplace import Laplace, columns, directions, find_mode, wide
 from .records import Fireflies, Natural
 from .rest import Rest
+from .tiles import in_tiles, sum_tiles
 
 __all__ = ["Setup", "light_up"]
 
 _SAFETY = 1 + 1e-5  # the radius of a row's ball is computed in floating point
+_TILE = 8192
 _CHECKED = 2000  # rows whose bounds are checked in the set-up
 _PLACES = (-1.0, -0.5, 0.5, 1.0)  # where, in radii of their balls
 _RIDGE = 1e-9
@@ -86,14 +87,14 @@ def light_up(
         SamplerError: the likelihood has latent parameters that no bound allows for; or there is no mode.
         BoundError: the family has no bound, or a row none.
     """
-    rest, constants = Rest.of(factor, density.dim, density.data)
+    rest, constants = Rest.of(factor, density.dim)
     kind = _kind_of(factor, rest, bounds)
     with jax.enable_x64(True):
-        found = find_mode(factor, rest, density.data, constants, density.dim)
-        return _around(found, factor, rest, kind, density.data, constants, softening, radius)
+        found = find_mode(factor, rest, constants, density.dim)
+        return _around(found, factor, rest, kind, constants, softening, radius)
 
 
-def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, constants: Any, softening, radius) -> Setup:
+def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: Any, softening, radius) -> Setup:
     m = len(found.natural) - len(rest.names)
     coefficients, shared = found.natural[:m], dict(zip(rest.names, found.natural[m:], strict=True))
     origin = coefficients.reshape(rest.shape)
@@ -121,7 +122,7 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
     candidates = _room(total + 10 * np.sqrt(total) + 16)
     capacity = max(2 * candidates, 2 * TILE)
     fireflies = Fireflies(
-        rows=jnp.asarray(factor.rows.design),
+        rows=factor.rows.design,
         anchor=anchor,
         params=factor.rows.params,
         bound=bound,
@@ -136,7 +137,7 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, data: Any, c
         scale=jnp.eye(len(found.mode)),
         origin=jnp.asarray(origin),
         matrix=_map_of(factor),
-        data=[jnp.asarray(x) for x in data],
+        data=[jnp.asarray(x) for x in factor.data],
         constants=constants,
     )
     conditional = Conditional(kind, rest, capacity, candidates)
@@ -183,7 +184,7 @@ def _anchored(rows: Rows, coefficients, normal: _Normal):
         covariance = wide(jnp.einsum("knw,lnw->nkl", every, every))
         return anchor, covariance, jnp.sqrt(covariance[:, 0, 0] + wide(x**2) @ normal.ridge)
 
-    return in_tiles(tile, rows.design, rows.offset, tile=ROWS)
+    return in_tiles(tile, rows.design, rows.offset, tile=_TILE)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -205,7 +206,7 @@ def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared)
         bent = [columns(hvp(lambda at: gap(params, anchor, bound, at).gap.sum(), (at,), (along,))) for along in directions(at)]
         return 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
 
-    predicted = in_tiles(tile, params, anchor, bound, covariance, tile=ROWS)
+    predicted = in_tiles(tile, params, anchor, bound, covariance, tile=_TILE)
     refuted = predicted < -1e-6 * (1e-6 + jnp.abs(predicted).max())
     if kind.on_ball:
         some = np.linspace(0, len(anchor) - 1, min(_CHECKED, len(anchor))).astype(int)
@@ -230,12 +231,11 @@ def _refuse(kind: Kind, factor: Factor, anchor, bound, reach, refuted: np.ndarra
 
 @partial(jax.jit, static_argnums=0)
 def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
-    def tile(all):
-        rows, anchor, bound, dimming = all
+    def tile(rows, anchor, bound, dimming):
         params = jax.tree.map(wide, rows.params)
         return kind.moments(wide(rows.design), bound, anchor, params, dimming)
 
-    return sum_tiles(tile, (rows, anchor, bound, dimming))
+    return sum_tiles(tile, rows, anchor, bound, dimming, tile=_TILE)
 
 
 def _whitening(kind: Kind, fireflies: Fireflies, found: Laplace, names: tuple[str, ...]) -> np.ndarray:

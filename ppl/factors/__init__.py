@@ -1,6 +1,7 @@
 """The likelihood of tall data, found in a plain model: rows of a design matrix, a family, and the rest of the density."""
 
-from .find import find_factor
+from .find import RowsOnDeviceWarning, find_factor
+from .host import HostDesign, block_of, on_host
 from .records import Factor, Family, Rows
 
-__all__ = ["Factor", "Family", "Rows", "find_factor"]
+__all__ = ["Factor", "Family", "HostDesign", "Rows", "RowsOnDeviceWarning", "block_of", "find_factor", "on_host"]

@@ -22,7 +22,7 @@ from ...transforms.affine.rules import aval
 from ...transforms.jax_compat import Literal, Var
 from .cut import Cuts
 from .equations import size_of
-from .extract import prove_affine
+from .extract import data_of, prove_affine
 
 __all__ = ["ClassDesign", "class_design"]
 
@@ -106,7 +106,8 @@ def class_design(cuts: Cuts, logits: Any, rows: Sequence[int], data: Sequence[An
             constant = model.values([atom], data)[0]
             answers.append((classes, [], None, jnp.broadcast_to(constant, shape).reshape(num_rows, -1)))
             continue
-        found, answer = prove_affine(cuts, atom, lambda value, shape=shape: jnp.broadcast_to(value, shape), data, where)
+        held = data_of(cuts, atom, data)
+        found, answer = prove_affine(cuts, atom, lambda value, shape=shape: jnp.broadcast_to(value, shape), held, where)
         answers.append((classes, found, answer, answer.offset.reshape(num_rows, -1)))
         variables += [v for v in found if v not in variables]
     starts = dict(zip(variables, np.cumsum([0, *map(size_of, variables)]).tolist(), strict=False))

@@ -20,7 +20,7 @@ from .cut import Cuts, Obstacle
 from .elementwise import Placed, to_rows
 from .equations import ModelEquations, needed_between, size_of
 
-__all__ = ["DENSE_LIMIT", "CoefficientMap", "Coefficients", "LatentValues", "design_of", "prior_of", "prove_affine"]
+__all__ = ["DENSE_LIMIT", "CoefficientMap", "Coefficients", "LatentValues", "data_of", "design_of", "prior_of", "prove_affine"]
 
 DENSE_LIMIT = 2**28
 """Elements of a design matrix that is made from indices; one that the model itself holds may be larger."""
@@ -36,10 +36,11 @@ def unravel(density: LogDensity, vector: Any) -> dict[str, Any]:
     return position
 
 
-def prove_affine(cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], data: Sequence[Any], where: str) -> tuple[list[Var], Affine]:
+def prove_affine(cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], held: Sequence[Any], where: str) -> tuple[list[Var], Affine]:
     """(variables of the coefficients, proof) that a value, reshaped, is affine in a few coefficients with a matrix made of data.
 
-    The one argument of the affine function that is held is a list of the data that it reads; `data_of` makes that list.
+    The one argument of the affine function that is held is the list of the data that it reads, `held`, which `data_of` makes, or their
+    shapes.
 
     Raises:
         ModelError: there is no proof.
@@ -57,7 +58,6 @@ def prove_affine(cuts: Cuts, atom: Any, reshape: Callable[[Any], Any], data: Seq
         return reshape(model.values([atom], everything, given=dict(zip(variables, coefficients, strict=True)))[0])
 
     shapes = [jax.ShapeDtypeStruct(aval(v).shape, aval(v).dtype) for v in variables]
-    held = data_of(cuts, atom, data)
     answer = affine_in(value_of, shapes, held)
     if answer is None:
         raise ModelError(f"{where}: the linear predictor is {why_not_affine(value_of, shapes, held)}.")
@@ -79,7 +79,8 @@ def design_of(
     Raises:
         ModelError: no proof that it is affine, or a design of indices that is too large.
     """
-    variables, answer = prove_affine(cuts, predictor.atom, lambda value: to_rows(value, predictor.axes, rows), data, where)
+    held = jax.eval_shape(lambda: data_of(cuts, predictor.atom, data))
+    variables, answer = prove_affine(cuts, predictor.atom, lambda value: to_rows(value, predictor.axes, rows), held, where)
     num_rows = int(np.prod(rows, dtype=np.int64))
 
     def extract(data: Sequence[Any]) -> tuple[jax.Array, jax.Array]:

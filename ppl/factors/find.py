@@ -1,6 +1,9 @@
 """`find_factor`: the observed site of a model that is a sum over rows, taken apart into rows, coefficients and the rest."""
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_unflatten
 
-from ...transforms import ModelError
-from ...transforms.jax_compat import Var
+from ...transforms import LucioleWarning, ModelError
+from ...transforms.equations import needed_inputs
+from ...transforms.jax_compat import Var, open_jaxpr
 from ..density import LogDensity
 from ..dependence import edges
+from ..interpreters import constrain, score_sites
 from ..program import Site
 from ..spec import Spec, peel
 from .classes import class_design
@@ -20,13 +25,18 @@ from .elementwise import Placed, to_rows
 from .equations import ModelEquations
 from .extract import CoefficientMap, Coefficients, LatentValues, design_of, prior_of
 from .families import SOFTMAX, reference_softmax, softmax
+from .host import HostDesign, NotOnHostError, computed_but_rows, is_mapped, on_host
 from .likelihood import Likelihood, read_likelihood
 from .records import Factor, Family, Rows
 
-__all__ = ["find_factor"]
+__all__ = ["RowsOnDeviceWarning", "find_factor"]
 
 
-def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
+class RowsOnDeviceWarning(LucioleWarning):
+    """Memory-mapped rows are copied to the device as a whole: the model does more with them than `X @ beta`."""
+
+
+def find_factor(log_density: LogDensity, plate: str | None = None, rows: str = "device") -> Factor:
     """The factor of a model whose likelihood is that of a linear predictor, row by row.
 
         log density(u) = sum_n log_likelihood(eta_n, row n, shared(u)) + log_prior(data, u),   eta = design @ coefficients(u) + offset
@@ -37,13 +47,19 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
     Args:
         log_density: of a model, Luciole's or NumPyro's.
         plate: the name of the plate, or of the observed site, if there are several.
+        rows: where design matrices are kept. "device"; "host": NumPy arrays (obs, columns) that enter the linear predictor as they are stay
+            where they are; "auto": memory-mapped ones do, if they can.
 
     Returns:
         The factor; its rows are in the order of the site's elements, masked ones left out.
 
     Raises:
         ModelError: no observed site depends on a latent one, or several do; the site is no sum over rows, stands in a loop or is scaled;
-            its likelihood is no function of one linear predictor; the predictor is not affine; a row is not finite.
+            its likelihood is no function of one linear predictor; the predictor is not affine; a row is not finite; or rows cannot stay in
+            host memory.
+
+    Warns:
+        RowsOnDeviceWarning: memory-mapped rows cannot stay in host memory.
     """
     site = _choose(log_density, plate)
     where = f"site {site.name!r} ({site.line})"
@@ -60,8 +76,9 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
             "Expected a distribution of single numbers, one for each row."
         )
     find = _softmax if isinstance(base, SOFTMAX) else _one_predictor
-    parts = find(log_density, model, base, value, tuple(site.shape), where)
-    table = _checked(parts.table, parts.finite, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
+    read = partial(find, log_density, model, base, value, site, where)
+    parts = _parts(log_density, read, math.prod(site.shape), rows)
+    table = _checked(parts.table, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
     names = [p.name for p in spec.plates]
     return Factor(
         site=site.name,
@@ -74,48 +91,91 @@ def find_factor(log_density: LogDensity, plate: str | None = None) -> Factor:
         columns=parts.coefficients.columns,
         coefficient_matrix=parts.coefficients.matrix,
         coefficient_offset=parts.coefficients.offset,
+        data=[np.zeros(0, x.dtype) if i in parts.on_host else x for i, x in enumerate(log_density.data)],
         site_line=site.line,
     )
 
 
-def _one_predictor(log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str) -> "_Parts":
-    cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)))
+def _parts(log_density: LogDensity, read: Callable[[Sequence[int] | None], "_Parts"], num_rows: int, rows: str) -> "_Parts":
+    """What is found in a site by `read`, which is given the numbers of the data that may stay on the host, or None for none."""
+    host = [i for i, x in enumerate(log_density.data) if isinstance(x, np.ndarray) and x.ndim == 2 and len(x) == num_rows]
+    if rows == "auto":
+        host = [i for i in host if is_mapped(log_density.data[i])]
+    if rows == "device" or (rows == "auto" and not host):
+        return read(None)
+    try:
+        return read(host)
+    except NotOnHostError as e:
+        if rows == "host":
+            raise
+        warnings.warn(f"{e} It is copied to the device now.", RowsOnDeviceWarning, stacklevel=2)
+    return read(None)
+
+
+def _one_predictor(
+    log_density: LogDensity, model: ModelEquations, base: Any, value: Any, site: Site, where: str, host: Sequence[int] | None
+) -> "_Parts":
+    rows = tuple(site.shape)
+    cuts = Cuts(model, math.prod(rows))
     likelihood = read_likelihood(cuts, base, value, len(rows), where)
     variables, extract_design = design_of(cuts, likelihood.predictor, rows, log_density.data, where)
 
     coefficients = Coefficients(LatentValues.of(log_density, model, variables))
     shared = LatentValues.of(log_density, model, tuple(likelihood.shared.values()))
 
-    @jax.jit  # one compilation for everything that is computed from the data
     def extract(data: Sequence[Any]) -> Any:
         table = _rows(model, likelihood, value, rows, extract_design(data), data)
         prepared = coefficients.values.prepare(data)
-        return table, _finite(table), prepared, coefficients.matrix(prepared), shared.prepare(data)
+        return table, prepared, coefficients.matrix(prepared), shared.prepare(data)
 
-    table, finite, prepared, affine, prepared_shared = extract(log_density.data)
+    if host is None:  # one compilation for everything that is computed from the data
+        (table, prepared, affine, prepared_shared), stayed = jax.jit(extract)(log_density.data), []
+    else:
+        (table, prepared, affine, prepared_shared), stayed = computed_but_rows(extract, log_density.data, host, where)
+        _refuse_other_uses(log_density, stayed, site.name, where)
 
     def shared_of(position: Any) -> dict[str, jax.Array]:
         values = shared(position, prepared_shared) if shared.variables else []
         return {name: jnp.reshape(x, ()) for name, x in zip(likelihood.shared, values, strict=True)}
 
-    return _Parts(likelihood.family, table, finite, shared_of, coefficients.described(prepared, affine))
+    return _Parts(likelihood.family, table, shared_of, coefficients.described(prepared, affine), stayed)
+
+
+def _refuse_other_uses(log_density: LogDensity, host: Sequence[int], site: str, where: str) -> None:
+    """Raises NotOnHostError if something besides the site, a prior or a deterministic site, reads data that stay on the host."""
+
+    def others(data: Sequence[Any], position: Any) -> Any:
+        return score_sites(log_density.program, data, position, without=site), constrain(log_density.program, data, position)
+
+    jaxpr, _ = open_jaxpr(jax.make_jaxpr(others)(log_density.data, log_density.positions))
+    read = needed_inputs(jaxpr, [True] * len(jaxpr.outvars))
+    if any(read[i] for i in host):
+        raise NotOnHostError(
+            f"{where}: its rows cannot stay in host memory, because another site of the model is computed from them as well: a factor, or "
+            "a `deterministic` site. Remove that, or have them copied to the device (rows='device')."
+        )
 
 
 class _Parts(NamedTuple):
-    """What is found in a site, one predictor or several: see `Factor`. finite: by part of the table, which rows are, (obs,)."""
+    """What is found in a site, one predictor or several: see `Factor`. on_host: the numbers of the data that stay there."""
 
     family: Family
     table: Rows
-    finite: dict[str, jax.Array]
     shared: Callable[[Any], dict[str, jax.Array]]
     coefficients: CoefficientMap
+    on_host: Sequence[int] = ()
 
 
-def _softmax(log_density: LogDensity, model: ModelEquations, base: Any, value: Any, rows: tuple[int, ...], where: str) -> "_Parts":
+def _softmax(
+    log_density: LogDensity, model: ModelEquations, base: Any, value: Any, site: Site, where: str, host: Sequence[int] | None
+) -> "_Parts":
     """A categorical likelihood; if a class has a logit that no latent variable moves, the logits against it."""
+    if host is not None:
+        raise NotOnHostError(f"{where}: the rows of a likelihood with several logits cannot stay in host memory; write rows='device'.")
     if not isinstance(base.logits, Var) or not model.is_latent(base.logits):
         raise ModelError(f"{where}: the logits do not depend on a latent variable.")
-    cuts = Cuts(model, int(np.prod(rows, dtype=np.int64)), slack=2)
+    rows = tuple(site.shape)
+    cuts = Cuts(model, math.prod(rows), slack=2)
     found = class_design(cuts, base.logits, rows, log_density.data, where)
     (observed,) = model.values([value], log_density.data)
     observed = jnp.broadcast_to(observed, rows).reshape(-1)
@@ -128,7 +188,7 @@ def _softmax(log_density: LogDensity, model: ModelEquations, base: Any, value: A
     if not pinned:
         family = Family(SOFTMAX, "softmax", num_classes, softmax)
         table = Rows(found.design, found.offset, {"value": observed})
-        return _Parts(family, table, _finite(table), lambda position: {}, coefficients.described(prepared, affine))
+        return _Parts(family, table, lambda position: {}, coefficients.described(prepared, affine))
     first, others = pinned[0], np.delete(np.arange(num_classes), pinned[0])
     number = np.empty(num_classes, np.int32)
     number[first], number[others] = 0, np.arange(1, num_classes)
@@ -137,7 +197,7 @@ def _softmax(log_density: LogDensity, model: ModelEquations, base: Any, value: A
     family = Family(SOFTMAX, "reference softmax", num_classes - 1, reference_softmax)
     kept = (np.arange(found.design.shape[1])[:, None] * num_classes + others).reshape(-1)
     of_others = None if affine is None else (affine[0][kept], affine[1][kept])
-    return _Parts(family, table, _finite(table), lambda position: {}, free.described(prepared, of_others))
+    return _Parts(family, table, lambda position: {}, free.described(prepared, of_others))
 
 
 def _zero_classes(affine: tuple[jax.Array, jax.Array] | None, num_classes: int) -> list[int]:
@@ -228,9 +288,9 @@ def _used_rows(model: ModelEquations, masks: Any, rows: tuple[int, ...], data: S
     return np.flatnonzero(used.reshape(-1)) if masks else None
 
 
-def _checked(table: Rows, finite: dict[str, jax.Array], used: np.ndarray | None, where: str) -> Rows:
+def _checked(table: Rows, used: np.ndarray | None, where: str) -> Rows:
     """The rows in use, every number of which is finite."""
-    for name, good in finite.items():
+    for name, good in _finite(table).items():
         if bool(good.all()):
             continue
         bad = np.flatnonzero(~np.asarray(good))
@@ -241,11 +301,18 @@ def _checked(table: Rows, finite: dict[str, jax.Array], used: np.ndarray | None,
                 f"{where}: {name} is NaN or infinite in row{'s' if bad.size > 1 else ''} {shown} ({bad.size} of {good.size}). Drop these "
                 "rows from the data, or mask them with `numpyro.handlers.mask`."
             )
-    return table if used is None else jax.tree.map(lambda x: x[used], table)
+    if used is None:
+        return table
+    return jax.tree.map(lambda x: x.take(used) if isinstance(x, HostDesign) else x[used], table, is_leaf=on_host)
+
+
+def _finite(table: Rows) -> dict[str, Any]:
+    """For each part of the table, which rows are finite, (obs,)."""
+    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
+    here = _finite_rows({n: x for n, x in parts.items() if not on_host(x)})
+    return {n: x.finite() if on_host(x) else here[n] for n, x in parts.items()}
 
 
 @jax.jit
-def _finite(table: Rows) -> dict[str, jax.Array]:
-    """For each part of the table, which rows are finite, (obs,)."""
-    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
+def _finite_rows(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {n: jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for n, x in parts.items()}

@@ -31,11 +31,11 @@ class Rows(NamedTuple):
     """The data, one row for each factor: eta_n = design[n] @ coefficients + offset[n].
 
     Attributes:
-        design: (obs, d). offset: (obs,), or (obs, predictors) where there are several.
+        design: (obs, d), perhaps a `HostDesign`. offset: (obs,), or (obs, predictors) where there are several.
         params: by name, (obs,) each: "value" is the observation, the others are the parameters of the likelihood that are data.
     """
 
-    design: Array
+    design: Any
     offset: Array
     params: dict[str, Array]
 
@@ -54,8 +54,8 @@ class Factor:
         family: the likelihood of a row. rows: the data.
         coefficients: c, position (dim,) -> (d,), or (d, predictors) where there are several.
         shared: position (dim,) -> latent parameters of the likelihood that are no predictor, scalars by name; {} if there are none.
-        log_prior: (data, position) -> everything but the site: priors, Jacobians and other factors, nats, (). `data` are those of the
-            `LogDensity` that the factor was found in.
+        log_prior: (data, position) -> everything but the site: priors, Jacobians and other factors, nats, ().
+        data: those of the `LogDensity`, which `log_prior` reads; an array that stays in host memory, which it does not, is empty.
         columns: if every coefficient is a coordinate of the position, their numbers, in the shape of the coefficients:
             c = position[columns]. None if not.
         coefficient_matrix, coefficient_offset: if the coefficients are affine in the position, c.ravel() = matrix @ position + offset;
@@ -73,4 +73,5 @@ class Factor:
     columns: np.ndarray | None
     coefficient_matrix: Array | None
     coefficient_offset: Array | None
+    data: Sequence[Any]
     site_line: str = ""

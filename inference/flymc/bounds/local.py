@@ -3,33 +3,16 @@
 A chord in closed form is the best curvature there is; rules that have none get the piecewise one.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from ..tiles import in_tiles
 from .majorant import majorant
 from .records import Quadratic, Row, Rule, ScaleTangent
 
-__all__ = ["TILE", "everywhere_quadratic", "in_tiles", "local_quadratic", "prepared", "scale_tangent"]
-
-TILE = 4096
-
-
-def in_tiles(f: Callable, *rows, tile: int = TILE):
-    """f(*rows), where f broadcasts over the leading axis, evaluated `tile` rows at a time. All leaves have that axis."""
-    num = jax.tree.leaves(rows)[0].shape[0]
-    if num <= tile:
-        return f(*rows)
-    whole = num // tile
-    tiles = jax.tree.map(lambda x: x[: whole * tile].reshape(whole, tile, *x.shape[1:]), rows)
-    done = jax.tree.map(lambda x: x.reshape(whole * tile, *x.shape[2:]), lax.map(lambda t: f(*t), tiles))
-    if whole * tile == num:
-        return done
-    rest = f(*jax.tree.map(lambda x: x[whole * tile :], rows))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
+__all__ = ["everywhere_quadratic", "local_quadratic", "prepared", "scale_tangent"]
 
 
 def _spread(x, num: int, widen: bool = True):

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.nn import logsumexp, softmax
 
-from .local import in_tiles
+from ..tiles import in_tiles
 from .records import Quadratic
 
 __all__ = ["boehning", "multiple_of_boehning", "quadratic_form", "softmax_likelihood", "softmax_quadratic"]
