@@ -58,7 +58,8 @@ class FlyMC:
             out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for bright rows). "rotation_hmc":
             `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians,
             adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
-        bounds: "auto", or "global" for bounds that hold everywhere, for comparison: looser, and more of them bright as data grow.
+        bounds: "auto". For comparison, "global": bounds that hold everywhere, looser, and more rows bright as data grow; "untuned": those
+            of the paper that do not touch at the mode, for classes and residuals, with a good part of all rows bright.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
         rows: where the design matrix is kept. "auto": on the device, or, if it is memory-mapped, in its file; "host": a NumPy array (rows,
             columns) stays in host memory; "device". From a file or the host only rows that are looked at are fetched, by a callback; the
@@ -87,9 +88,9 @@ class FlyMC:
         if self.kernel not in ("rotation_hmc", *_OTHERS):
             kernels = ", ".join(map(repr, ("rotation_hmc", *_OTHERS)))
             raise SamplerError(f"FlyMC: kernel is {self.kernel!r}, one of {kernels} expected.")
-        if self.bounds not in ("auto", "global"):
+        if self.bounds not in ("auto", "global", "untuned"):
             raise SamplerError(
-                f"FlyMC: bounds is {self.bounds!r}, 'auto' or 'global' expected; a bound of your own is given by lc.bounds.register."
+                f"FlyMC: bounds is {self.bounds!r}, 'auto', 'global' or 'untuned' expected; lc.bounds.register gives a bound of your own."
             )
         if self.rows not in ("auto", "host", "device"):
             raise SamplerError(f"FlyMC: rows is {self.rows!r}, 'auto', 'host' or 'device' expected.")

@@ -24,6 +24,7 @@ from .bounds import (
     local_bound,
     residual_gap_of,
     scale_bound,
+    untuned_anchor,
 )
 from .records import Natural
 
@@ -72,13 +73,26 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Parabola:
-    """Parabolas in the predictors, on a ball or (not `on_ball`) everywhere."""
+    """Parabolas in the predictors, on a ball or (not `on_ball`) everywhere; if `untuned`, made without knowledge of the mode."""
 
     family: Family
     on_ball: bool
+    untuned: bool = False
 
     def fit(self, anchor, radius, params, shared) -> Quadratic | None:
-        return local_bound(self.family, anchor, radius, params) if self.on_ball else global_bound(self.family, anchor, params)
+        if self.on_ball:
+            return local_bound(self.family, anchor, radius, params)
+        touching = untuned_anchor(self.family, anchor, params) if self.untuned else anchor
+        bound = global_bound(self.family, touching, params)
+        return bound if bound is None or not self.untuned else self._seen_from(bound, anchor - touching)
+
+    def _seen_from(self, bound: Quadratic, moved) -> Quadratic:
+        """The same parabolas in the offset from other anchors."""
+        bent = bound.curvature.reshape(-1, *(1,) * (moved.ndim - 1)) * moved
+        if is_softmax(self.family):
+            bent = bent @ boehning(bent.shape[1], has_reference(self.family))
+        value = bound.value + ((bound.slope - 0.5 * bent) * moved).reshape(len(moved), -1).sum(1)
+        return Quadratic(value, bound.slope - bent, bound.curvature)
 
     def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
         return gap_of(likelihood, bound, offset, has_reference(self.family))

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.stats import poisson
 
 from ...ppl import LogDensity
-from ...ppl.factors import Factor, Rows
+from ...ppl.factors import Factor, Family, Rows
 from ...transforms import SamplerError, hvp, jvp
-from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound
+from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound, untuned_anchor
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
 from .laplace import Laplace, columns, directions, find_mode, wide
@@ -78,7 +78,7 @@ def light_up(
     Args:
         factor: the likelihood.
         density: the log density that it was found in.
-        bounds: "auto", or "global" for bounds that hold everywhere, which are looser.
+        bounds: "auto"; "global" for bounds that hold everywhere, which are looser; "untuned" if they shall not touch at the mode either.
         softening: dimming of each bound in units of its predicted gap; 1 where few rows are bright and 0.5 elsewhere if left out.
         radius: of the ball on which the bounds hold, in posterior standard deviations of the coefficients; sqrt of their number + 4 if left
             out. Outside, rows have another bound, which costs a pass over all of them.
@@ -156,9 +156,20 @@ def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
             f"{where} has latent parameters besides its linear predictor ({', '.join(rest.names)}); of such likelihoods only those of a "
             "residual whose scale is latent have a bound: Normal, StudentT, Cauchy, Logistic. Fix the parameters, or use lc.NUTS."
         )
+    if bounds == "untuned":
+        return _untuned(family, where)
     if is_softmax(family) or bounds == "global":
         return Parabola(family, on_ball=False)
     return Parabola(family, on_ball=True)
+
+
+def _untuned(family: Family, where: str) -> Parabola:
+    if untuned_anchor(family, jnp.zeros(1), {"value": jnp.zeros(1)}) is None:
+        raise SamplerError(
+            f"{where}: bounds='untuned' are those of Maclaurin & Adams (2014), for classes and residuals, and "
+            f"{family.distribution.__name__} has none; write bounds='auto'."
+        )
+    return Parabola(family, on_ball=False, untuned=True)
 
 
 def _normal(found: Laplace, m: int, predictors: int) -> _Normal:
@@ -189,7 +200,7 @@ def _anchored(rows: Rows, coefficients, normal: _Normal):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared):
-    """The expected gap of each row, (obs,): half the trace of its Hessian, in predictors and shared parameters, times their covariance.
+    """The expected gap of each row, (obs,), to second order in predictors and shared parameters, which have that covariance.
 
     And which rows have a bound that exceeds the likelihood, (obs,) bool, as far as it was checked: beside the anchor and, of some rows, on
     their balls. A row that is never bright will not be checked again.
@@ -203,8 +214,9 @@ def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared)
 
     def tile(params, anchor, bound, covariance):
         at = (jnp.zeros_like(anchor), *(jnp.broadcast_to(s, (len(anchor),)) for s in shared))
+        here = gap(params, anchor, bound, at).gap
         bent = [columns(hvp(lambda at: gap(params, anchor, bound, at).gap.sum(), (at,), (along,))) for along in directions(at)]
-        return 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
+        return here + 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
 
     predicted = in_tiles(tile, params, anchor, bound, covariance, tile=_TILE)
     refuted = predicted < -1e-6 * (1e-6 + jnp.abs(predicted).max())

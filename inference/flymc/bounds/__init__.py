@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .check import TOLERANCE, Gap, check, gap_of, refuse_rows, residual_gap_of
+from .families import BERNOULLI_LOGIT, BINOMIAL_LOGIT, RULES
 from .local import everywhere_quadratic, local_quadratic, prepared, scale_tangent
 from .records import Family, Quadratic, Row, ScaleTangent
 from .registry import has_reference, is_softmax, register, rule_for
@@ -35,6 +36,7 @@ __all__ = [
     "register",
     "residual_gap_of",
     "scale_bound",
+    "untuned_anchor",
 ]
 
 
@@ -90,6 +92,19 @@ def global_bound(family: Family, anchor, params: Row, shared: Row | None = None)
     if is_softmax(family):
         return softmax_quadratic(anchor, params["value"], has_reference(family))
     return everywhere_quadratic(rule_for(family, params, shared), anchor, {**params, **(shared or {})})
+
+
+def untuned_anchor(family: Family, anchor, params: Row):
+    """Where bounds touch that know nothing of the posterior: at 0 for classes, at 1.5 for two of them, at the observation for a residual.
+
+    As in Maclaurin & Adams (2014), section 3; `anchor` gives the shape. None for other likelihoods.
+    """
+    if is_softmax(family):
+        return jnp.zeros_like(anchor)
+    rule = RULES.get((family.distribution, family.link))
+    if rule in (BERNOULLI_LOGIT, BINOMIAL_LOGIT):
+        return jnp.full_like(anchor, 1.5)
+    return jnp.asarray(params["value"]).astype(anchor.dtype) if rule is not None and rule.residual_tangent is not None else None
 
 
 def scale_bound(family: Family, anchor, scale, params: Row) -> ScaleTangent | None:

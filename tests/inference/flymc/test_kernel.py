@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.distributions import discrete
 
 import luciole as lc
-from luciole import dist
+from luciole import bounds, dist
 from luciole.inference import BreakEvenWarning
 from luciole.inference.flymc import kernel, transitions
 from luciole.inference.flymc.conditional import Conditional
+from luciole.inference.flymc.kinds import Parabola
+from luciole.ppl.factors import Family, families
 
 pytestmark = [pytest.mark.filterwarnings("ignore::luciole.inference.flymc.kernel.BreakEvenWarning")]
 RNG = np.random.default_rng(3)
@@ -200,7 +203,7 @@ def test_few_rows_are_warned_of():
     ("options", "message"),
     [
         ({"kernel": "gibbs"}, "kernel is 'gibbs', one of 'rotation_hmc', 'hmc'"),
-        ({"bounds": "loose"}, "bounds is 'loose', 'auto' or 'global' expected"),
+        ({"bounds": "loose"}, "bounds is 'loose', 'auto', 'global' or 'untuned' expected"),
         ({"kernel_options": {"num_step": 3}}, r"kernel_options has \['num_step'\]; for 'rotation_hmc' there are softening"),
         ({"kernel_options": {"softening": -1.0}}, r"kernel_options\['softening'\] is -1.0"),
         ({"kernel_options": {"num_steps": 0}}, r"kernel_options\['num_steps'\] is 0, a whole number of at least 1"),
@@ -279,3 +282,26 @@ def test_too_little_room_is_an_error(monkeypatch):
     monkeypatch.setattr(transitions, "iterate", short)
     with pytest.raises(lc.SamplerError, match=r"no room for all bright rows \(capacity \d+\).*'capacity': \d+"):
         run(logistic, X[:59], Y[:59], chains=2, draws=200, kernel_options={"softening": 10.0})
+
+
+@pytest.mark.parametrize("case", ["two classes", "residual", "softmax"])
+def test_untuned_bounds_touch_where_the_paper_says_and_hold_elsewhere(case):
+    params = {"value": np.array([0.0, 1.0, 0.0, 1.0])}
+    anchor, touching = RNG.standard_normal(4), np.full(4, 1.5)
+    family = Family(discrete.BernoulliLogits, "identity", 1, families.KNOWN[discrete.BernoulliLogits].links["identity"])
+    if case == "residual":
+        params |= {"df": np.full(4, 4.0), "scale": np.ones(4)}
+        family, touching = Family(dist.StudentT, "identity", 1, families.KNOWN[dist.StudentT].links["identity"]), params["value"]
+    if case == "softmax":
+        params = {"value": np.array([0, 1, 2, 0])}
+        family = Family(discrete.CategoricalLogits, "reference softmax", 2, families.reference_softmax)
+        anchor, touching = RNG.standard_normal((4, 2)), np.zeros((4, 2))
+    with jax.enable_x64(True):
+        kind = Parabola(family, on_ball=False, untuned=True)
+        bound = kind.fit(jnp.asarray(anchor), 0.0, params, {})
+        for offset, touches in ((touching - anchor, True), (RNG.standard_normal(anchor.shape), False)):
+            value = bounds.log_likelihood(family, jnp.asarray(anchor + offset), params)
+            gap = kind.gap(bound, value, anchor, jnp.asarray(offset), params, {})
+            assert not gap.refuted.any() and (np.abs(gap.gap) < 1e-12).all() == touches
+            wrong = kind.gap(bound._replace(value=bound.value + 0.01), value, anchor, jnp.asarray(offset), params, {})
+            assert wrong.refuted.all() or not touches
