@@ -169,9 +169,9 @@ def whitened(problem: Problem) -> Whitened:
     """The Laplace approximation that the peers get for nothing."""
     density = lc.log_density(lc.model(problem.model), problem.x, problem.y)
     factor = find_factor(density)
-    rest, constants = Rest.of(factor, density.dim, density.data)
+    rest, constants = Rest.of(factor, density.dim)
     with jax.enable_x64(True):
-        found = find_mode(factor, rest, density.data, constants, density.dim)
+        found = find_mode(factor, rest, constants, density.dim)
     return Whitened(found.mode, np.linalg.inv(np.linalg.cholesky(found.hessian)).T)
 
 

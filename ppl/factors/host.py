@@ -160,7 +160,7 @@ def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[A
     Also the numbers of these data.
 
     Args:
-        host: the numbers of the data that stay there; NumPy arrays of two axes.
+        host: the numbers of the data that may stay there; NumPy arrays of two axes.
 
     Raises:
         NotOnHostError: something else is computed from them; names the line. Or the design has none of them.
@@ -170,11 +170,12 @@ def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[A
     jaxpr, constants = open_jaxpr(flat)
     places = {v: i for i, v in enumerate(jaxpr.invars) if i in host}
     parts = _parts(jaxpr, jaxpr.outvars[0], places)
+    taken = {v: i for v, i in places.items() if i in parts}
     outs = [p for p in parts if not isinstance(p, int)] + list(jaxpr.outvars[1:])
     zeros = _zeros(jaxpr)
     needed = needed_between(jaxpr.eqns, outs, zeros)
-    reading = [eqn for eqn in needed if reads_any(eqn, places)]
-    if len(outs) == len(parts) + len(jaxpr.outvars) - 1 or reading:
+    reading = [eqn for eqn in needed if reads_any(eqn, taken or places)]
+    if not taken or reading:
         what = f"`{reading[0].primitive.name}` ({source_line(reading[0])}) computes something from them" if reading else "no array is them"
         raise NotOnHostError(
             f"{where}: its rows cannot stay in host memory, because {what}. Expected a NumPy array of shape (rows, columns) that enters "
@@ -182,7 +183,7 @@ def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[A
             "(rows='device')."
         )
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *data], strict=True))
-    read = [v for v in env if v not in places]
+    read = [v for v in env if v not in taken]
 
     @jax.jit
     def run(values: Sequence[Any]) -> list[Any]:

@@ -157,3 +157,16 @@ def test_new_rows_find_the_compiled_program(monkeypatch):
 def test_the_option_is_checked():
     with pytest.raises(lc.SamplerError, match="rows is 'disk', 'auto', 'host' or 'device' expected"):
         lc.FlyMC(logistic, rows="disk")
+
+
+def test_other_arrays_of_as_many_rows_may_be_used_otherwise(file):
+    z = RNG.standard_normal((N, 2)).astype(np.float32)
+
+    def with_offset(x, y):
+        w = lc.sample("w", dist.Normal(0, 2).expand([D]).to_event(1))
+        with lc.plate("row", N):
+            lc.sample("y", dist.Bernoulli(logits=x @ w + jnp.asarray(z).sum(1)), obs=y)
+
+    rows = find_factor(lc.log_density(with_offset, X, Y), rows="host").rows
+    assert isinstance(rows.design, host.HostDesign) and rows.design.shape == (N, D)
+    np.testing.assert_allclose(rows.offset, z.sum(1), rtol=1e-6)
