@@ -77,12 +77,15 @@ class Conditional:
             shift = coefficients - fireflies.origin
         return log_prior, Natural(shift, shared)
 
-    def arrive(self, fireflies: Fireflies, position) -> tuple[Point, jax.Array]:
-        """What is known there without bright rows; also, (), the likelihoods evaluated for it: none inside the ball, all outside."""
+    def arrive(self, fireflies: Fireflies, position, skip: Any = False) -> tuple[Point, jax.Array]:
+        """What is known there without bright rows; also, (), the likelihoods evaluated for it: none inside the ball, all outside.
+
+        If `skip`, rows are not evaluated outside either; the result then means nothing there.
+        """
         log_prior, natural = self.natural(fireflies, position)
         inside = self.holds(fireflies, natural)
         rows = jnp.where(
-            inside, self.kind.total(fireflies.moments, natural), self.whole(fireflies, natural, inside) - fireflies.cumulative[-1]
+            inside, self.kind.total(fireflies.moments, natural), self.whole(fireflies, natural, inside | skip) - fireflies.cumulative[-1]
         )
         return Point(position, natural, inside, log_prior + rows), jnp.where(inside, 0, len(fireflies.anchor)).astype(jnp.int32)
 
@@ -148,8 +151,8 @@ class Conditional:
 
         return lax.fori_loop(0, _tiles(lit), body, room)
 
-    def relight(self, fireflies: Fireflies, lit: Lit, rows, natural: Natural) -> tuple[Lit, jax.Array]:
-        """The same bright rows at another point; also a row whose bound was refuted there, or -1."""
+    def relight(self, fireflies: Fireflies, lit: Lit, rows, natural: Natural, skip: Any = False) -> tuple[Lit, jax.Array]:
+        """The same bright rows at another point; also a row whose bound was refuted there, or -1. Nothing is done if `skip`."""
 
         def body(k, carry):
             lit, refuted = carry
@@ -159,7 +162,7 @@ class Conditional:
             gap, pull = jax.tree.map(lambda a, b: lax.dynamic_update_slice_in_dim(a, b, k * TILE, 0), old, new)
             return lit._replace(gap=gap, pull=pull), jnp.maximum(refuted, seen.refuted)
 
-        return lax.fori_loop(0, _tiles(lit), body, (lit, jnp.int32(-1)))
+        return lax.fori_loop(0, jnp.where(skip, 0, _tiles(lit)), body, (lit, jnp.int32(-1)))
 
     def force(self, fireflies: Fireflies, position, natural: Natural, lit: Lit, rows):
         """Gradient of log p(u, z) in the position, (dim,), from what is known of the bright rows; outside the ball that of the density

@@ -104,11 +104,12 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     bound = kind.fit(anchor, radius * _SAFETY * width, factor.rows.params, shared)
     if isinstance(kind, Parabola):
         refuse_unbounded(factor.family, bound, factor.rows.params)
-    predicted, refuted = _judged(kind, rest.names, factor.rows.params, anchor, bound, covariance, radius * width, tuple(shared.values()))
+    judged = _judged(kind, rest.names, factor.rows.params, anchor, bound, covariance, radius * width, tuple(shared.values()))
+    least, spread, refuted = judged
     _refuse(kind, factor, anchor, bound, radius * width, np.asarray(refuted))
-    predicted = jnp.maximum(predicted, 0.0)
+    predicted = jnp.maximum(least + spread, 0.0)
     few = float(predicted.sum()) < _FEW
-    if float(predicted.sum()) > len(anchor):
+    if float(spread.sum()) > len(anchor):
         raise SamplerError(
             f"FlyMC: no mode of the posterior was found: at the best point of site {factor.site!r} ({factor.site_line}) it is so flat that "
             "every row would be bright. Either it has no mode at a finite point (perfectly separated classes without a prior), or the "
@@ -116,11 +117,12 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
         )
     softening = (1.0 if few else 0.5) if softening is None else softening
     dimming = softening * predicted
-    rate = dimming + predicted
+    bright = float(-jnp.expm1(-dimming - predicted).sum())
+    rate = jnp.minimum(dimming + predicted, kind.largest_rate)
     rate = rate + _ROUGH * rate.mean()
     total = float(rate.sum())
     candidates = _room(total + 10 * np.sqrt(total) + 16)
-    capacity = max(2 * candidates, 2 * TILE)
+    capacity = max(2 * candidates, 2 * TILE, _room(bright + 10 * np.sqrt(bright)))
     fireflies = Fireflies(
         rows=factor.rows.design,
         anchor=anchor,
@@ -200,7 +202,8 @@ def _anchored(rows: Rows, coefficients, normal: _Normal):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared):
-    """The expected gap of each row, (obs,), to second order in predictors and shared parameters, which have that covariance.
+    """The gap of each row at the mode, (obs,), and by how much its mean over the posterior is larger, to second order in predictors and
+    shared parameters, which have that covariance.
 
     And which rows have a bound that exceeds the likelihood, (obs,) bool, as far as it was checked: beside the anchor and, of some rows, on
     their balls. A row that is never bright will not be checked again.
@@ -216,16 +219,16 @@ def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared)
         at = (jnp.zeros_like(anchor), *(jnp.broadcast_to(s, (len(anchor),)) for s in shared))
         here = gap(params, anchor, bound, at).gap
         bent = [columns(hvp(lambda at: gap(params, anchor, bound, at).gap.sum(), (at,), (along,))) for along in directions(at)]
-        return here + 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
+        return here, 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
 
-    predicted = in_tiles(tile, params, anchor, bound, covariance, tile=_TILE)
-    refuted = predicted < -1e-6 * (1e-6 + jnp.abs(predicted).max())
+    least, spread = in_tiles(tile, params, anchor, bound, covariance, tile=_TILE)
+    refuted = spread < -1e-6 * (1e-6 + jnp.abs(spread).max())
     if kind.on_ball:
         some = np.linspace(0, len(anchor) - 1, min(_CHECKED, len(anchor))).astype(int)
         some_params, some_bound = jax.tree.map(lambda x: x[some], (params, bound))
         wrong = [gap(some_params, anchor[some], some_bound, (part * reach[some],)).refuted for part in _PLACES]
         refuted = refuted.at[some].max(jnp.stack(wrong).any(0))
-    return predicted, refuted
+    return least, spread, refuted
 
 
 def _refuse(kind: Kind, factor: Factor, anchor, bound, reach, refuted: np.ndarray) -> None:

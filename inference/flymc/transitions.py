@@ -15,7 +15,7 @@ from ..kernel import Transition
 from ..records import ChainState, Draw, Plan
 from .conditional import Conditional
 from .flips import flip
-from .records import Fireflies, Lit
+from .records import Fireflies, Lit, Point
 from .rotation import LARGEST_STEP, Whereabouts, iterate
 
 __all__ = ["Faults", "GivenTransition", "RotationTransition", "refuse_faults"]
@@ -48,10 +48,23 @@ class Rotating(NamedTuple):
     faults: Faults
 
 
-class Held(NamedTuple):
-    """What the density given z holds. queries: int32, (). Likelihoods evaluated in this transition."""
+class Known(NamedTuple):
+    """What was found at a point."""
 
+    point: Point
     lit: Lit
+
+
+class Held(NamedTuple):
+    """What the density given z holds.
+
+    Attributes:
+        last: at the point where it was evaluated last. first: where the transition began. A move mostly ends at one of the two.
+        queries: int32, (). Likelihoods evaluated in this transition.
+    """
+
+    last: Known
+    first: Known
     queries: Any
     faults: Faults
 
@@ -171,32 +184,42 @@ class GivenTransition(Transition):
 
     def start(self, plan: Plan, position: Any):
         fireflies = _fireflies(plan)
-        held = Held(self.conditional.nothing_lit(fireflies), jnp.int32(0), Faults.none())
-        return self._evaluate(fireflies, position, held)
+        known = Known(self.conditional.arrive(fireflies, position)[0], self.conditional.nothing_lit(fireflies))
+        return self._evaluate(fireflies, position, Held(known, known, jnp.int32(0), Faults.none()))
 
     def _evaluate(self, fireflies: Fireflies, position, held: Held):
         """Log density given z and, if it is used, gradient; what is held, with the likelihoods counted."""
         conditional = self.conditional
         point, passed = conditional.arrive(fireflies, position)
-        rows = conditional.gather(fireflies, held.lit)
-        lit, refuted = conditional.relight(fireflies, held.lit, rows, point.natural)
+        rows = conditional.gather(fireflies, held.last.lit)
+        lit, refuted = conditional.relight(fireflies, held.last.lit, rows, point.natural)
         faults = held.faults.and_also(False, jnp.where(point.inside, refuted, -1))
-        held = Held(held.lit, held.queries + lit.count + passed, faults)
+        held = Held(Known(point, lit), held.first, held.queries + lit.count + passed, faults)
         gradient = conditional.force(fireflies, position, point.natural, lit, rows) if self.uses_gradient else position[:0]
         return conditional.log_density(fireflies, point, lit), gradient, held
 
     def _reconsider(self, fireflies: Fireflies, stream, position, held: Held):
         """An update of z; what the density then is comes from the rows that were looked at for it."""
         conditional = self.conditional
-        point, passed = conditional.arrive(fireflies, position)
-        before, refuted = conditional.relight(fireflies, held.lit, conditional.gather(fireflies, held.lit), point.natural)
+        (point, before), evaluated, refuted = self._return(fireflies, position, held)
         lit, asked, short, wrong = flip(conditional, fireflies, stream, point, before)
         faults = held.faults.and_also(short, jnp.maximum(wrong, jnp.where(point.inside, refuted, -1)))
         gradient = position[:0]
         if self.uses_gradient:
             gradient = conditional.force(fireflies, position, point.natural, lit, conditional.gather(fireflies, lit))
-        queries = held.queries + before.count + passed + asked
-        return conditional.log_density(fireflies, point, lit), gradient, Held(lit, queries, faults)
+        known = Known(point, lit)
+        return conditional.log_density(fireflies, point, lit), gradient, Held(known, known, held.queries + evaluated + asked, faults)
+
+    def _return(self, fireflies: Fireflies, position, held: Held):
+        """What is known where a move has ended, how many likelihoods were evaluated for it, and a row whose bound was refuted, or -1."""
+        at_last, at_first = ((position == known.point.position).all() for known in (held.last, held.first))
+        old = jax.tree.map(lambda last, first: jnp.where(at_last | ~at_first, last, first), held.last, held.first)
+        found = at_last | at_first
+        point, passed = self.conditional.arrive(fireflies, position, skip=found)
+        rows = self.conditional.gather(fireflies, old.lit)
+        lit, refuted = self.conditional.relight(fireflies, old.lit, rows, point.natural, skip=found)
+        known = jax.tree.map(lambda old, new: jnp.where(found, old, new), old, Known(point, lit))
+        return known, jnp.where(found, 0, lit.count + passed), refuted
 
     def program(self, density, plan: Plan):
         fireflies = _fireflies(plan)
@@ -214,9 +237,9 @@ class GivenTransition(Transition):
         @program
         def transition(state, noise):
             stream = state.stream
-            state, draw = move(state._replace(held=state.held._replace(queries=jnp.int32(0))), noise)
+            state, draw = move(state._replace(held=state.held._replace(first=state.held.last, queries=jnp.int32(0))), noise)
             log_density, gradient, held = reconsider(stream, state.position, state.held)
-            stats = {**draw.stats, "n_bright": held.lit.count, "n_queries": held.queries, "lp": log_density}
+            stats = {**draw.stats, "n_bright": held.last.lit.count, "n_queries": held.queries, "lp": log_density}
             return state._replace(log_density=log_density, gradient=gradient, held=held), Draw(draw.position, stats)
 
         return transition
