@@ -9,7 +9,7 @@ run in coordinates whitened at the mode (NUTS adapts its step size there, with t
 independence MH proposes from the Laplace approximation), in float32, but for sums of log likelihoods. Times leave out compilation;
 FlyMC's set-up is a column of its own and holds its compilation. Warm-up: each sampler's own, timed for none.
 
-`protocol` is the comparison of Maclaurin & Adams (2014): one kernel on all rows, and the same kernel given which rows are bright, with
+`protocol` (or of its rows one, `protocol-rwm`, `-mala`, `-slice`) is the comparison of Maclaurin & Adams (2014): one kernel on all rows, and the same kernel given which rows are bright, with
 untuned bounds, with bounds that hold everywhere and touch at the mode, as theirs do when tuned, and with ours.
 """
 
@@ -396,7 +396,7 @@ def bench(name: str, quick: bool) -> None:
 
 
 PROTOCOL: dict[str, tuple[Callable[[], Problem], str, Callable[..., Any], dict[str, Any]]] = {
-    "logistic 12,214 x 51, random walk": (lambda: logistic(12_214, 20_000, {}), "rwm", lc.RWM, {}),
+    "logistic 12,214 x 51, random walk": (lambda: logistic(12_214, 100_000, {}), "rwm", lc.RWM, {}),
     "softmax 18,000 x 64, MALA": (lambda: softmax(18_000, 64, 3000, {}), "mala", lc.HMC, {"num_steps": 1, "target_accept_prob": 0.574}),
     "Student-t 20,000 x 20, slice": (lambda: student(20_000, 20, 2000, {}), "slice", lc.Slice, {}),
 }
@@ -407,9 +407,11 @@ def _paper(model: Callable[..., Any], kernel: str, bounds: str) -> lc.FlyMC:
     return lc.FlyMC(model, kernel=kernel, bounds=bounds, kernel_options={"softening": 0.0} if bounds == "untuned" else {})
 
 
-def protocol(part: int) -> None:
+def protocol(part: int, only: str) -> None:
     """Queries per iteration, ESS per 1000 iterations, and how many times fewer queries an effective draw takes."""
     for name, (make, kernel, regular, options) in PROTOCOL.items():
+        if only not in ("", kernel):
+            continue
         problem = make()
         at = whitened(problem)
         covariance = at.scale @ at.scale.T
@@ -438,7 +440,7 @@ if __name__ == "__main__":
     announce("each sampler's own, not timed; programs are compiled before they are timed")
     arguments = [a for a in sys.argv[1:] if not a.startswith("--")]
     for row in arguments or ROWS:
-        if row == "protocol":
-            protocol(10 if "--quick" in sys.argv else 1)
+        if row.startswith("protocol"):
+            protocol(10 if "--quick" in sys.argv else 1, row.removeprefix("protocol").removeprefix("-"))
         else:
             bench(row, "--quick" in sys.argv)

@@ -28,6 +28,7 @@ __all__ = ["BreakEvenWarning", "FlyMC"]
 _log = logging.getLogger("luciole")
 _SETUP = ("softening", "radius", "capacity")
 _ROTATION = ("trajectory_length", "num_steps", "step_size", "target_accept_prob")
+_OF_RANDOM_WALKS = 2.0  # softening: they see less of where bright rows push, and get stuck between them; tuned on the benchmark
 _LEAST_NUMBERS = 100_000  # of a design matrix: a gradient over fewer takes no longer than the bookkeeping of bright rows
 _LEAST_RATIO = 10  # rows to rows touched per iteration: a bright row costs about as much as ten in a pass
 
@@ -54,8 +55,8 @@ class FlyMC:
         model: a model, or its log density, which already holds its data.
         kernel: what moves the parameters. "rotation_hmc" integrates the Gaussian part exactly; "hmc", "nuts", "mala", "rwm" and "slice" are
             the transitions of those kernels on the density given z, with the Laplace covariance as metric.
-        kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5 or 1 if left
-            out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for bright rows). "rotation_hmc":
+        kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5, 1 where few
+            rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for bright rows). "rotation_hmc":
             `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians,
             adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
         bounds: "auto". For comparison, "global": bounds that hold everywhere, looser, and more rows bright as data grow; "untuned": those
@@ -132,6 +133,8 @@ class FlyMC:
     def fit(self, density: LogDensity, words: Any, num_chains: int) -> Fitted:
         """Finds the rows, bounds them, and draws starts."""
         setup_options, inner_options = self._options
+        if self.kernel == "rwm":
+            setup_options.setdefault("softening", _OF_RANDOM_WALKS)
         capacity = setup_options.pop("capacity", 0)
         found = light_up(find_factor(density, self.plate, self.rows), density, bounds=self.bounds, **setup_options)
         conditional, fireflies = found.conditional, found.fireflies
