@@ -9,8 +9,9 @@ run in coordinates whitened at the mode (NUTS adapts its step size there, with t
 independence MH proposes from the Laplace approximation), in float32, but for sums of log likelihoods. Times leave out compilation;
 FlyMC's set-up is a column of its own and holds its compilation. Warm-up: each sampler's own, timed for none.
 
-`protocol` (or of its rows one, `protocol-rwm`, `-mala`, `-slice`) is the comparison of Maclaurin & Adams (2014): one kernel on all rows, and the same kernel given which rows are bright, with
-untuned bounds, with bounds that hold everywhere and touch at the mode, as theirs do when tuned, and with ours.
+`protocol` (or of its rows one: `protocol-rwm`, `protocol-mala`, `protocol-slice`) is the comparison of Maclaurin & Adams (2014): one
+kernel on all rows, and the same kernel given which rows are bright, with untuned bounds, with bounds that hold everywhere and touch at
+the mode, as theirs do when tuned, and with ours.
 """
 
 import sys

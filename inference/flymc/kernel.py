@@ -56,9 +56,9 @@ class FlyMC:
         kernel: what moves the parameters. "rotation_hmc" integrates the Gaussian part exactly; "hmc", "nuts", "mala", "rwm" and "slice" are
             the transitions of those kernels on the density given z, with the Laplace covariance as metric.
         kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5, 1 where few
-            rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for bright rows). "rotation_hmc":
-            `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians,
-            adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM` and `Slice`.
+            rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for
+            bright rows). "rotation_hmc": `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`,
+            `step_size` (radians, adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
         bounds: "auto". For comparison, "global": bounds that hold everywhere, looser, and more rows bright as data grow; "untuned": those
             of the paper that do not touch at the mode, for classes and residuals, with a good part of all rows bright.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
