@@ -25,9 +25,10 @@ from .elementwise import Placed, to_rows
 from .equations import ModelEquations
 from .extract import CoefficientMap, Coefficients, LatentValues, design_of, prior_of
 from .families import SOFTMAX, reference_softmax, softmax
-from .host import HostDesign, NotOnHostError, computed_but_rows, is_mapped, on_host
+from .host import HostDesign, NotOnHostError, is_mapped, on_host
 from .likelihood import Likelihood, read_likelihood
 from .records import Factor, Family, Rows
+from .stay import computed_but_rows
 
 __all__ = ["RowsOnDeviceWarning", "find_factor"]
 
