@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("x64")]
 NUM_POINTS = 20
 TOLERANCE = 1e-12  # relative; of a gradient, to its largest entry at the site
 
-QUICK = {"eight_schools-eight_schools_noncentered", "garch-garch11", "wells_data-wells_dist100_model"}
+QUICK = {"eight_schools-eight_schools_noncentered", "wells_data-wells_dist100_model"}
 names = pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(POSTERIORS)])
 
 
@@ -99,7 +99,10 @@ def _on_arguments(density):
 
 
 RUNS = [pytest.param("adapter:run", name, marks=pytest.mark.slow) for name in sorted(POSTERIORS)]
-RUNS += [pytest.param("adapter:run_dsl", n, marks=pytest.mark.slow if n in QUICK else pytest.mark.exhaustive) for n in sorted(POSTERIORS)]
+IN_THE_DSL = QUICK | {"garch-garch11"}
+RUNS += [
+    pytest.param("adapter:run_dsl", n, marks=pytest.mark.slow if n in IN_THE_DSL else pytest.mark.exhaustive) for n in sorted(POSTERIORS)
+]
 # Of these FlyMC finds rows and bounds: logistic ones, and Gaussian ones that collapse entirely.
 FLYMC = {"dogs-dogs", "wells_data-wells_dist100_model"}
 GAUSSIAN = {

@@ -64,10 +64,12 @@ def outcome_of(tmp_path, text, **variables):
 READS_ACCEPTANCE = "def test_one(acceptance): pass\ndef test_each(posterior_name): pass\n"
 
 
+@pytest.mark.slow
 def test_a_missing_acceptance_folder_skips(tmp_path):
     assert "2 skipped" in outcome_of(tmp_path, READS_ACCEPTANCE)
 
 
+@pytest.mark.slow
 def test_a_missing_acceptance_folder_fails_where_it_is_required(tmp_path):
     printed = outcome_of(tmp_path, READS_ACCEPTANCE, LUCIOLE_REQUIRE_ACCEPTANCE="1")
     assert "2 errors" in printed

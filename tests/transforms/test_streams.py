@@ -54,6 +54,7 @@ def test_chains_and_transitions_are_uncorrelated():
     assert np.abs(correlation).max() < 5 / np.sqrt(50_000)
 
 
+@pytest.mark.slow
 def test_same_numbers_in_every_executor():
     key = np.array([5, 6], np.uint32)
 
