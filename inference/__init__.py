@@ -5,6 +5,7 @@ if __name__ == "inference":
 
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
+from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
 from .flymc import BreakEvenWarning, FlyMC, bounds
 from .hmc import HMC
 from .mcmc import MCMC
@@ -19,11 +20,17 @@ __all__ = [
     "NUTS",
     "RWM",
     "BreakEvenWarning",
+    "Comparison",
     "Diagnosis",
     "DivergenceWarning",
     "EllipticalSlice",
+    "Evidence",
+    "EvidenceRangeWarning",
+    "FailedRestartWarning",
     "FlyMC",
     "InterruptWarning",
     "Slice",
     "bounds",
+    "compare_evidence",
+    "sgd_evidence",
 ]
