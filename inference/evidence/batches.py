@@ -143,11 +143,9 @@ def _row_data(whole: Sequence[Any], part: Sequence[Any], rows: np.ndarray, name:
     if len(whole) != len(part):
         raise _does_not_split(name, "the model reads other arrays when it has fewer rows")
     found = []
-    for a, b in zip(whole, part, strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        is_rows = a.shape != b.shape
-        expected = a[rows] if is_rows and a.ndim and a.shape[0] > rows.max() else a
-        if expected.shape != b.shape or expected.dtype != b.dtype or not np.array_equal(expected, b, equal_nan=b.dtype.kind == "f"):
+    for a, b in zip(map(np.asarray, whole), map(np.asarray, part), strict=True):
+        is_rows = not _same(a, b)
+        if is_rows and not (a.ndim and len(a) > rows.max() and _same(a[rows], b)):
             raise _does_not_split(
                 name,
                 f"an array of shape {a.shape} becomes one of shape {b.shape} that is not its rows. Data that the model "
@@ -157,6 +155,10 @@ def _row_data(whole: Sequence[Any], part: Sequence[Any], rows: np.ndarray, name:
     if not any(found):
         raise _does_not_split(name, "no array of the model has its rows on the leading axis")
     return tuple(found)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _check_sum(batches: Batches, objective: Objective, data: Sequence[Any], order: np.ndarray, name: str) -> None:

@@ -18,7 +18,7 @@ from jax import lax
 
 from ...transforms import jvp, linearize, value_and_grad
 from .batches import Batches
-from .curvature import Guard, look, start_guard
+from .curvature import climb, start_direction
 from .estimators import LIMITS, Order, log_det_estimate, threshold
 from .objective import Objective
 
@@ -49,6 +49,11 @@ class Path:
     evaluate_every: int
     check_every: int
 
+    def rows_shape(self, num_restarts: int) -> tuple[int, ...]:
+        """Shape of `State.rows`."""
+        num_rows = self.batches.num_rows if self.batches else 0
+        return (num_restarts, num_rows) if self.fresh else (num_rows,)
+
 
 class Data(NamedTuple):
     """Arrays that the programs are given. train, test: of the models. threshold: width, nats per unit of u. last: number of steps."""
@@ -67,8 +72,8 @@ class State(NamedTuple):
         log_prior: (restart,), at step 0. log_det: (restart,), sum so far; lost: (restart,), what rounding took from it.
         best, best_mean, best_step: positions (restart, dim) where the mean over restarts has been largest, that mean, and the step.
         alive: (restart,), whether everything has been finite. in_range: (), whether the guard has seen no step that is too long.
-        guard: of every restart. keys: (restart,), and one for shared batches. rows: (num_rows,) or (restart, num_rows), the order
-        in which this epoch takes them.
+        guard: (restart, dim), directions of the largest curvature seen. keys: (restart,). batch_key: for shared batches.
+        rows: (num_rows,) or (restart, num_rows), the order in which this epoch takes them.
     """
 
     position: jax.Array
@@ -81,7 +86,7 @@ class State(NamedTuple):
     best_step: jax.Array
     alive: jax.Array
     in_range: jax.Array
-    guard: Guard
+    guard: jax.Array
     keys: jax.Array
     batch_key: jax.Array
     rows: jax.Array
@@ -104,19 +109,18 @@ class Track(NamedTuple):
     curvature: Any
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def begin(path: Path, num_restarts: int, data: Data, key: jax.Array) -> State:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], train: Sequence[Any], key: jax.Array) -> State:
     """Restarts drawn from the prior; restart i is the same however many there are."""
-    objective, dtype = path.objective, path.objective.layout.dtype
+    dtype = objective.layout.dtype
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_restarts, dtype=jnp.uint32))
     draw_keys, guard_keys, probe_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
-    position = jax.vmap(partial(objective.draw, data.train))(draw_keys)
+    position = jax.vmap(partial(objective.draw, train))(draw_keys)
     zeros = jnp.zeros((num_restarts,), dtype)
-    num_rows = path.batches.num_rows if path.batches else 0
     return State(
         position=position,
         step=jnp.int32(0),
-        log_prior=jax.vmap(partial(objective.log_prior, data.train))(position),
+        log_prior=jax.vmap(partial(objective.log_prior, train))(position),
         log_det=zeros,
         lost=zeros,
         best=position,
@@ -124,10 +128,10 @@ def begin(path: Path, num_restarts: int, data: Data, key: jax.Array) -> State:
         best_step=jnp.int32(0),
         alive=jnp.ones((num_restarts,), bool),
         in_range=jnp.asarray(True),
-        guard=jax.vmap(lambda k: start_guard(k, objective.layout.dim, dtype))(guard_keys),
+        guard=jax.vmap(lambda k: start_direction(k, objective.layout.dim, dtype))(guard_keys),
         keys=probe_keys,
         batch_key=jax.random.fold_in(key, 2**32 - 1),
-        rows=jnp.zeros((num_restarts, num_rows) if path.fresh else (num_rows,), jnp.int32),
+        rows=jnp.zeros(rows_shape, jnp.int32),
     )
 
 
@@ -231,11 +235,11 @@ def _expand(loss, u, thresholded: bool, width, step_size):
     return value, gradient, lambda v: step_size * root * hessian(root * v)[1]
 
 
-def _watch(path: Path, state: State, over_restarts, width, step_size) -> tuple[Guard, jax.Array]:
+def _watch(path: Path, state: State, over_restarts, width, step_size) -> tuple[jax.Array, jax.Array]:
     """The guards after a look at this step, and what they saw; NaN if it is not the time to look."""
 
     def one(loss, u, guard):
-        return look(guard, _expand(loss, u, path.thresholded, width, step_size)[2], state.step == 0)
+        return climb(guard, _expand(loss, u, path.thresholded, width, step_size)[2], state.step == 0)
 
     def unseen():
         return state.guard, jnp.full_like(state.log_det, jnp.nan)

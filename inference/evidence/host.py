@@ -31,7 +31,7 @@ def descend(path: Path, data: Data, key: jax.Array, num_restarts: int, step_size
         EvidenceError: every restart has become infinite or NaN.
     """
     moves = np.append(step_sizes, 0.0).astype(path.objective.layout.dtype)
-    state, chunks, done, size = begin(path, num_restarts, data, key), [], 0, _FIRST_CALL
+    state, chunks, done, size = begin(path.objective, num_restarts, path.rows_shape(num_restarts), data.train, key), [], 0, _FIRST_CALL
     interrupted = False
     try:
         while done < len(moves):
@@ -40,7 +40,7 @@ def descend(path: Path, data: Data, key: jax.Array, num_restarts: int, step_size
             sizes[:number] = moves[done : done + number]
             begun = perf_counter()
             state, chunk = advance(path, state, data, sizes, np.int32(number))
-            chunks.append(Track(*(np.asarray(rows[:number], np.float64).T for rows in chunk)))
+            chunks.append(Track(*(np.asarray(rows)[:number].T.astype(np.float64) for rows in chunk)))
             seconds = perf_counter() - begun
             done += number
             if done > _FIRST_CALL:  # the first call also compiled
