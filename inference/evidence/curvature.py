@@ -16,8 +16,8 @@ from jax import lax
 
 __all__ = ["climb", "start_direction"]
 
-_FIRST = 30  # steps of the first check, which starts from a random direction
-_LATER = 3  # of each later one
+_FIRST = 20  # steps of the first check, which starts from a random direction
+_LATER = 2  # of each later one
 
 
 def start_direction(key: jax.Array, dim: int, dtype) -> jax.Array:

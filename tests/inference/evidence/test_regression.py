@@ -93,11 +93,13 @@ def test_polynomial_degree_is_that_of_the_exact_evidence(conjugate):
 
 @pytest.mark.slow
 def test_polynomial_degree_by_monte_carlo(x64, conjugate, quiet):
+    """Higher coefficients meet columns of zeros: they stay where the prior put them and add nothing to the bound; so there is one program."""
     agreed = 0
     for i in range(50):
         problem = conjugate.polynomials(i)
-        step_size = 0.1 / problem[-1].curvature
-        options = {"step_size": step_size, "num_steps": 250, "num_restarts": 256}
-        estimates = {str(k): quiet(conjugate.model, jax.random.key(i), *p, **options) for k, p in enumerate(problem)}
+        full, y, noise = problem[-1]
+        options = {"step_size": 0.1 / problem[-1].curvature, "num_steps": 250, "num_restarts": 256}
+        columns = [full * (np.arange(9) <= k) for k in range(9)]
+        estimates = {str(k): quiet(conjugate.model, jax.random.key(i), x, y, noise, **options) for k, x in enumerate(columns)}
         agreed += lc.compare_evidence(estimates).best == str(np.argmax([p.log_evidence for p in problem]))
     assert agreed >= 40
