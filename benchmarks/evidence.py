@@ -321,13 +321,14 @@ def diabetes():
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(y))
         train, test = order[:300], order[300:]
-        options = {"step_size": 3e-4, "num_steps": 400, "num_restarts": 64}
+        options = {"step_size": 2e-5, "num_steps": 600, "num_restarts": 64}
         model = partial(regression_network, hidden=100, noise=0.7)
         e = quietly(model, seed, x[train], y[train], test=(x[test], y[test]), **options)
         held_out = e.test_log_likelihood.mean(0)
         lost = held_out.max() - held_out[e.best]
         print(
-            f"split {seed}: bound/N {e.mean[0] / 300:.3f} at 0, {e.mean.max() / 300:.3f} at {e.best_step}, {e.mean[-1] / 300:.3f} at 400; "
+            f"split {seed}: bound/N {e.mean[0] / 300:.3f} at 0, {e.mean.max() / 300:.3f} at {e.best_step}, "
+            f"{e.mean[-1] / 300:.3f} at {e.steps[-1]}; "
             f"test {held_out[e.best]:.4f} there, best {held_out.max():.4f} at {np.argmax(held_out)}: {lost:.4f} nats lost; "
             f"curvature at most {e.max_curvature.max():.2f}",
             flush=True,

@@ -69,10 +69,9 @@ def _all_failed(path: Path, track: Track, step_sizes: np.ndarray) -> EvidenceErr
             "sgd_evidence: the likelihood is zero, infinite or NaN at every draw from the prior, so there is no path to follow. Look at "
             "`lc.prior_predictive`: a prior that is much too wide, or a likelihood with hard limits, does this."
         )
-    seen = np.where(np.isfinite(track.curvature), track.curvature, -np.inf)[:, : step + 1].max()
-    tenth = step_sizes[min(step, len(step_sizes) - 1)] / 10
-    safe = min(tenth, 0.3 * step_sizes[0] / seen) if seen > 0 else tenth
-    curvature = f"; step size times largest curvature was {seen:.3g} before, and 2 is where descent diverges" if seen > 0 else ""
+    seen = np.nanmax(track.curvature[:, 0])  # later ones have grown with the divergence
+    safe = min(step_sizes[min(step, len(step_sizes) - 1)] / 10, 0.3 * step_sizes[0] / seen) if seen > 0 else step_sizes[0] / 10
     return EvidenceError(
-        f"sgd_evidence: every restart has become infinite or NaN by step {step}{curvature}. Write step_size={safe:.2g}, or smaller."
+        f"sgd_evidence: every restart has become infinite or NaN by step {step}; at step 0, step size times the largest "
+        f"curvature was {seen:.3g}, and beyond 2 descent diverges. Write step_size={safe:.2g}, or smaller."
     )

@@ -93,7 +93,7 @@ def test_polynomial_degree_is_that_of_the_exact_evidence(conjugate):
 
 @pytest.mark.slow
 def test_polynomial_degree_by_monte_carlo(x64, conjugate, quiet):
-    """Higher coefficients meet columns of zeros: they stay where the prior put them and add nothing to the bound; so there is one program."""
+    """Higher coefficients meet columns of zeros: they stay as drawn and add nothing to the bound. One program serves all."""
     agreed = 0
     for i in range(50):
         problem = conjugate.polynomials(i)
