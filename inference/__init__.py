@@ -5,6 +5,7 @@ if __name__ == "inference":
 
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
+from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
 from .flymc import BreakEvenWarning, FlyMC, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
@@ -19,12 +20,18 @@ __all__ = [
     "NUTS",
     "RWM",
     "BreakEvenWarning",
+    "Comparison",
     "Diagnosis",
     "DivergenceWarning",
     "EllipticalSlice",
+    "Evidence",
+    "EvidenceRangeWarning",
+    "FailedRestartWarning",
     "FlyMC",
     "InterruptWarning",
     "RowsOnDeviceWarning",
     "Slice",
     "bounds",
+    "compare_evidence",
+    "sgd_evidence",
 ]

@@ -46,4 +46,9 @@ class Progress:
             return
         size = f"mean depth {mean_depth:.1f}" if mean_depth else f"mean steps {mean_steps:.0f}"
         diverged = "" if divergences is None else f", {divergences} divergences"
-        self._bar.set_postfix_str(f"{self._num_chains} chains, {size}{diverged}")
+        self.note(f"{self._num_chains} chains, {size}{diverged}")
+
+    def note(self, words: str) -> None:
+        """Shows something behind the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(words)

@@ -28,7 +28,17 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
-from .errors import BoundError, DerivativeError, InitError, LucioleError, LucioleWarning, ModelError, ProgramError, SamplerError
+from .errors import (
+    BoundError,
+    DerivativeError,
+    EvidenceError,
+    InitError,
+    LucioleError,
+    LucioleWarning,
+    ModelError,
+    ProgramError,
+    SamplerError,
+)
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
 
@@ -39,6 +49,7 @@ __all__ = [
     "DenseBlock",
     "Dependence",
     "DerivativeError",
+    "EvidenceError",
     "GatherBlock",
     "InitError",
     "Input",

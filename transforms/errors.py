@@ -24,6 +24,10 @@ class BoundError(LucioleError, ValueError):
     """A lower bound on a likelihood does not exist, cannot be proved or does not hold: names the distribution or primitive, or the row."""
 
 
+class EvidenceError(LucioleError, ValueError):
+    """An estimate of the evidence makes no sense as asked for, or came to nothing: names the argument, site, plate or step."""
+
+
 class DerivativeError(LucioleError, ValueError):
     """A derivative does not exist, has no rule or was asked for wrongly: names the primitive and the user's line."""
 

@@ -12,6 +12,8 @@ from .inference import EllipticalSlice as EllipticalSlice
 from .inference import FlyMC as FlyMC
 from .inference import Slice as Slice
 from .inference import bounds as bounds
+from .inference import compare_evidence as compare_evidence
+from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
 from .ppl import ModelProgram as ModelProgram
 from .ppl import condition as condition
@@ -31,6 +33,7 @@ from .ppl import sample as sample
 from .ppl import trace as trace
 from .transforms import BoundError as BoundError
 from .transforms import DerivativeError as DerivativeError
+from .transforms import EvidenceError as EvidenceError
 from .transforms import InitError as InitError
 from .transforms import LucioleError as LucioleError
 from .transforms import LucioleWarning as LucioleWarning
@@ -48,6 +51,7 @@ __all__ = [
     "BoundError",
     "DerivativeError",
     "EllipticalSlice",
+    "EvidenceError",
     "FlyMC",
     "InitError",
     "LogDensity",
@@ -60,6 +64,7 @@ __all__ = [
     "Slice",
     "__version__",
     "bounds",
+    "compare_evidence",
     "condition",
     "deterministic",
     "dist",
@@ -77,6 +82,7 @@ __all__ = [
     "prior_predictive",
     "render_model",
     "sample",
+    "sgd_evidence",
     "sharding",
     "trace",
     "transforms",

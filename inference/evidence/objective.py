@@ -1,0 +1,106 @@
+"""A model as descent sees it: a sampler of its prior, a log likelihood and a log prior, all on one unconstrained vector u.
+
+    log_likelihood(u) = sum over observed sites and factors,    log_prior(u) = log p(x(u)) + sum_s log |det d x_s / d u_s|
+
+so that their sum is the model's log density, and exp(log_prior) is the density of what `draw` returns.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import MaskedDistribution
+
+from ...ppl import ModelProgram
+from ...ppl.interpreters import constrain, generate, score_sites, total_of, unconstrain
+from ...transforms import EvidenceError
+from ...transforms.partial import Split, split
+from ..layout import Layout
+
+__all__ = ["Objective", "check_model"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A model without its data. Equal for models that do the same, so that it can be a static argument of a jitted function.
+
+    Attributes:
+        program: the model. layout: of the vector.
+    """
+
+    program: ModelProgram
+    layout: Layout
+
+    def draw(self, data: Sequence[Any], key: Any) -> jax.Array:
+        """A draw from the prior, through the bijectors: (dim,)."""
+        values = generate(self.program, data, key)
+        return self.layout.ravel(unconstrain(self.program, data, {n: values[n] for n in self.program.latents}))
+
+    def constrain(self, data: Sequence[Any], vector: jax.Array) -> dict[str, jax.Array]:
+        """Values of the latent and deterministic sites at a vector (dim,)."""
+        return constrain(self.program, data, self.layout.unravel(vector))
+
+    def log_prior(self, data: Sequence[Any], vector: jax.Array) -> jax.Array:
+        """Log density, nats, of `draw` at a vector (dim,)."""
+        return self._total(data, vector, lambda site: site.latent)
+
+    def prepare(self, data: Sequence[Any]) -> list[Any]:
+        """What the log likelihood computes from the data alone."""
+        return self._likelihood.prepare(data)
+
+    def log_likelihood(self, prepared: Sequence[Any], vector: jax.Array) -> jax.Array:
+        """Log likelihood, nats, at a vector (dim,), given what `prepare` returned."""
+        return self._likelihood.rest(prepared, [vector])[0]
+
+    @property
+    def num_observed(self) -> int:
+        """How many observations have a likelihood: elements of observed sites, without event axes."""
+        observed = [s for s in self.program.sites.values() if s.role == "observed"]
+        return sum(math.prod(s.shape[: len(s.shape) - s.spec.event_dim]) for s in observed)
+
+    @functools.cached_property
+    def _likelihood(self) -> Split:
+        def likelihood(data, vector):
+            return self._total(data, vector, lambda site: not site.latent)
+
+        vector = jax.ShapeDtypeStruct((self.layout.dim,), np.dtype(self.layout.dtype))
+        return split(jax.make_jaxpr(likelihood)(self.program.data, vector), len(self.program.data))
+
+    def _total(self, data: Sequence[Any], vector: jax.Array, chosen: Callable[[Any], bool]) -> jax.Array:
+        scores = score_sites(self.program, data, self.layout.unravel(vector))
+        totals = [total_of(score) for name, score in scores.items() if chosen(self.program.sites[name])]
+        return functools.reduce(jnp.add, totals).astype(self.layout.dtype)
+
+
+def check_model(program: ModelProgram) -> None:
+    """Refuses models without a likelihood, and priors whose draws do not have the density that the model scores them with.
+
+    Raises:
+        EvidenceError: names the site and the user's line.
+    """
+    if all(site.role not in ("observed", "factor") for site in program.sites.values()):
+        raise EvidenceError(
+            "sgd_evidence: the model has no observed site and no factor, so the evidence is 1 whatever the prior; give the data, "
+            "`lc.sample(name, distribution, obs=y)`."
+        )
+    for site in program.latents.values():
+        masked = any(kind is MaskedDistribution for kind in _node_types(site.spec.treedef))
+        if masked or site.spec.scale is not None:
+            raise EvidenceError(
+                f"sgd_evidence: the latent site {site.name!r} ({site.line}) is {'masked' if masked else 'scaled'}: its density is no "
+                "longer that of its draws, and the entropy of the prior is not known. Mask or scale observed sites only."
+            )
+
+
+def _node_types(treedef: Any) -> Iterator[type]:
+    """The types of all nodes of a pytree's structure."""
+    node = treedef.node_data()
+    if node is not None:
+        yield node[0]
+    for child in treedef.children():
+        yield from _node_types(child)
