@@ -62,8 +62,8 @@ def sgd_evidence(
     estimates the evidence lower bound E_q[log p(y, u)] + H[q_t] without bias, -log p(u_0) standing for H[q_0]; p(u) has the Jacobians of
     the bijections. log|det J_s| is replaced by a random estimate of a lower bound on it (see `order`), so the whole stays a lower
     bound. It rises while the likelihood improves faster than entropy is lost, and where it peaks is a time to stop. The bound is tight
-    only if q_t is the posterior, which descent does not promise: expect it to be low by about a nat per well-determined parameter, and
-    to peak early for large networks. `best_step` is chosen on the noisy mean, which makes the value there a little optimistic, by less
+    only if q_t is the posterior, which descent does not promise: expect it to be low by one to three nats per well-determined parameter,
+    and to peak early for networks. `best_step` is chosen on the noisy mean, which makes the value there a little optimistic, by less
     than its standard error.
 
     Args:
