@@ -53,12 +53,14 @@ class Conditional:
     Attributes:
         kind: of the bounds. rest: the model without its rows.
         capacity: of the list of bright rows. candidates: of the list of proposed ones.
+        explicit: whether updates look at all dark rows instead.
     """
 
     kind: Kind
     rest: Rest
     capacity: int
     candidates: int
+    explicit: bool = False
 
     def nothing_lit(self, fireflies: Fireflies) -> Lit:
         """All rows dark."""

@@ -4,7 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from .transitions import GivenTransition, RotationTransition, refuse_faults
 __all__ = ["BreakEvenWarning", "FlyMC"]
 
 _log = logging.getLogger("luciole")
-_SETUP = ("softening", "radius", "capacity")
+_SETUP = ("softening", "radius", "capacity", "z_update")
 _ROTATION = ("trajectory_length", "num_steps", "step_size", "target_accept_prob")
 _OF_RANDOM_WALKS = 2.0  # softening: they see less of where bright rows push, and get stuck between them; tuned on the benchmark
 _LEAST_NUMBERS = 100_000  # of a design matrix: a gradient over fewer takes no longer than the bookkeeping of bright rows
@@ -57,8 +57,10 @@ class FlyMC:
             the transitions of those kernels on the density given z, with the Laplace covariance as metric.
         kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5, 1 where few
             rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for
-            bright rows). "rotation_hmc": `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`,
-            `step_size` (radians, adapted if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
+            bright rows), `z_update` ("implicit" looks at a few of the dark rows; "explicit" at all of them and draws every row's state
+            anew; if left out, the latter where more than a quarter of the rows are expected to be bright). "rotation_hmc":
+            `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians, adapted
+            if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
         bounds: "auto". For comparison, "global": bounds that hold everywhere, looser, and more rows bright as data grow; "untuned": those
             of the paper that do not touch at the mode, for classes and residuals, with a good part of all rows bright.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
@@ -103,6 +105,8 @@ class FlyMC:
         for name in ("capacity", "num_steps"):
             if options.get(name) is not None and not (is_whole(options[name]) and options[name] >= 1):
                 raise SamplerError(f"FlyMC: kernel_options[{name!r}] is {options[name]!r}, a whole number of at least 1 expected.")
+        if options.get("z_update") not in (None, "implicit", "explicit"):
+            raise SamplerError(f"FlyMC: kernel_options['z_update'] is {options['z_update']!r}, 'implicit' or 'explicit' expected.")
         _, inner = self._options
         if self.kernel == "rotation_hmc":
             unknown = [name for name in inner if name not in _ROTATION]
@@ -139,7 +143,7 @@ class FlyMC:
         found = light_up(find_factor(density, self.plate, self.rows), density, bounds=self.bounds, **setup_options)
         conditional, fireflies = found.conditional, found.fireflies
         rows = TILE * math.ceil(max(capacity, conditional.capacity) / TILE)
-        conditional = type(conditional)(conditional.kind, conditional.rest, rows, conditional.candidates)
+        conditional = replace(conditional, capacity=rows)
         _log.info(
             "FlyMC: %d rows, %.1f expected to be bright, softening %g, %d likelihoods evaluated in the set-up",
             len(fireflies.anchor), found.predicted, found.softening, found.queries,
@@ -211,7 +215,7 @@ _OTHERS: dict[str, Callable[..., Any]] = {
 
 def _warn_of_few(found: Setup) -> None:
     num, columns = found.fireflies.rows.shape
-    touched = 4 * found.predicted + 1
+    touched = 4 * found.predicted + (num if found.conditional.explicit else 1)
     if num * columns >= _LEAST_NUMBERS and num >= _LEAST_RATIO * touched:
         return
     warnings.warn(

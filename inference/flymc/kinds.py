@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
-import numpy as np
 
 from ...ppl.factors import Family
 from .bounds import (
@@ -32,9 +31,6 @@ from .records import Natural
 __all__ = ["Kind", "Moments", "Parabola", "Residual"]
 
 
-_LARGEST_RATE = 3.0  # proposed with a probability of 0.95; more would be the same rows again
-
-
 class Moments(NamedTuple):
     """Sums over rows: level (), tilt (d,) or (d, predictors), gram (d, d), number of rows ()."""
 
@@ -52,11 +48,6 @@ class Kind(Protocol):
     @property
     def on_ball(self) -> bool:
         """Whether bounds hold on a ball only."""
-        ...
-
-    @property
-    def largest_rate(self) -> float:
-        """At which rows are proposed."""
         ...
 
     def fit(self, anchor, radius, params, shared) -> Any:
@@ -87,10 +78,6 @@ class Parabola:
     family: Family
     on_ball: bool
     untuned: bool = False
-
-    @property
-    def largest_rate(self) -> float:
-        return -np.log1p(-0.1) if self.untuned else _LARGEST_RATE  # the paper's probability is 0.1
 
     def fit(self, anchor, radius, params, shared) -> Quadratic | None:
         if self.on_ball:
@@ -131,7 +118,6 @@ class Residual:
 
     family: Family
     on_ball: bool = False
-    largest_rate: float = _LARGEST_RATE
 
     def fit(self, anchor, radius, params, shared) -> ScaleTangent | None:
         return scale_bound(self.family, anchor, shared["scale"], params)

@@ -18,7 +18,7 @@ from jax import lax
 
 from ...transforms.streams import Stream, uniform
 from .conditional import Conditional
-from .flips import flip
+from .flips import update
 from .records import Fireflies, Lit, Point
 
 __all__ = ["LARGEST_STEP", "Step", "Whereabouts", "iterate"]
@@ -69,7 +69,7 @@ def iterate(conditional: Conditional, fireflies: Fireflies, stream: Stream, here
         (Whereabouts, Step).
     """
     here, rate, moved, bad = _move(conditional, fireflies, stream, here, momentum, step, num_steps)
-    lit, asked, short, refuted = flip(conditional, fireflies, stream, here.point, here.lit)
+    lit, asked, short, refuted = update(conditional, fireflies, stream, here.point, here.lit)
     log_density = conditional.log_density(fireflies, here.point, lit)
     return here._replace(lit=lit), Step(rate, log_density, moved + asked, short, jnp.maximum(bad, refuted))
 

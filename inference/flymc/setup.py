@@ -34,6 +34,8 @@ _ROUGH = 0.02  # of the mean rate: no row is never proposed
 # Expected bright rows. Fewer are cheap enough to dim the bounds twice as much, and hardly slow a chain down, so that a quarter of a turn is
 # enough; with more, bounds are so much narrower than the posterior that chains have to turn further. Both lengths were tuned on benchmarks.
 _FEW = 10.0
+_MANY = 0.25  # of the rows expected to be bright: proposals would then be about as many as the dark rows
+_LARGEST_RATE = 3.0  # proposed with a probability of 0.95; more would be the same rows again
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,13 @@ class _Normal(NamedTuple):
 
 
 def light_up(
-    factor: Factor, density: LogDensity, *, bounds: str = "auto", softening: float | None = None, radius: float | None = None
+    factor: Factor,
+    density: LogDensity,
+    *,
+    bounds: str = "auto",
+    softening: float | None = None,
+    radius: float | None = None,
+    z_update: str | None = None,
 ) -> Setup:
     """Bounds every row and chooses how often each is proposed.
 
@@ -82,6 +90,7 @@ def light_up(
         softening: dimming of each bound in units of its predicted gap; 1 where few rows are bright and 0.5 elsewhere if left out.
         radius: of the ball on which the bounds hold, in posterior standard deviations of the coefficients; sqrt of their number + 4 if left
             out. Outside, rows have another bound, which costs a pass over all of them.
+        z_update: "implicit" or "explicit"; the latter, if left out, where more than a quarter of the rows are expected to be bright.
 
     Raises:
         SamplerError: the likelihood has latent parameters that no bound allows for; or there is no mode.
@@ -91,10 +100,10 @@ def light_up(
     kind = _kind_of(factor, rest, bounds)
     with jax.enable_x64(True):
         found = find_mode(factor, rest, constants, density.dim)
-        return _around(found, factor, rest, kind, constants, softening, radius)
+        return _around(found, factor, rest, kind, constants, softening, radius, z_update)
 
 
-def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: Any, softening, radius) -> Setup:
+def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: Any, softening, radius, z_update) -> Setup:
     m = len(found.natural) - len(rest.names)
     coefficients, shared = found.natural[:m], dict(zip(rest.names, found.natural[m:], strict=True))
     origin = coefficients.reshape(rest.shape)
@@ -118,11 +127,11 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     softening = (1.0 if few else 0.5) if softening is None else softening
     dimming = softening * predicted
     bright = float(-jnp.expm1(-dimming - predicted).sum())
-    rate = jnp.minimum(dimming + predicted, kind.largest_rate)
+    rate = jnp.minimum(dimming + predicted, _LARGEST_RATE)
     rate = rate + _ROUGH * rate.mean()
     total = float(rate.sum())
     candidates = _room(total + 10 * np.sqrt(total) + 16)
-    capacity = max(2 * candidates, 2 * TILE, _room(bright + 10 * np.sqrt(bright)))
+    capacity = min(max(2 * candidates, 2 * TILE, _room(bright + 10 * np.sqrt(bright))), _room(len(anchor)))
     fireflies = Fireflies(
         rows=factor.rows.design,
         anchor=anchor,
@@ -142,7 +151,8 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
         data=[jnp.asarray(x) for x in factor.data],
         constants=constants,
     )
-    conditional = Conditional(kind, rest, capacity, candidates)
+    explicit = z_update == "explicit" or (z_update is None and bright > _MANY * len(anchor))
+    conditional = Conditional(kind, rest, capacity, candidates, explicit)
     fireflies = fireflies._replace(scale=jnp.asarray(_whitening(kind, fireflies, found, rest.names)))
     return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, total, found.queries + 2 * len(anchor), factor)
 

@@ -14,7 +14,7 @@ from ..adaptation import adapting
 from ..kernel import Transition
 from ..records import ChainState, Draw, Plan
 from .conditional import Conditional
-from .flips import flip
+from .flips import update
 from .records import Fireflies, Lit, Point
 from .rotation import LARGEST_STEP, Whereabouts, iterate
 
@@ -202,7 +202,7 @@ class GivenTransition(Transition):
         """An update of z; what the density then is comes from the rows that were looked at for it."""
         conditional = self.conditional
         (point, before), evaluated, refuted = self._return(fireflies, position, held)
-        lit, asked, short, wrong = flip(conditional, fireflies, stream, point, before)
+        lit, asked, short, wrong = update(conditional, fireflies, stream, point, before)
         faults = held.faults.and_also(short, jnp.maximum(wrong, jnp.where(point.inside, refuted, -1)))
         gradient = position[:0]
         if self.uses_gradient:

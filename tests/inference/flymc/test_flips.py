@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from luciole.inference.flymc import flips
-from luciole.inference.flymc.flips import flip
+from luciole.inference.flymc.flips import flip, redraw
 from luciole.transforms.streams import key_words, stream_for
 
 pytestmark = pytest.mark.slow
@@ -69,9 +69,11 @@ def p_values(bright, r):
     return rows, stats.chisquare(observed, expected * len(thin)).pvalue
 
 
+@pytest.mark.parametrize("update", [flip, redraw])
 @pytest.mark.parametrize("at", [0.7, 9.0], ids=["inside", "outside"])
-def test_rows_are_bright_with_their_probabilities_and_independently(found, at):
-    bright, r = update_many(found, at=at)
+def test_rows_are_bright_with_their_probabilities_and_independently(found, update, at, monkeypatch):
+    monkeypatch.setattr(flips, "_TILE", 16)
+    bright, r = update_many(found, flip=update, at=at)
     assert r.sum() > 5
     assert min(p_values(bright, r)) > 1e-4
 
@@ -94,6 +96,20 @@ def test_proposals_that_follow_the_bright_rows_are_seen(found):
         return flip(conditional, fireflies._replace(rate=rate), stream, point, lit)
 
     assert min(p_values(*update_many(found, flip=eager))) < 1e-6
+
+
+def test_gaps_of_the_bright_rows_that_are_out_of_date_are_seen(found):
+    def late(conditional, fireflies, stream, point, lit):
+        return redraw(conditional, fireflies, stream, point, lit._replace(gap=1.1 * lit.gap))
+
+    assert min(p_values(*update_many(found, flip=late))) < 1e-6
+
+
+def test_where_many_rows_are_bright_all_are_drawn_anew(small_logistic):
+    chosen = [small_logistic(**options).conditional.explicit for options in ({}, {"softening": 30.0}, {"softening": 60.0})]
+    assert chosen == [False, False, True]
+    assert small_logistic(z_update="explicit").conditional.explicit
+    assert not small_logistic(softening=60.0, z_update="implicit").conditional.explicit
 
 
 def test_too_little_room_is_reported(found):

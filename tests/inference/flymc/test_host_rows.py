@@ -58,7 +58,7 @@ def test_the_draws_are_those_of_rows_on_the_device(on_device, file):
     same(run(logistic, X, Y, rows="host"), on_device)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_outside_the_ball_and_with_another_kernel(file):
     options = {"kernel": "nuts", "kernel_options": {"radius": 1.0}}
     mcmc = run(logistic, file, Y, **options)

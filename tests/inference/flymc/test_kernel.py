@@ -70,6 +70,18 @@ def test_exact_whatever_kernel_moves_the_parameters(kernel, truth):
     assert mcmc.sample_stats["n_bright"].mean() > 3
 
 
+@pytest.mark.parametrize(
+    ("kernel", "bounds"), [pytest.param("rotation_hmc", "auto", marks=pytest.mark.slow), pytest.param("rwm", "untuned", marks=RARE)]
+)
+def test_exact_if_every_row_is_drawn_anew(kernel, bounds, truth):
+    options = {**SETTINGS, "z_update": "explicit"} if bounds == "auto" else {"softening": 0.0}
+    mcmc = run(logistic, X, Y, kernel=kernel, bounds=bounds, kernel_options=options)
+    assert np.abs(z_of(moments(mcmc.get_samples(group_by_chain=True)["w"]), truth)).max() < 4.5
+    bright, queries = mcmc.sample_stats["n_bright"], mcmc.sample_stats["n_queries"]
+    assert bright.mean() > 3
+    assert (queries[:, 1:] >= len(X) - bright[:, :-1]).all()
+
+
 @pytest.mark.filterwarnings("ignore::luciole.inference.notices.DivergenceWarning")
 @pytest.mark.parametrize("kernel", [pytest.param("rotation_hmc", marks=RARE), pytest.param("nuts", marks=RARE)])
 def test_rejection_outside_the_ball_is_seen(kernel, truth, monkeypatch):
@@ -186,14 +198,16 @@ def test_a_run_is_a_function_of_its_key():
 
 
 def test_few_rows_are_warned_of():
-    def setup(num, predicted):
-        factor = SimpleNamespace(site="y")
-        return SimpleNamespace(fireflies=SimpleNamespace(rows=np.zeros((num, 20))), predicted=predicted, factor=factor)
+    def setup(num, predicted, explicit=False):
+        rows, conditional = SimpleNamespace(rows=np.zeros((num, 20))), SimpleNamespace(explicit=explicit)
+        return SimpleNamespace(fireflies=rows, predicted=predicted, factor=SimpleNamespace(site="y"), conditional=conditional)
 
     with pytest.warns(BreakEvenWarning, match="site 'y' has 60 rows of 20 numbers.*lc.NUTS on all of them will be faster"):
         kernel._warn_of_few(setup(60, 1.0))
     with pytest.warns(BreakEvenWarning, match="about 8001 likelihoods"):
         kernel._warn_of_few(setup(20_000, 2000.0))
+    with pytest.warns(BreakEvenWarning, match="about 20120 likelihoods"):
+        kernel._warn_of_few(setup(20_000, 30.0, explicit=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kernel._warn_of_few(setup(20_000, 30.0))
@@ -205,6 +219,7 @@ def test_few_rows_are_warned_of():
         ({"kernel": "gibbs"}, "kernel is 'gibbs', one of 'rotation_hmc', 'hmc'"),
         ({"bounds": "loose"}, "bounds is 'loose', 'auto', 'global' or 'untuned' expected"),
         ({"kernel_options": {"num_step": 3}}, r"kernel_options has \['num_step'\]; for 'rotation_hmc' there are softening"),
+        ({"kernel_options": {"z_update": "gibbs"}}, r"kernel_options\['z_update'\] is 'gibbs', 'implicit' or 'explicit'"),
         ({"kernel_options": {"softening": -1.0}}, r"kernel_options\['softening'\] is -1.0"),
         ({"kernel_options": {"num_steps": 0}}, r"kernel_options\['num_steps'\] is 0, a whole number of at least 1"),
         ({"kernel": "nuts", "kernel_options": {"depth": 3}}, "kernel_options of 'nuts'.*depth"),
