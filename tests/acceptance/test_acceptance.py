@@ -1,6 +1,6 @@
 """The acceptance posteriors: densities, gradients and values equal NumPyro's, and draws agree with the reference draws.
 
-The posteriors written in Luciole have the same density to twelve digits: of most, their draws are an exhaustive test.
+Draws of most engines and posteriors are an exhaustive test: densities that are the same to twelve digits need not be sampled twice.
 Needs the folder shared/acceptance beside the checkout (fixture `acceptance`: skipped without it, failed in CI).
 """
 
@@ -17,6 +17,8 @@ from models_dsl import POSTERIORS
 from numpyro.infer.util import constrain_fn, potential_energy
 
 import luciole as lc
+from luciole import transforms as lt
+from luciole.transforms import autodiff
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("x64")]
 NUM_POINTS = 20
@@ -78,7 +80,7 @@ def test_density_gradient_and_values_are_those_of_numpyro(harness, name):
     density = lc.log_density(spec.model, **arguments)
     in_dsl = lc.log_density(POSTERIORS[name].model, **POSTERIORS[name].prepare(data))
     engines = {
-        "data as constants": jax.jit(jax.value_and_grad(density)),
+        "our own derivatives": _ours(density),
         "data as arguments": _on_arguments(density),
         "in the DSL": _on_arguments(in_dsl),
     }
@@ -93,19 +95,25 @@ def test_density_gradient_and_values_are_those_of_numpyro(harness, name):
             np.testing.assert_allclose(found[site], values[site], rtol=TOLERANCE, err_msg=site)
 
 
+def _ours(density):
+    compiled = jax.jit(lambda position: lt.value_and_grad(density)(position))
+
+    def without_fallback(position):
+        with autodiff.without_fallback():
+            return compiled(position)
+
+    return without_fallback
+
+
 def _on_arguments(density):
     compiled = jax.jit(lambda density, position: jax.value_and_grad(density)(position))
     return lambda position: compiled(density, position)
 
 
-RUNS = [pytest.param("adapter:run", name, marks=pytest.mark.slow) for name in sorted(POSTERIORS)]
-IN_THE_DSL = QUICK | {"garch-garch11"}
-RUNS += [
-    pytest.param("adapter:run_dsl", n, marks=pytest.mark.slow if n in IN_THE_DSL else pytest.mark.exhaustive) for n in sorted(POSTERIORS)
-]
 # Of these FlyMC finds rows and bounds: logistic ones, and Gaussian ones that collapse entirely.
-FLYMC = {"dogs-dogs", "wells_data-wells_dist100_model"}
-GAUSSIAN = {
+FLYMC = {
+    "dogs-dogs",
+    "wells_data-wells_dist100_model",
     "arK-arK",
     "earnings-logearn_interaction_z",
     "kidiq-kidscore_momhsiq",
@@ -113,10 +121,10 @@ GAUSSIAN = {
     "nes1980-nes",
     "sblri-blr",
 }
-RUNS += [
-    pytest.param("adapter:run_flymc", n, marks=pytest.mark.slow if n == "dogs-dogs" else pytest.mark.exhaustive) for n in sorted(FLYMC)
-]
-RUNS += [pytest.param("adapter:run_flymc", name, marks=pytest.mark.exhaustive) for name in sorted(GAUSSIAN)]
+LIKE_OTHERS = {"arma-arma11", "earnings-logearn_interaction_z", "mesquite-logmesquite_logvash", "nes1980-nes"}
+SLOW = {"adapter:run": set(POSTERIORS) - LIKE_OTHERS, "adapter:run_dsl": QUICK, "adapter:run_flymc": {"dogs-dogs"}}
+RUNS = [("adapter:run", n) for n in POSTERIORS] + [("adapter:run_dsl", n) for n in POSTERIORS] + [("adapter:run_flymc", n) for n in FLYMC]
+RUNS = [pytest.param(e, n, marks=pytest.mark.slow if n in SLOW[e] else pytest.mark.exhaustive) for e, n in sorted(RUNS)]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the harness leaves its files to the garbage collector

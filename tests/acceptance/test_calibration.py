@@ -96,8 +96,9 @@ def p_values(model, **options):
 NUM_SIMULATIONS = 500
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param("normal", marks=pytest.mark.slow), pytest.param("autoregression", marks=pytest.mark.exhaustive)]
+)
 def test_ranks_are_uniform(name):
     found = p_values(MODELS[name], num_simulations=NUM_SIMULATIONS, seed=1)
     assert min(found.values()) > FAILURE_RATE / len(found), found
@@ -116,7 +117,7 @@ def test_with_other_noise_in_the_simulator_they_are_not():
     assert min(found.values()) < FAILURE_RATE / len(found), found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_with_another_prior_in_the_simulator_they_are_not():
     found = p_values(normal, num_simulations=NUM_SIMULATIONS, seed=1, simulator=functools.partial(normal, wrong=1.5))
     assert min(found.values()) < FAILURE_RATE / len(found), found

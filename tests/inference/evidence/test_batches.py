@@ -31,7 +31,8 @@ def by_hand(problem, key, restart, epochs, step_size):
     return bounds, losses
 
 
-@pytest.mark.parametrize("minibatches", ["shared", pytest.param("fresh", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("minibatches", ["shared", "fresh"])
 def test_the_path_by_hand(x64, conjugate, quiet, minibatches):
     problem, key, step_size = conjugate.random(NUM, DIM), jax.random.key(2), 0.001
     estimate = quiet(conjugate.model, key, *problem, step_size=step_size, minibatches=minibatches, **RUN)
@@ -47,8 +48,9 @@ def test_the_path_by_hand(x64, conjugate, quiet, minibatches):
     assert np.all(estimate.log_evidence[:, -1] > estimate.log_evidence[:, 0])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("minibatches", ["shared", "fresh"])
+@pytest.mark.parametrize(
+    "minibatches", [pytest.param("shared", marks=pytest.mark.exhaustive), pytest.param("fresh", marks=pytest.mark.slow)]
+)
 def test_below_the_evidence(x64, conjugate, quiet, minibatches):
     problem = conjugate.random(100, 20)
     step_size = 0.1 / problem.curvature

@@ -59,7 +59,7 @@ def by_hand(model, data, keys, step_size, num_steps):
 
 @pytest.mark.parametrize(
     ("model", "data"),
-    [pytest.param(rates, COUNTS, id="gamma"), pytest.param(mixed, np.array([0.3, 1.2, -0.4]), id="several", marks=pytest.mark.slow)],
+    [pytest.param(rates, COUNTS, id="gamma"), pytest.param(mixed, np.array([0.3, 1.2, -0.4]), id="several", marks=pytest.mark.exhaustive)],
 )
 def test_the_path_is_that_of_jaxs_own_derivatives(x64, quiet, model, data):
     key = jax.random.key(5)
