@@ -15,6 +15,7 @@ from ..transforms.autobatch import gather, scatter, smaller
 from .batching import Chunk
 from .chain import Begin
 from .compilation import Compiled
+from .kernel import Transition
 from .progress import Progress
 from .records import ChainState, Plan, Tuning
 from .target import Data
@@ -60,6 +61,7 @@ class Outcome(NamedTuple):
         ok: bool, (chain,). Which chains found a start; if one did not, there are no draws.
         interrupted: whether the user stopped the run.
         seconds: wall time of the loop.
+        again: with which transition the run has to begin again; None if its draws stand. Those of the last chunk are not among them.
     """
 
     state: ChainState
@@ -70,6 +72,7 @@ class Outcome(NamedTuple):
     ok: np.ndarray
     interrupted: bool
     seconds: float
+    again: Transition | None
 
 
 def drive(
@@ -85,7 +88,7 @@ def drive(
     progress: Progress,
     meetings: tuple[int, ...] = (),
     meet: Callable[[ChainState, Tuning], ChainState] | None = None,
-    inspect: Callable[[ChainState], None] | None = None,
+    inspect: Callable[[ChainState], Transition | None] = lambda chains: None,
 ) -> Outcome:
     """Advances every chain by `total` transitions, or until the user interrupts.
 
@@ -100,14 +103,14 @@ def drive(
         progress: told after every call and every chunk.
         meetings: transitions before which all chains meet, and a chunk ends.
         meet: what the chains do there together.
-        inspect: is shown the chains after every chunk, and may raise.
+        inspect: is shown the chains after every chunk; may raise, or return a transition to begin again with.
     """
     num_chains = state.log_density.shape[0]
     store = _empty_store(compiled.chunk, num_chains, num_kept)
     filled = np.zeros(num_chains, np.int64)
     counts = Counts(np.zeros(num_chains, np.int64), 0, 0, 0, np.zeros(num_chains, np.int64), 0, 0, 0)
     calls = _Calls(compiled, data, plan, compact, num_chains, int(plan.schedule.num_warmup), progress)
-    done, ok = 0, np.ones(num_chains, bool)
+    done, ok, again = 0, np.ones(num_chains, bool), None
     start = perf_counter()
     try:
         while done < total and ok.all() and not calls.interrupted:
@@ -117,8 +120,10 @@ def drive(
             chunk = compiled.leave(machine, data, plan)
             ok = np.asarray(chunk.kept.ok)
             chains = chunk.state
-            if inspect is not None:
-                inspect(chains)
+            again = inspect(chains)
+            if again is not None:
+                counts = _add(counts, chunk, slots)
+                break
             if meet is not None and until in meetings and ok.all() and not calls.interrupted:
                 chains = meet(chains, plan.tuning)
             stored, counted = _append(store, filled, chunk), _add(counts, chunk, slots)
@@ -131,7 +136,7 @@ def drive(
         _log.info("interrupted in transition %s of %d", np.asarray(state.stream.counter).min(), total)
     seconds = perf_counter() - start
     values, stats = store
-    return Outcome(state, values, stats, filled, counts, ok, calls.interrupted, seconds)
+    return Outcome(state, values, stats, filled, counts, ok, calls.interrupted, seconds, again)
 
 
 class _Calls:

@@ -67,7 +67,8 @@ class Fitted(NamedTuple):
         queries: likelihoods of rows that were evaluated for it; None if the kernel does not count them.
         wide: whether chains run in float64 whatever the run's float type.
         in_one: whether a whole transition is one evaluation of the machine, rather than each log density of it.
-        inspect: is shown the chains now and then, and raises if their draws are not exact.
+        inspect: is shown the transition and the chains after every chunk. It raises if their draws are not exact, and returns a transition
+            with more room if that is what they need; the run then begins again, with the same random numbers.
     """
 
     transition: "Transition"
@@ -76,7 +77,7 @@ class Fitted(NamedTuple):
     queries: int | None = None
     wide: bool = False
     in_one: bool = False
-    inspect: Callable[[ChainState], None] | None = None
+    inspect: Callable[[Any, ChainState], "Transition | None"] | None = None
 
 
 def fitted(kernel: Any, density: Any, layout: Layout, words: Any, num_chains: int) -> Fitted:

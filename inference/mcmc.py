@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ class MCMC:
             (computed, chains that wait included), `log_density_evaluations` and `log_density_slots` (the same for log densities
             without gradient; a kernel has either these or those, the others are 0), `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
-            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart).
+            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart). What a kernel did before it began again with
+            more room counts as set-up.
 
     Raises:
         SamplerError: a setting makes no sense; names the argument.
@@ -126,6 +128,10 @@ class MCMC:
             target = trace_target(density, self.kernel.init_strategy, self.num_chains, fit.transition.uses_gradient, evaluated)
             with jax.enable_x64(True) if fit.wide else nullcontext():
                 outcome, driving = self._drive(density, fit, target, words, init_params, progress)
+                while outcome.again is not None and not outcome.interrupted:
+                    fit = fit._replace(transition=outcome.again, queries=(fit.queries or 0) + outcome.counts.queries)
+                    fitting = perf_counter()
+                    outcome, driving = self._drive(density, fit, target, words, init_params, progress)
         self._finished = _Finished(
             outcome=outcome,
             names=target.names,
@@ -302,8 +308,9 @@ class MCMC:
         num_kept = self._num_warmup_kept + self.num_samples // self.thinning
         total = self.num_warmup + self.num_samples
         begin, state = compiled.begin(*begin_args)
+        inspect = {} if fit.inspect is None else {"inspect": partial(fit.inspect, fit.transition)}
         outcome = drive(
-            compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet, fit.inspect
+            compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet, **inspect
         )
         if not outcome.ok.all():
             last = np.asarray(outcome.state.position)

@@ -12,7 +12,7 @@ Source: Maclaurin & Adams (2014), "Firefly Monte Carlo: exact MCMC with subsets 
 the dimming are ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +61,12 @@ class Conditional:
     capacity: int
     candidates: int
     explicit: bool = False
+
+    def with_more_room(self, num: int) -> "Conditional":
+        """With a longer list: four times of bright rows or, where that has room for all `num` already, twice of proposed ones."""
+        if self.capacity >= num:
+            return replace(self, candidates=2 * self.candidates)
+        return replace(self, capacity=min(4 * self.capacity, TILE * -(-num // TILE)))
 
     def nothing_lit(self, fireflies: Fireflies) -> Lit:
         """All rows dark."""

@@ -19,9 +19,9 @@ from ..nuts import NUTS
 from ..random_walk import RWM
 from ..records import ChainState
 from ..slice import Slice
-from .conditional import TILE, Conditional
+from .conditional import TILE
 from .setup import Setup, light_up
-from .transitions import GivenTransition, RotationTransition, refuse_faults
+from .transitions import GivenTransition, RotationTransition, attended
 
 __all__ = ["BreakEvenWarning", "FlyMC"]
 
@@ -57,10 +57,11 @@ class FlyMC:
             the transitions of those kernels on the density given z, with the Laplace covariance as metric.
         kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5, 1 where few
             rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for
-            bright rows), `z_update` ("implicit" looks at a few of the dark rows; "explicit" at all of them and draws every row's state
-            anew; if left out, the latter where more than a quarter of the rows are expected to be bright). "rotation_hmc":
-            `trajectory_length` (radians; 1.7 or, where many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians, adapted
-            if left out), `target_accept_prob` (0.85). Others: the arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
+            bright rows; where it does not suffice, the run begins again with more, and the same random numbers), `z_update` ("implicit"
+            looks at a few of the dark rows; "explicit" at all of them and draws every row's state anew; if left out, the latter where more
+            than a quarter of the rows are expected to be bright). "rotation_hmc": `trajectory_length` (radians; 1.7 or, where many rows are
+            bright, 2.5 if left out) or `num_steps`, `step_size` (radians, adapted if left out), `target_accept_prob` (0.85). Others: the
+            arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
         bounds: "auto". For comparison, "global": bounds that hold everywhere, looser, and more rows bright as data grow; "untuned": those
             of the paper that do not touch at the mode, for classes and residuals, with a good part of all rows bright.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
@@ -167,13 +168,13 @@ class FlyMC:
             queries=found.queries,
             wide=True,
             in_one=self.kernel == "rotation_hmc",
-            inspect=partial(_inspect, found.factor, conditional),
+            inspect=partial(_inspect, found.factor, len(fireflies.anchor)),
         )
 
 
-def _inspect(factor: Factor, conditional: Conditional, state: ChainState) -> None:
+def _inspect(factor: Factor, num: int, transition: Any, state: ChainState) -> Any:
     """See `Fitted.inspect`; by holding the factor, keeps arrays in host memory alive for the run."""
-    refuse_faults(state, conditional, factor.site)
+    return attended(transition, state, factor.site, num)
 
 
 def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: float, dim: int):

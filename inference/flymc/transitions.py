@@ -1,6 +1,7 @@
 """Firefly Monte Carlo as transitions: rotation HMC, which keeps what it has evaluated, and any other kernel on the density given z."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...transforms.autobatch import program
-from ...transforms.errors import BoundError, SamplerError
+from ...transforms.errors import BoundError
 from ...transforms.streams import Stream, normal
 from ..adaptation import adapting
 from ..kernel import Transition
@@ -18,7 +19,9 @@ from .flips import update
 from .records import Fireflies, Lit, Point
 from .rotation import LARGEST_STEP, Whereabouts, iterate
 
-__all__ = ["Faults", "GivenTransition", "RotationTransition", "refuse_faults"]
+__all__ = ["Faults", "GivenTransition", "RotationTransition", "attended"]
+
+_log = logging.getLogger("luciole")
 
 _MOMENTUM = 1
 _MAX_STEPS = 64
@@ -69,12 +72,16 @@ class Held(NamedTuple):
     faults: Faults
 
 
-def refuse_faults(state: ChainState, conditional: Conditional, site: str) -> None:
-    """Stops a run whose draws would not be exact.
+def attended(transition: Any, state: ChainState, site: str, num: int) -> Any:
+    """A transition with more room, if rows found none and the draws would not be exact; None if nothing is wrong.
+
+    Args:
+        transition: one of this file. state: of the chains. site, num: of the rows, and how many there are.
 
     Raises:
-        SamplerError: there was no room for all bright rows. BoundError: a bound exceeded the likelihood; names the row.
+        BoundError: a bound exceeded the likelihood; names the row.
     """
+    conditional: Conditional = transition.conditional
     faults: Faults = state.held.faults
     refuted = int(np.asarray(faults.refuted).max())
     if refuted >= 0:
@@ -84,12 +91,15 @@ def refuse_faults(state: ChainState, conditional: Conditional, site: str) -> Non
             "would be wrong. If the bound is your own (lc.bounds.register), it must return the slope l' at the anchor and a curvature no "
             "smaller than the supremum of -l'' on the ball."
         )
-    if np.asarray(faults.short).any():
-        room = conditional.capacity
-        raise SamplerError(
-            f"FlyMC: there was no room for all bright rows (capacity {room}): the posterior is far wider than its curvature at the mode "
-            f"says. Write kernel_options={{'capacity': {4 * room}}}, or use lc.NUTS."
-        )
+    if not np.asarray(faults.short).any():
+        return None
+    larger = conditional.with_more_room(num)
+    _log.warning(
+        "FlyMC: no room for all bright rows of site %r: the run begins again with a capacity of %d instead of %d. "
+        "kernel_options={'capacity': %d} saves this.",
+        site, larger.capacity, conditional.capacity, larger.capacity,
+    )  # fmt: skip
+    return replace(transition, conditional=larger)
 
 
 @dataclass(frozen=True)

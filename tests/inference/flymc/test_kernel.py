@@ -1,6 +1,7 @@
 """`lc.FlyMC` as users run it: exact whatever kernel moves the parameters and whatever the rows' likelihood, honest about what it costs."""
 
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +13,7 @@ from numpyro.distributions import discrete
 import luciole as lc
 from luciole import bounds, dist
 from luciole.inference import BreakEvenWarning
-from luciole.inference.flymc import kernel, transitions
+from luciole.inference.flymc import kernel
 from luciole.inference.flymc.conditional import Conditional
 from luciole.inference.flymc.kinds import Parabola
 from luciole.ppl.factors import Family, families
@@ -287,16 +288,23 @@ def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeyp
         run(logistic, X, Y, chains=2, draws=500, kernel_options={"softening": 3.0})
 
 
-@pytest.mark.slow
-def test_too_little_room_is_an_error(monkeypatch):
-    def short(*args):
-        here, did = iterate(*args)
-        return here, did._replace(short=did.short | (here.lit.count > 2))
+@pytest.mark.parametrize("inner", [pytest.param("rotation_hmc", marks=pytest.mark.slow), pytest.param("slice", marks=RARE)])
+def test_with_too_little_room_the_run_begins_again(inner, monkeypatch, caplog):
+    def cramped(*args, **options):
+        found = light_up(*args, **options)
+        return replace(found, conditional=replace(found.conditional, capacity=32))
 
-    iterate = transitions.iterate
-    monkeypatch.setattr(transitions, "iterate", short)
-    with pytest.raises(lc.SamplerError, match=r"no room for all bright rows \(capacity \d+\).*'capacity': \d+"):
-        run(logistic, X[:59], Y[:59], chains=2, draws=200, kernel_options={"softening": 10.0})
+    options = {"kernel": inner, "kernel_options": {"softening": 200.0}, "chains": 2, "draws": 200}
+    expected = run(logistic, X, Y, **options)
+    light_up = kernel.light_up
+    monkeypatch.setattr(kernel, "light_up", cramped)
+    found = run(logistic, X, Y, **options)
+    assert expected.sample_stats["n_bright"].max() > 32
+    assert "begins again with a capacity of 64 instead of 32" in caplog.text
+    np.testing.assert_array_equal(found.get_samples()["w"], expected.get_samples()["w"])
+    setup = "likelihood_queries_setup"
+    assert found.cost[setup] > expected.cost[setup]
+    assert found.cost["likelihood_queries"] - found.cost[setup] == expected.cost["likelihood_queries"] - expected.cost[setup]
 
 
 @pytest.mark.parametrize("case", ["two classes", "residual", "softmax"])
