@@ -24,6 +24,7 @@ from ..ppl.interpreters import generate
 from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
 from ..transforms.errors import SamplerError
+from ..transforms.keys import random_key
 
 __all__ = ["Run", "array_arguments", "posterior_dataset", "saturated", "to_arviz"]
 
@@ -214,7 +215,7 @@ def _observed(run: Run) -> dict[str, np.ndarray]:
     if not names:
         return {}
     first = {n: run.samples[n][0, 0] for n in run.program.latents}
-    values = generate(run.program, run.program.data, jax.random.key(0), first)
+    values = generate(run.program, run.program.data, random_key(np.zeros(2, np.uint32)), first)
     return {n: np.asarray(values[n]) for n in names}
 
 

@@ -17,6 +17,7 @@ from ..ppl import InitStrategy
 from ..transforms import value_and_grad
 from ..transforms.equations import needed_equations, needed_inputs, run_equations
 from ..transforms.jax_compat import open_jaxpr
+from ..transforms.keys import random_key
 from ..transforms.structure import structure
 from .layout import Layout
 
@@ -117,8 +118,7 @@ def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient
         return tuple(values.values())
 
     def initial(words, fixed, *leaves):
-        key = jax.random.wrap_key_data(words, impl="threefry2x32")
-        return layout.ravel(rebuild(leaves).init(key, strategy, fixed))
+        return layout.ravel(rebuild(leaves).init(random_key(words), strategy, fixed))
 
     position = jax.ShapeDtypeStruct((layout.dim,), dtype)
     words = jax.ShapeDtypeStruct((2,), np.uint32)

@@ -16,6 +16,7 @@ from numpyro.distributions import Distribution
 
 from ..transforms import InitError
 from .program import ModelProgram
+from .spec import drawn
 
 __all__ = ["InitStrategy", "init_to_median", "init_to_uniform", "init_to_value"]
 
@@ -44,7 +45,7 @@ class _Median(InitStrategy):
 
     def propose(self, key: Any, dist: Distribution, bijection: Any, shape: tuple[int, ...]) -> Any:
         try:
-            draws = dist.sample(key, (self.num_samples,))
+            draws = drawn(dist, key, (self.num_samples,))
         except NotImplementedError:  # an improper prior has no median
             return super().propose(key, dist, bijection, shape)
         return jnp.median(bijection.inv(draws), axis=0)

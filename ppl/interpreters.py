@@ -21,7 +21,7 @@ from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
 from .program import ModelProgram, Site
-from .spec import Spec, distribution_name, peel
+from .spec import Spec, distribution_name, drawn, peel
 from .walker import Rule, walk
 
 __all__ = ["constrain", "generate", "pointwise", "score_sites", "site_value", "start", "unconstrain"]
@@ -192,7 +192,7 @@ def _draw(spec: Spec) -> Callable[..., Any]:
         if dist.shape() != shape:  # an observation broader than its distribution
             dist = dist.expand(shape[: len(shape) - spec.event_dim])
         try:
-            return dist.sample(key, sample_shape=())
+            return drawn(dist, key)
         except NotImplementedError as e:
             raise ModelError(
                 f"site {spec.name!r}: {distribution_name(dist)} cannot be sampled (it is improper or has no sampler), so the model cannot "

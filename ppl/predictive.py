@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..transforms import ModelError, structure
+from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
@@ -91,12 +91,12 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
         raise ModelError(
             f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
         )
-    return _in_batches(_pointwise, program, jax.random.key(0), given, math.prod(lead), lead)
+    return _in_batches(_pointwise, program, random_key(np.zeros(2, np.uint32)), given, math.prod(lead), lead)
 
 
 def _typed(key: Any) -> jax.Array:
     """A legacy or new-style key as a threefry key; a `SamplerError` if it is no key."""
-    return jax.random.wrap_key_data(jnp.asarray(key_words(key)), impl="threefry2x32")
+    return random_key(key_words(key))
 
 
 def _given(program: ModelProgram, samples: Samples) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:

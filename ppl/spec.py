@@ -17,8 +17,9 @@ from numpyro.distributions import Distribution, ExpandedDistribution, Independen
 from numpyro.distributions.transforms import Transform
 
 from ..transforms import ModelError
+from ..transforms.keys import jax_key
 
-__all__ = ["Plate", "Spec", "distribution_name", "is_array", "join_distribution", "peel", "split_distribution"]
+__all__ = ["Plate", "Spec", "distribution_name", "drawn", "is_array", "join_distribution", "peel", "split_distribution"]
 
 
 @dataclass(frozen=True)
@@ -220,3 +221,11 @@ def peel(dist: Distribution) -> tuple[Distribution, list[tuple[Any, int]]]:
 def distribution_name(dist: Distribution) -> str:
     """The name of a distribution's class, without what was wrapped around it."""
     return type(peel(dist)[0]).__name__
+
+
+def drawn(dist: Distribution, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
+    """A sample; with JAX's own generator where a sampler takes no other, and the same numbers."""
+    try:
+        return dist.sample(key, sample_shape)
+    except NotImplementedError:
+        return dist.sample(jax_key(key), sample_shape)

@@ -15,6 +15,7 @@ from jax._src import effects as _effects  # 0.10-0.12: no public way to declare 
 from jax._src import source_info_util as _source_info  # 0.10-0.12: no public way to read an equation's frames
 from jax.experimental.compilation_cache import compilation_cache as _compilation_cache
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
+from jax.extend.random import define_prng_impl
 from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
 from jax.interpreters import mlir as _mlir
@@ -32,6 +33,7 @@ __all__ = [
     "define_batching",
     "define_jvp",
     "define_lowering",
+    "define_prng_impl",
     "define_result",
     "define_transpose",
     "equation_context",

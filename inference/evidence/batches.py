@@ -17,6 +17,7 @@ from jax import lax
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, LucioleError
+from ...transforms.keys import random_key
 from ..kernel import is_whole
 from .objective import Objective
 
@@ -163,7 +164,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _check_sum(batches: Batches, objective: Objective, data: Sequence[Any], order: np.ndarray, name: str) -> None:
     """The log likelihood of all rows is the sum over batches, at draws from the prior."""
-    keys = jax.random.split(jax.random.key(0), _DRAWS)
+    keys = jax.random.split(random_key(np.zeros(2, np.uint32)), _DRAWS)
     whole, parts = (np.asarray(x) for x in _whole_and_parts(batches, objective, data, keys, jnp.asarray(order)))
     slack = _ROUNDING * np.finfo(whole.dtype).eps * np.abs(whole)
     if not np.allclose(whole, parts, rtol=0, atol=np.nanmax(slack), equal_nan=True):

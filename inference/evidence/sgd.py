@@ -12,6 +12,7 @@ import numpy as np
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
+from ...transforms.keys import random_key
 from ..export import array_arguments
 from ..kernel import is_whole
 from ..layout import Layout
@@ -130,7 +131,7 @@ def sgd_evidence(
     )
     width = np.asarray(gradient_threshold or 0.0, objective.layout.dtype)
     data = Data(tuple(jax.device_put(density.data)), tuple(jax.device_put(test_data)), width, np.int32(num_steps))
-    run_key = jax.random.wrap_key_data(jax.numpy.asarray(words), impl="threefry2x32")
+    run_key = random_key(words)
     with Progress(num_steps, num_restarts, progress_bar) as progress:
         descended = descend(path, data, run_key, num_restarts, step_sizes, progress)
     estimate = _estimate(path, data, run_key, descended, step_sizes, array_arguments(model, args, kwargs), words, begun)
