@@ -116,7 +116,7 @@ def main(arguments):
         select = ["-m", ALL if "--all" in rest else QUICK]
         run(python, "-m", "pytest", *PARALLEL, *select, *(word for word in rest if word != "--all"), cwd=ROOT)
     elif command == "notebooks":
-        run(python, "-m", "pytest", "-m", "notebook", *rest, cwd=ROOT)
+        run(python, "-m", "pytest", *PARALLEL, "-m", "notebook", *rest, cwd=ROOT)
     elif command == "lint":
         run(python, "-m", "ruff", "check", ".", cwd=ROOT)
         run(python, "-m", "ruff", "format", "--check", ".", cwd=ROOT)

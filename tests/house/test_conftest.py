@@ -83,6 +83,7 @@ def test_a_test_that_skips_for_a_reason_of_its_own_fails_too(tmp_path):
     assert "1 failed" in outcome_of(tmp_path / "required", text, LUCIOLE_REQUIRE_ACCEPTANCE="1")
 
 
+@pytest.mark.slow
 def test_a_warning_fails_and_precision_does_not_leak(tmp_path):
     text = (
         "import warnings, jax\n"

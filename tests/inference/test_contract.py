@@ -106,7 +106,8 @@ def test_float_types_and_shapes(name, targets, dtype):
 
 
 @pytest.mark.filterwarnings("ignore::luciole.inference.DivergenceWarning")
-@pytest.mark.parametrize("name", ["nuts", *(pytest.param(n, marks=pytest.mark.slow) for n in ("nuts_dense", "hmc", "slice"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nuts", "nuts_dense", "hmc", "slice"])
 def test_compiles_once_per_shape(name, targets, backend_compiles, monkeypatch):
     kernel = KERNELS[name]
     monkeypatch.setattr(compilation, "_cache", OrderedDict())  # another test may have left this program

@@ -172,6 +172,7 @@ def assert_equal_trees(found, expected):
     assert found.attrs == expected.attrs
 
 
+@pytest.mark.slow
 def test_file_round_trip(tmp_path):
     def model(x, y=None):
         b = sample("b", dist.Normal(0, 1).expand([2]).to_event(1))
@@ -342,6 +343,7 @@ def test_before_a_run():
             getattr(MCMC(NUTS(eight_schools)), ask)()
 
 
+@pytest.mark.slow
 def test_arviz_is_imported_by_who_asks_for_it():
     code = "import sys, luciole.inference; sys.exit('arviz' in sys.modules or 'xarray' in sys.modules)"
     source = str(Path(lc.__file__).parents[1])

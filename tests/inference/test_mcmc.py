@@ -73,7 +73,8 @@ def test_interrupt_between_chunks_keeps_what_was_drawn(density, monkeypatch, chu
     np.testing.assert_allclose(mcmc.state.position, whole[:, 9])
 
 
-@pytest.mark.parametrize("compact", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compact", [False, True])
 def test_interrupt_inside_a_chunk_keeps_what_each_chain_has_drawn(density, monkeypatch, compact):
     options = {"num_chains": 9, "compact": compact}
     whole = small(NUTS(density), **options).run(KEY).get_samples(True)["x"]
@@ -163,6 +164,7 @@ def test_a_wall_counts_as_divergence_and_is_not_crossed(targets):
     assert (mcmc.get_samples()["x"] > 0).all() and mcmc.sample_stats["diverging"].any()
 
 
+@pytest.mark.slow
 def test_progress_bar(density, capfd, monkeypatch):
     monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)
     small(NUTS(density)).run(KEY)
@@ -199,6 +201,7 @@ class TestStarts:
         picky = targets.FakeDensity({"x": (1,)}, lambda p, _: jnp.log(p["x"] - 1.7).sum() - p["x"].sum())
         assert (self.run(picky) > 1.7).all()
 
+    @pytest.mark.slow
     def test_failure_names_what_is_wrong(self, targets):
         never = targets.FakeDensity({"x": (1,)}, lambda p, _: jnp.log(-1 - p["x"] ** 2).sum())
         with pytest.raises(InitError, match=r"(?s)chain 0 .*100 starting points.*site x: value.*init_to_median"):

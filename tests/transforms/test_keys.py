@@ -20,8 +20,8 @@ def same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
-@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5)], ids=str)
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5)], ids=str)
 def test_bits(both, dtype, shape, x64):
     same(*(jax.random.bits(key, shape, dtype) for key in both))
 

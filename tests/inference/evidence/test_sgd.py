@@ -28,6 +28,7 @@ def test_the_numbers_of_a_restart_do_not_depend_on_the_others(x64, conjugate, qu
     assert np.all(other.log_evidence[:, 0] != few.log_evidence[:, 0])
 
 
+@pytest.mark.slow
 def test_chunks_leave_no_trace(x64, conjugate, quiet, problem, monkeypatch):
     once = quiet(conjugate.model, jax.random.key(0), *problem, **RUN)
     monkeypatch.setattr(host, "_FIRST_CALL", 21)
@@ -36,6 +37,7 @@ def test_chunks_leave_no_trace(x64, conjugate, quiet, problem, monkeypatch):
     np.testing.assert_array_equal(once.samples["w"], again.samples["w"])
 
 
+@pytest.mark.slow
 def test_new_data_of_the_same_shapes_compile_nothing(conjugate, quiet, problem, backend_compiles):
     quiet(conjugate.model, jax.random.key(0), *problem, **RUN)
     del backend_compiles[:]

@@ -126,6 +126,7 @@ EXCESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "radius"), EXCESS)
 def test_what_the_pieces_cost(bounding, name, radius):
     tried = bounding.problem(name, 500, radii=(radius, radius), spread=1.0)

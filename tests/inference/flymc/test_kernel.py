@@ -173,6 +173,7 @@ def test_the_posterior_is_that_of_nuts(model):
     assert np.abs(z).max() < 4.5 and np.sqrt(np.mean(z**2)) < 1.8
 
 
+@pytest.mark.slow
 def test_queries_are_counted_once_and_all():
     mcmc = lc.MCMC(lc.FlyMC(logistic), num_warmup=50, num_samples=100, num_chains=2, keep_warmup=True, progress_bar=False)
     mcmc.run(jax.random.key(0), X, Y)

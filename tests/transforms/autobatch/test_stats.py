@@ -76,6 +76,7 @@ def test_members_wait_in_one_executor_and_not_in_the_other(strategy, axes):
         assert_leaves(late, axes(), LEAVES[strategy])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", LEAVES)
 def test_the_picture_adds_up(strategy, axes):
     run = autobatch(tree, strategy)
