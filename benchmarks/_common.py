@@ -1,5 +1,6 @@
 """What the benchmarks share: the acceptance posteriors, what is printed about the machine, and interleaved timing."""
 
+import gzip
 import importlib
 import json
 import os
@@ -10,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "acceptance"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+FOLDER = SHARED / "acceptance"
 os.environ.setdefault("LUCIOLE_CACHE_DIR", "")  # nothing compiled by an earlier process may help
 
 
@@ -26,6 +28,17 @@ def posteriors():
         data = json.loads((FOLDER / "posteriors" / name / "data.json").read_text())
         found[name] = spec.model, spec.prep(data)
     return found
+
+
+def mnist():
+    """MNIST's 10,000 test images, pixels between 0 and 1, (image, 784), and labels, (image,); None where they are not in shared/."""
+    import numpy as np
+
+    files = [SHARED / "data" / f"mnist-t10k-{name}-ubyte.gz" for name in ("images-idx3", "labels-idx1")]
+    if not all(file.is_file() for file in files):
+        return None
+    pixels, labels = (np.frombuffer(gzip.decompress(f.read_bytes()), np.uint8, offset=skip) for f, skip in zip(files, (16, 8), strict=True))
+    return pixels.reshape(-1, 784).astype(np.float32) / 255, labels.astype(np.int32)
 
 
 def announce(rule):

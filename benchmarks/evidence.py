@@ -18,18 +18,16 @@ Images: the 10,000 test images of MNIST from shared/data beside the checkout, or
 Warm-up: every program is compiled by one call that is not timed. Tempered SMC is BlackJAX's (skipped without it).
 """
 
-import gzip
 import itertools
 import sys
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import announce, interleaved, median
+from _common import announce, interleaved, median, mnist
 from numpy.polynomial import legendre
 from scipy.special import gammaln
 
@@ -42,8 +40,6 @@ from luciole.inference.evidence.descent import CAPACITY, Data, advance, begin
 from luciole.inference.evidence.descent import Path as Descent
 from luciole.inference.evidence.objective import Objective
 from luciole.inference.layout import Layout
-
-IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def network(x, y, widths, scale=1.0):
@@ -75,10 +71,9 @@ def linear(x, y, noise):
 
 def images():
     """(images (n, pixels), labels (n,)), pixels between 0 and 1, and their name."""
-    if (IMAGES / "mnist-t10k-images-idx3-ubyte.gz").is_file():
-        pixels = np.frombuffer(gzip.decompress((IMAGES / "mnist-t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-        labels = np.frombuffer(gzip.decompress((IMAGES / "mnist-t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-        return pixels.reshape(-1, 784).astype(np.float32) / 255, labels.astype(np.int32), "MNIST's 10,000 test images"
+    found = mnist()
+    if found is not None:
+        return *found, "MNIST's 10,000 test images"
     from sklearn.datasets import load_digits
 
     digits = load_digits()

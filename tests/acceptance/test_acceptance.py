@@ -121,7 +121,16 @@ FLYMC = {
     "nes1980-nes",
     "sblri-blr",
 }
-LIKE_OTHERS = {"arma-arma11", "earnings-logearn_interaction_z", "mesquite-logmesquite_logvash", "nes1980-nes"}
+LIKE_OTHERS = {
+    "arK-arK",
+    "arma-arma11",
+    "earnings-logearn_interaction_z",
+    "kidiq-kidscore_momhsiq",
+    "mesquite-logmesquite_logvash",
+    "nes1980-nes",
+    "sblri-blr",
+    "wells_data-wells_dist100_model",
+}
 SLOW = {"adapter:run": set(POSTERIORS) - LIKE_OTHERS, "adapter:run_dsl": QUICK, "adapter:run_flymc": {"dogs-dogs"}}
 RUNS = [("adapter:run", n) for n in POSTERIORS] + [("adapter:run_dsl", n) for n in POSTERIORS] + [("adapter:run_flymc", n) for n in FLYMC]
 RUNS = [pytest.param(e, n, marks=pytest.mark.slow if n in SLOW[e] else pytest.mark.exhaustive) for e, n in sorted(RUNS)]

@@ -110,7 +110,7 @@ def test_without_the_jacobian_they_are_not():
     assert min(found.values()) < FAILURE_RATE / len(found), found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_with_other_noise_in_the_simulator_they_are_not():
     simulator = functools.partial(autoregression, wrong=1.5)
     found = p_values(autoregression, num_simulations=100, seed=1, simulator=simulator)

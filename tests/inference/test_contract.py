@@ -27,10 +27,10 @@ KERNELS = {
 }
 
 
-SLOW = set(KERNELS) - {"nuts"}
+COSTS = {"nuts_dense": [pytest.mark.exhaustive], "hmc": [pytest.mark.exhaustive], "nuts": []}  # other kernels are slow
 
 
-@pytest.fixture(params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KERNELS])
+@pytest.fixture(params=[pytest.param(k, marks=COSTS.get(k, [pytest.mark.slow])) for k in KERNELS])
 def kernel(request):
     return KERNELS[request.param]
 

@@ -47,8 +47,7 @@ def assert_equal(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dense", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.slow
+@pytest.mark.parametrize("dense", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_recursive_and_iterative_are_equal_draw_for_draw_and_to_plain_python(dense, x64):
     batch = starts(2600, dense)
     walks = [walk(density, MAX_DEPTH) for walk in (recursive, iterative)]

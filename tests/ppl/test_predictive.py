@@ -46,6 +46,24 @@ def test_prior():
     np.testing.assert_array_equal(draws["y"], lc.prior_predictive(regression, jax.random.key(0), 7, y=None)["y"])
 
 
+COUNTS = {
+    "poisson": (dist.Poisson(3.0), stats.poisson(3.0)),
+    "gamma poisson": (dist.GammaPoisson(2.0, 0.5), stats.nbinom(2, 1 / 3)),
+    "zero-inflated poisson": (dist.ZeroInflatedPoisson(1e-9, 3.0), stats.poisson(3.0)),
+}
+
+
+@pytest.mark.parametrize("name", ["poisson", *(pytest.param(n, marks=pytest.mark.slow) for n in list(COUNTS)[1:])])
+def test_prior_of_counts(name):
+    """JAX draws Poisson numbers with its own generator only."""
+    distribution, expected = COUNTS[name]
+    drawn = lc.prior_predictive(lambda: lc.sample("y", distribution.expand([4]).to_event(1)), jax.random.key(1), 500)["y"]
+    cells = np.arange(8)
+    observed = [*(drawn == k for k in cells[:-1]), drawn >= cells[-1]]
+    probability = [*expected.pmf(cells[:-1]), expected.sf(cells[-1] - 1)]
+    assert stats.chisquare([o.sum() for o in observed], np.multiply(probability, drawn.size)).pvalue > 1e-4
+
+
 @pytest.mark.parametrize("lead", [(5,), (2, 3)])
 def test_posterior(lead):
     given = samples(*lead)

@@ -113,7 +113,7 @@ def test_random_programs(steps, seed):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(programs(), st.integers(0, 2**16))
 def test_more_random_programs(steps, seed):
     test_random_programs.hypothesis.inner_test(steps, seed)
