@@ -21,7 +21,7 @@ from ..records import ChainState
 from ..slice import Slice
 from .conditional import TILE
 from .setup import Setup, light_up
-from .transitions import GivenTransition, RotationTransition, attended
+from .transitions import GivenTransition, RotationTransition, mended
 
 __all__ = ["BreakEvenWarning", "FlyMC"]
 
@@ -174,7 +174,7 @@ class FlyMC:
 
 def _inspect(factor: Factor, num: int, transition: Any, state: ChainState) -> Any:
     """See `Fitted.inspect`; by holding the factor, keeps arrays in host memory alive for the run."""
-    return attended(transition, state, factor.site, num)
+    return mended(transition, state, factor.site, num)
 
 
 def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: float, dim: int):

@@ -19,7 +19,7 @@ from .flips import update
 from .records import Fireflies, Lit, Point
 from .rotation import LARGEST_STEP, Whereabouts, iterate
 
-__all__ = ["Faults", "GivenTransition", "RotationTransition", "attended"]
+__all__ = ["Faults", "GivenTransition", "RotationTransition", "mended"]
 
 _log = logging.getLogger("luciole")
 
@@ -72,7 +72,7 @@ class Held(NamedTuple):
     faults: Faults
 
 
-def attended(transition: Any, state: ChainState, site: str, num: int) -> Any:
+def mended(transition: Any, state: ChainState, site: str, num: int) -> Any:
     """A transition with more room, if rows found none and the draws would not be exact; None if nothing is wrong.
 
     Args:
