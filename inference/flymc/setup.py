@@ -154,7 +154,7 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     explicit = z_update == "explicit" or (z_update is None and bright > _MANY * len(anchor))
     conditional = Conditional(kind, rest, capacity, candidates, explicit)
     fireflies = fireflies._replace(scale=jnp.asarray(_whitening(kind, fireflies, found, rest.names)))
-    return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, total, found.queries + 2 * len(anchor), factor)
+    return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, bright, found.queries + 2 * len(anchor), factor)
 
 
 def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
