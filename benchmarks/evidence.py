@@ -347,10 +347,11 @@ def _on_images(label, widths, step_size, num_steps, restarts, **options):
 
 
 def threshold():
+    """Descent is the slower the wider the threshold: each has steps enough for the bound to peak."""
     print(images()[2])
     found = {}
-    for width in (None, 3.0, 10.0, 30.0, 100.0, 300.0):
-        found[str(width)] = _on_images(str(width), (30,), 0.03, 1500, 4, batch_size=200, gradient_threshold=width)
+    for width, num_steps in ((None, 1500), (10.0, 1500), (30.0, 1500), (100.0, 3000), (200.0, 8000), (300.0, 15_000), (1000.0, 80_000)):
+        found[str(width)] = _on_images(str(width), (30,), 0.03, num_steps, 4, batch_size=200, gradient_threshold=width)
     print(lc.compare_evidence(found))
 
 
