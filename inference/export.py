@@ -215,7 +215,7 @@ def _observed(run: Run) -> dict[str, np.ndarray]:
     if not names:
         return {}
     first = {n: run.samples[n][0, 0] for n in run.program.latents}
-    values = generate(run.program, run.program.data, random_key(np.zeros(2, np.uint32)), first)
+    values = generate(run.program, run.program.data, random_key(), first)
     return {n: np.asarray(values[n]) for n in names}
 
 

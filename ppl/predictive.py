@@ -91,7 +91,7 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
         raise ModelError(
             f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
         )
-    return _in_batches(_pointwise, program, random_key(np.zeros(2, np.uint32)), given, math.prod(lead), lead)
+    return _in_batches(_pointwise, program, random_key(), given, math.prod(lead), lead)
 
 
 def _typed(key: Any) -> jax.Array:

@@ -6,6 +6,8 @@ The bits are the same, so that a key of either kind gives the same draws, up to 
 """
 
 import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,15 @@ from .streams import threefry
 __all__ = ["WRITTEN_OUT", "jax_key", "random_key"]
 
 _JAX = "threefry2x32"
+_program = partial(jax.jit, inline=True)  # outside of a program as well a use is one call, not a hundred
 
 
-def random_key(words) -> jax.Array:
-    """A key from its two words, uint32 (2,): of the generator written out on a CPU, of JAX's own elsewhere, where it compiles quickly."""
-    return jax.random.wrap_key_data(jnp.asarray(words), impl=WRITTEN_OUT if jax.default_backend() == "cpu" else _JAX)
+def random_key(words: Any = (0, 0)) -> jax.Array:
+    """A key from its two words, uint32 (2,), those of seed 0 if left out.
+
+    Its generator is the one written out on a CPU, and JAX's own elsewhere, where that compiles quickly.
+    """
+    return jax.random.wrap_key_data(jnp.asarray(words, jnp.uint32), impl=WRITTEN_OUT if jax.default_backend() == "cpu" else _JAX)
 
 
 def jax_key(key: jax.Array) -> jax.Array:
@@ -37,15 +43,18 @@ def _counted(key, shape: tuple[int, ...]):
     return threefry(key[0], key[1], lax.full_like(low, 0), low)
 
 
+@partial(_program, static_argnums=1)
 def _split(key, shape: tuple[int, ...]):
     return jnp.stack(_counted(key, shape), axis=-1)
 
 
+@_program
 def _fold_in(key, data):
     low = jnp.asarray(data).astype(jnp.uint32)
     return jnp.stack(threefry(key[0], key[1], lax.full_like(low, 0), low))
 
 
+@partial(_program, static_argnums=(1, 2))
 def _random_bits(key, bit_width: int, shape: tuple[int, ...]):
     high, low = _counted(key, shape)
     if bit_width == 64:

@@ -164,7 +164,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _check_sum(batches: Batches, objective: Objective, data: Sequence[Any], order: np.ndarray, name: str) -> None:
     """The log likelihood of all rows is the sum over batches, at draws from the prior."""
-    keys = jax.random.split(random_key(np.zeros(2, np.uint32)), _DRAWS)
+    keys = jax.random.split(random_key(), _DRAWS)
     whole, parts = (np.asarray(x) for x in _whole_and_parts(batches, objective, data, keys, jnp.asarray(order)))
     slack = _ROUNDING * np.finfo(whole.dtype).eps * np.abs(whole)
     if not np.allclose(whole, parts, rtol=0, atol=np.nanmax(slack), equal_nan=True):
