@@ -25,11 +25,11 @@ from .kinds import Kind
 from .records import Fireflies, Lit, Natural, Point
 from .rest import Rest
 
-__all__ = ["TILE", "Conditional", "Seen", "log_odds"]
+__all__ = ["PASS", "TILE", "Conditional", "Seen", "log_odds"]
 
 TILE = 32
 _LEAST_GAP = 1e-12
-_PASS = 4096
+PASS = 4096
 
 
 class Seen(NamedTuple):
@@ -66,7 +66,11 @@ class Conditional:
         """With a longer list: four times of bright rows or, where that has room for all `num` already, twice of proposed ones."""
         if self.capacity >= num:
             return replace(self, candidates=2 * self.candidates)
-        return replace(self, capacity=min(4 * self.capacity, TILE * -(-num // TILE)))
+        return self.with_room(min(4 * self.capacity, num))
+
+    def with_room(self, bright: int) -> "Conditional":
+        """With a list of as many bright rows, or the few more that fill a tile."""
+        return replace(self, capacity=TILE * -(-bright // TILE))
 
     def nothing_lit(self, fireflies: Fireflies) -> Lit:
         """All rows dark."""
@@ -108,12 +112,12 @@ class Conditional:
         num = len(fireflies.anchor)
 
         def body(k, total):
-            first = jnp.minimum(k * _PASS, max(num - _PASS, 0))
-            index = first + jnp.arange(min(_PASS, num))
+            first = jnp.minimum(k * PASS, max(num - PASS, 0))
+            index = first + jnp.arange(min(PASS, num))
             value = self._likelihood(fireflies, index, fireflies.rows[index] @ natural.shift, natural.shared)
-            return total + jnp.where(index >= k * _PASS, value, 0).sum()  # the last tile is moved back to fit
+            return total + jnp.where(index >= k * PASS, value, 0).sum()  # the last tile is moved back to fit
 
-        return lax.fori_loop(0, jnp.where(skip, 0, -(-num // _PASS)), body, jnp.float64(0))
+        return lax.fori_loop(0, jnp.where(skip, 0, -(-num // PASS)), body, jnp.float64(0))
 
     def _likelihood(self, fireflies: Fireflies, index, offset, shared):
         params = jax.tree.map(lambda x: x[index], fireflies.params)

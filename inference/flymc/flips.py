@@ -20,12 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...transforms.streams import Stream, uniform
-from .conditional import TILE, Conditional
+from .conditional import PASS, TILE, Conditional
 from .records import Fireflies, Lit, Point
 
 __all__ = ["Purpose", "flip", "propose", "redraw", "update"]
-
-_TILE = 4096  # dark rows looked at together by an explicit update
 
 
 class Purpose(IntEnum):
@@ -67,7 +65,7 @@ def redraw(conditional: Conditional, fireflies: Fireflies, stream: Stream, point
     bright = jnp.arange(capacity) < lit.count
     number = num - lit.count
     is_bright = jnp.zeros(num, bool).at[jnp.where(bright, lit.index, num)].set(True, mode="drop")
-    dark = jnp.nonzero(~is_bright, size=-(-num // _TILE) * _TILE, fill_value=0)[0].astype(jnp.int32)
+    dark = jnp.nonzero(~is_bright, size=-(-num // PASS) * PASS, fill_value=0)[0].astype(jnp.int32)
     to_light = uniform(stream, Purpose.LIGHT, (num,), dtype=dtype)
 
     def chance(index, gap):
@@ -76,15 +74,15 @@ def redraw(conditional: Conditional, fireflies: Fireflies, stream: Stream, point
 
     def body(k, carry):
         lit, refuted = carry
-        index = lax.dynamic_slice_in_dim(dark, k * _TILE, _TILE)
-        valid = k * _TILE + jnp.arange(_TILE) < number
+        index = lax.dynamic_slice_in_dim(dark, k * PASS, PASS)
+        valid = k * PASS + jnp.arange(PASS) < number
         seen = conditional.look(fireflies, index, fireflies.rows[index].astype(dtype), valid, point.natural)
         lights = valid & (to_light[index] < chance(index, seen.gap))
         return _appended(lit, lights, index, seen.gap, seen.pull), jnp.maximum(refuted, seen.refuted)
 
     stays = bright & (uniform(stream, Purpose.DARKEN, (capacity,), dtype=dtype) < chance(lit.index, lit.gap))
     lit = _appended(conditional.nothing_lit(fireflies), stays, lit.index, lit.gap, lit.pull)
-    lit, refuted = lax.fori_loop(0, (number + _TILE - 1) // _TILE, body, (lit, jnp.int32(-1)))
+    lit, refuted = lax.fori_loop(0, (number + PASS - 1) // PASS, body, (lit, jnp.int32(-1)))
     return lit, number.astype(jnp.int32), lit.count > capacity, jnp.where(point.inside, refuted, -1)
 
 

@@ -1,10 +1,9 @@
 """`FlyMC`: what a user configures, and the kernel that it becomes on data."""
 
 import logging
-import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,6 @@ from ..nuts import NUTS
 from ..random_walk import RWM
 from ..records import ChainState
 from ..slice import Slice
-from .conditional import TILE
 from .setup import Setup, light_up
 from .transitions import GivenTransition, RotationTransition, mended
 
@@ -143,8 +141,7 @@ class FlyMC:
         capacity = setup_options.pop("capacity", 0)
         found = light_up(find_factor(density, self.plate, self.rows), density, bounds=self.bounds, **setup_options)
         conditional, fireflies = found.conditional, found.fireflies
-        rows = TILE * math.ceil(max(capacity, conditional.capacity) / TILE)
-        conditional = replace(conditional, capacity=rows)
+        conditional = conditional.with_room(max(capacity, conditional.capacity))
         _log.info(
             "FlyMC: %d rows, %.1f expected to be bright, softening %g, %d likelihoods evaluated in the set-up",
             len(fireflies.anchor), found.predicted, found.softening, found.queries,

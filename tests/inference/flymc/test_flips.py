@@ -72,7 +72,7 @@ def p_values(bright, r):
 @pytest.mark.parametrize("update", [flip, redraw])
 @pytest.mark.parametrize("at", [0.7, 9.0], ids=["inside", "outside"])
 def test_rows_are_bright_with_their_probabilities_and_independently(found, update, at, monkeypatch):
-    monkeypatch.setattr(flips, "_TILE", 16)
+    monkeypatch.setattr(flips, "PASS", 16)
     bright, r = update_many(found, flip=update, at=at)
     assert r.sum() > 5
     assert min(p_values(bright, r)) > 1e-4
