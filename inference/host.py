@@ -86,9 +86,9 @@ def drive(
     capacity: int,
     compact: bool,
     progress: Progress,
-    meetings: tuple[int, ...] = (),
-    meet: Callable[[ChainState, Tuning], ChainState] | None = None,
-    inspect: Callable[[ChainState], Transition | None] = lambda chains: None,
+    meetings: tuple[int, ...],
+    meet: Callable[[ChainState, Tuning], ChainState] | None,
+    inspect: Callable[[ChainState], Transition | None],
 ) -> Outcome:
     """Advances every chain by `total` transitions, or until the user interrupts.
 

@@ -77,7 +77,7 @@ class Fitted(NamedTuple):
     queries: int | None = None
     wide: bool = False
     in_one: bool = False
-    inspect: Callable[[Any, ChainState], "Transition | None"] | None = None
+    inspect: Callable[[Any, ChainState], "Transition | None"] = lambda transition, chains: None
 
 
 def fitted(kernel: Any, density: Any, layout: Layout, words: Any, num_chains: int) -> Fitted:

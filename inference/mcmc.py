@@ -127,11 +127,12 @@ class MCMC:
             evaluated = fit.starts is None
             target = trace_target(density, self.kernel.init_strategy, self.num_chains, fit.transition.uses_gradient, evaluated)
             with jax.enable_x64(True) if fit.wide else nullcontext():
-                outcome, driving = self._drive(density, fit, target, words, init_params, progress)
-                while outcome.again is not None and not outcome.interrupted:
+                while True:
+                    outcome, driving = self._drive(density, fit, target, words, init_params, progress)
+                    if outcome.again is None or outcome.interrupted:
+                        break
                     fit = fit._replace(transition=outcome.again, queries=(fit.queries or 0) + outcome.counts.queries)
                     fitting = perf_counter()
-                    outcome, driving = self._drive(density, fit, target, words, init_params, progress)
         self._finished = _Finished(
             outcome=outcome,
             names=target.names,
@@ -308,9 +309,9 @@ class MCMC:
         num_kept = self._num_warmup_kept + self.num_samples // self.thinning
         total = self.num_warmup + self.num_samples
         begin, state = compiled.begin(*begin_args)
-        inspect = {} if fit.inspect is None else {"inspect": partial(fit.inspect, fit.transition)}
+        inspect = partial(fit.inspect, fit.transition)
         outcome = drive(
-            compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet, **inspect
+            compiled, begin, state, target.data, plan, total, num_kept, capacity, self.compact, progress, meetings, meet, inspect
         )
         if not outcome.ok.all():
             last = np.asarray(outcome.state.position)
