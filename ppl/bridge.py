@@ -18,14 +18,15 @@ from jax.core import Tracer
 from numpyro import handlers
 from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.contrib.control_flow.scan import scan_wrapper
-from numpyro.distributions import Distribution, MaskedDistribution, Unit, biject_to, constraints
+from numpyro.distributions import Distribution, Unit, biject_to, constraints
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import _PYRO_STACK, Messenger
 
 from ..transforms import ModelError
-from .checks import check_observation, check_shape, check_value
+from .checks import check_observation, check_shape, coded
+from .gate import as_array
 from .primitives import bind_site
-from .spec import Plate, Spec, distribution_name, is_array, split_distribution
+from .spec import Plate, Spec, distribution_name, is_array, peel, split_distribution
 
 __all__ = ["Bridge", "current_bridge", "trace_context"]
 
@@ -104,7 +105,7 @@ class Bridge(Messenger):
         value = self._given(msg, dist)
         observed = value is not None
         if observed:
-            value = check_value(value, name, "obs")
+            value = coded(dist, as_array(value, f"site {name!r}: obs"))
             shape, dtype = check_shape(name, dist, value, plates), value.dtype
             if shape != value.shape:
                 value = (jnp if isinstance(value, jax.Array) else np).broadcast_to(value, shape)
@@ -116,7 +117,7 @@ class Bridge(Messenger):
         unconstrained_shape, unit_jacobian = _unconstrained(dist, shape) if not observed else (None, True)
         spec = Spec(
             name=name,
-            kind="factor" if isinstance(_unmasked(dist), Unit) else "sample",
+            kind="factor" if isinstance(peel(dist)[0], Unit) else "sample",
             shape=tuple(shape),
             dtype=dtype,
             distribution=distribution_name(dist),
@@ -197,7 +198,7 @@ def _dtype(dist: Distribution) -> Any:
 
 def _deterministic(msg: dict[str, Any]) -> Any:
     name = msg["name"]
-    value = check_value(msg["value"], name, "value")
+    value = as_array(msg["value"], f"site {name!r}: value")
     spec = Spec(name=name, kind="deterministic", shape=np.shape(value), dtype=value.dtype, plates=_plates(msg))
     return bind_site(spec, [value])
 
@@ -214,12 +215,6 @@ def _refuse_subsampling(msg: dict[str, Any]) -> None:
             f"plate {msg['name']!r} subsamples {subsample_size} of {size}. Subsampling inside a Markov chain silently samples another "
             "posterior; remove `subsample_size` and give the whole data."
         )
-
-
-def _unmasked(dist: Distribution) -> Distribution:
-    while isinstance(dist, MaskedDistribution):
-        dist = dist.base_dist
-    return dist
 
 
 def _unconstrained(dist: Distribution, shape: Sequence[int]) -> tuple[tuple[int, ...] | None, bool]:

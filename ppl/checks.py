@@ -1,36 +1,23 @@
-"""What is checked while a model is traced, before anything runs. Every message names the site and says what to write instead."""
+"""What is checked of a site while a model is traced, before anything runs. Every message names it and says what to write instead."""
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
-from numpyro.distributions import Distribution
+from numpyro.distributions import CategoricalLogits, CategoricalProbs, Distribution, Unit
 
-from ..transforms import ModelError
+from ..transforms import LucioleWarning, ModelError
 from .spec import Plate, distribution_name, peel
 
-__all__ = ["check_observation", "check_shape", "check_value"]
+__all__ = ["MissingPlateWarning", "check_observation", "check_shape", "check_values", "coded"]
 
 
-def check_value(value: Any, name: str, what: str) -> Any:
-    """`value` as a JAX or NumPy array of canonical dtype, or a `ModelError`.
-
-    Concrete values stay NumPy arrays: under a trace `jnp.asarray` would hide them from the checks that follow.
-    """
-    if isinstance(value, jax.Array):  # tracers are jax.Arrays too
-        return value
-    try:
-        array = np.asarray(value)
-        if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-            raise TypeError
-        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    except (TypeError, ValueError):
-        raise ModelError(
-            f"site {name!r}: {what} is a {type(value).__module__}.{type(value).__name__}; expected a number or a numeric array. "
-            "Convert it first, for example `jnp.asarray(x)`, `series.to_numpy()`, or integer codes for labels."
-        ) from None
+class MissingPlateWarning(LucioleWarning):
+    """An observation has more dimensions than its distribution and the plates around it."""
 
 
 def check_shape(name: str, dist: Distribution, value: Any, plates: Sequence[Plate]) -> tuple[int, ...]:
@@ -45,14 +32,39 @@ def check_shape(name: str, dist: Distribution, value: Any, plates: Sequence[Plat
         except ValueError:
             fits = False
         else:
-            fits = broadcast == shape or (broadcast == expected and not plates)
+            fits = broadcast == shape or (broadcast == expected and (not plates or isinstance(peel(dist)[0], Unit)))
     if not fits:
         raise ModelError(
             f"site {name!r}: the observed value has shape {shape}, and {distribution_name(dist)} has shape {expected} "
             f"(batch {tuple(dist.batch_shape)}, event {event_shape}){_plate_words(plates)}. Give an observation of the distribution's "
             "shape, or change the plate's size or the distribution's arguments to fit the data."
         )
+    if plates and math.prod(broadcast[: len(broadcast) - len(expected)]) > 1:
+        _warn_of_rows(name, dist, broadcast, plates)
     return broadcast
+
+
+def _warn_of_rows(name: str, dist: Distribution, shape: tuple[int, ...], plates: Sequence[Plate]) -> None:
+    """Warn that rows of an observation that no plate accounts for are taken for independent copies."""
+    extra = len(shape) - len(dist.shape())
+    dim = len(dist.event_shape) - len(shape) + extra - 1
+    warnings.warn(
+        f"site {name!r}: the observed value has shape {shape}, and {distribution_name(dist)} has shape {tuple(dist.shape())}"
+        f"{_plate_words(plates)}: the {math.prod(shape[:extra])} rows in front count as independent observations of the same distribution. "
+        f"If that is meant, write a plate for them: `lc.plate(name, {shape[extra - 1]}, dim={dim})`.",
+        MissingPlateWarning,
+        stacklevel=2,
+    )
+
+
+def coded(dist: Distribution, value: Any) -> Any:
+    """Labels as the integers that they are: a distribution over categories picks by them, and cannot by 1.0 or True."""
+    if isinstance(value, Tracer) or not isinstance(peel(dist)[0], (CategoricalLogits, CategoricalProbs)) or value.dtype.kind not in "bf":
+        return value
+    codes = np.asarray(value)
+    if not np.isfinite(codes).all() or (codes != np.trunc(codes)).any():
+        return value
+    return codes.astype(jax.dtypes.canonicalize_dtype(int))
 
 
 def check_observation(name: str, dist: Distribution, value: Any) -> None:
@@ -62,8 +74,20 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
     value = np.asarray(value)
     base, masks = peel(dist)  # element by element: what is NaN, or outside, inside a larger event can be masked on its own
     used = _used(masks, base.event_dim, value.shape[: value.ndim - base.event_dim])
-    if used is None:
-        return
+    if used is not None:
+        check_values(name, base, value, used, base.support)
+
+
+def check_values(name: str, base: Distribution, value: np.ndarray, used: np.ndarray, support: Any) -> None:
+    """Refuse NaN and values outside a support.
+
+    Args:
+        name: of the site.
+        base: its distribution without masks.
+        value: batch + event of `base`, or with further axes in front.
+        used: bool, the shape of `value` without the event: which elements count.
+        support: of `base`, or None if it is not known.
+    """
     if np.issubdtype(value.dtype, np.inexact):
         nan = np.isnan(value).any(axis=tuple(range(used.ndim, value.ndim)))
         if (nan & used).any():
@@ -71,7 +95,6 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
                 f"site {name!r}: the observed value is NaN at index {_first(nan & used)} ({int((nan & used).sum())} of {nan.size} in "
                 "all). Drop these rows, or mask them: `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
             )
-    support = base.support
     if support is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(support)):
         return
     with jax.ensure_compile_time_eval():
@@ -83,7 +106,7 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
         index = _first(outside)
         raise ModelError(
             f"site {name!r}: the observed value {value[index]} at index {index} ({int(outside.sum())} of {outside.size} in all) is "
-            f"outside the support of {distribution_name(dist)}, {support}. Check the data's coding, or choose another distribution."
+            f"outside the support of {distribution_name(base)}, {support}. Check the data's coding, or choose another distribution."
         )
 
 

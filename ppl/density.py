@@ -24,11 +24,15 @@ from . import interpreters
 from .initial import InitStrategy, init_to_uniform
 from .program import ModelProgram, Site, trace
 
-__all__ = ["LogDensity", "ScaledLatentWarning", "log_density"]
+__all__ = ["LogDensity", "NothingObservedWarning", "ScaledLatentWarning", "log_density"]
 
 
 class ScaledLatentWarning(LucioleWarning):
     """A latent site is scaled and its Jacobian is not: a deliberate difference from NumPyro."""
+
+
+class NothingObservedWarning(LucioleWarning):
+    """A model with an argument that is None, and neither an observation nor a factor: its density is the prior's. A forgotten `y=`?"""
 
 
 @dataclass(frozen=True)
@@ -175,13 +179,27 @@ def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDens
 
     Warns:
         ScaledLatentWarning: a latent site with a bijection is scaled; here, unlike in NumPyro, its Jacobian is not.
+        NothingObservedWarning: an argument is None, and there is no observed site and no factor: the density is the prior's.
     """
     program = trace(model, *args, **kwargs)
     if not program.latents:
         raise ModelError("the model has no latent site: every `sample` statement is observed, so there is nothing to infer.")
     for site in program.latents.values():
         _check_latent(site)
+    if program.absent and all(site.latent or site.kind == "deterministic" for site in program.sites.values()):
+        _warn_of_prior(program)
     return LogDensity(program.data, _Skeleton(program))
+
+
+def _warn_of_prior(program: ModelProgram) -> None:
+    *others, last = program.absent
+    none = f"arguments {', '.join(map(repr, others))} and {last!r} are" if others else f"argument {last!r} is"
+    warnings.warn(
+        f"no site is observed, and the {none} None: this is the density of the prior, with every one of {list(program.latents)} latent. "
+        f"Give the data, for example `{last}={last}`; for draws from the prior use `lc.prior_predictive`, which needs no chains.",
+        NothingObservedWarning,
+        stacklevel=3,
+    )
 
 
 def _check_latent(site: Site) -> None:

@@ -22,7 +22,7 @@ from numpyro.primitives import _PYRO_STACK
 
 from ..transforms import ModelError
 from .bridge import current_bridge
-from .checks import check_value
+from .gate import as_array
 
 __all__ = ["condition", "deterministic", "factor", "model", "plate", "sample"]
 
@@ -76,7 +76,7 @@ def sample(
     if not _PYRO_STACK:
         raise _outside(f"site {name!r}")
     if obs is not None:
-        obs = check_value(obs, name, "obs")
+        obs = as_array(obs, f"site {name!r}: obs")
     return numpyro.sample(name, fn, obs=obs, sample_shape=sample_shape, infer=infer, obs_mask=obs_mask)
 
 
@@ -85,7 +85,7 @@ def deterministic(name: str, value: Any) -> Any:
     _check_name(name, "deterministic")
     if not _PYRO_STACK:
         raise _outside(f"site {name!r}")
-    return numpyro.deterministic(name, check_value(value, name, "value"))
+    return numpyro.deterministic(name, as_array(value, f"site {name!r}: value"))
 
 
 def factor(name: str, log_factor: Any) -> None:
@@ -93,7 +93,7 @@ def factor(name: str, log_factor: Any) -> None:
     _check_name(name, "factor")
     if not _PYRO_STACK:
         raise _outside(f"site {name!r}")
-    numpyro.factor(name, check_value(log_factor, name, "log_factor"))
+    numpyro.factor(name, as_array(log_factor, f"site {name!r}: log_factor"))
 
 
 def condition(model: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:

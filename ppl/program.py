@@ -1,25 +1,28 @@
 """Tracing: from a Python function to a `ModelProgram`, a jaxpr with sites in it.
 
-The model is called once, with its concrete arguments closed over. Arrays among them become the constants of the jaxpr: these are the
-data, and every later stage takes them as arguments. Python numbers and strings become part of the program.
+The model is called once, with its concrete arguments closed over: behind the gate (`gate`), where what a user hands in becomes arrays.
+Those become the constants of the jaxpr: they are the data, and every later stage takes them as arguments. Python numbers and strings
+become part of the program. What the program does with its data is looked at before anything runs (`survey`).
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..transforms import LucioleError, ModelError, structure
+from ..transforms.indices import IndexUse
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
-from ..transforms.source_lines import Frame, user_code
 from .bridge import Bridge, trace_context
+from .gate import Argument, admit
+from .messages import line_of, translated_error
 from .primitives import is_site
 from .spec import Spec
+from .survey import survey
 
 __all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
 
@@ -66,6 +69,9 @@ class Site:
 class ModelProgram:
     """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate.
 
+    `.arguments` are the arrays among the model's arguments, by parameter and path, and `.absent` its parameters that are None;
+    `.indices` says which index goes into which axis of what, in program order.
+
     Two programs are equal if they do the same with their data, whatever the data are: a fresh trace of the same model on new data of
     the same shapes gives an equal program, so that a program can be a static argument of a jitted function.
     """
@@ -73,6 +79,9 @@ class ModelProgram:
     jaxpr: ClosedJaxpr
     sites: dict[str, Site]
     coords: dict[str, list[Any]]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    indices: tuple[IndexUse, ...] = ()
 
     @property
     def data(self) -> tuple[Any, ...]:
@@ -114,17 +123,18 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
         The program; `print` shows the table of sites.
 
     Raises:
-        ModelError: duplicate names, shapes that do not fit, observations that are NaN or outside their support, statements that
-            have no place in a model; each with the site's name and the user's line.
+        ModelError: duplicate names, shapes that do not fit, arguments that would lose their meaning as arrays, indices out of range,
+            observations that are NaN or outside their support, statements that have no place in a model; each with the site's or the
+            argument's name and the user's line.
     """
     if not callable(model):
         raise ModelError(f"found a {type(model).__name__} where the model belongs; expected a function with `lc.sample` statements.")
-    args, kwargs = jax.tree.map(_as_data, (args, kwargs))
+    given = admit(model, args, kwargs)
     bridge = Bridge()
 
     def run() -> tuple[()]:
         with bridge:
-            model(*args, **kwargs)
+            model(*given.args, **given.kwargs)
         return ()
 
     try:
@@ -132,27 +142,15 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
         # left there would bring the sites, names and masks of that trace with it.
         with trace_context(("luciole trace", next(_trace_numbers))):
             jaxpr = jax.make_jaxpr(run)()
-    except LucioleError as e:
-        raise _located(e, e) from e.__cause__
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as e:
-        raise ModelError(
-            f"{_words(e)}\nThe model needs the value of a latent or traced quantity while it is being traced{_at(e)}. Use `jnp.where`, "
-            "`jax.lax.cond` or `jax.lax.scan` for what depends on a sampled value; compute sizes and indices from the data with NumPy."
-        ) from e
     except Exception as e:
-        name = _site_in_progress(e)
-        if name is None:
+        translated = translated_error(e, given)
+        if translated is None:
             raise
-        raise ModelError(f"site {name!r}: {_words(e)}{_at(e)}.") from e
+        raise translated from (e.__cause__ if isinstance(e, LucioleError) else e)
     sites = _by_name(_sites(jaxpr, ()))
     if not sites:
         raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
-    return ModelProgram(jaxpr, sites, dict(bridge.coords))
-
-
-def _as_data(leaf: Any) -> Any:
-    """A NumPy array without axes as a JAX array: JAX would write the number of the former into the program."""
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.ndim == 0 and leaf.dtype.kind == "f" else leaf
+    return ModelProgram(jaxpr, sites, dict(bridge.coords), given.arrays, given.absent, survey(jaxpr))
 
 
 def has_sites(eqn: JaxprEqn) -> bool:
@@ -240,7 +238,7 @@ def _site(eqn: JaxprEqn, loops: tuple[int, ...]) -> Site:
         dims=_dims(spec, loops),
         observed=spec.observed,
         loops=loops,
-        line=_line(user_frames(eqn)),
+        line=line_of(user_frames(eqn)),
         spec=spec,
     )
 
@@ -258,40 +256,3 @@ def _dims(spec: Spec, loops: tuple[int, ...]) -> tuple[str, ...]:
     # a deterministic value need not have the plate's axis: one of another size is its own
     plates = {batch + p.dim: p.name for p in spec.plates if batch + p.dim >= 0 and own[batch + p.dim] == p.size}
     return (*lead, *(plates.get(i, f"{spec.name}_dim_{i}") for i in range(rest)))
-
-
-def _line(frames: list[Frame]) -> str:
-    for file, number, _ in user_code(frames):
-        return f"{file}:{number}"
-    return "in an unknown place"
-
-
-def _frames(error: BaseException) -> list[tuple[str, int, dict[str, Any]]]:
-    frames, tb = [], error.__traceback__
-    while tb is not None:
-        frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno, tb.tb_frame.f_locals))
-        tb = tb.tb_next
-    return frames[::-1]
-
-
-def _at(error: BaseException) -> str:
-    line = _line([(f, n, "") for f, n, _ in _frames(error)])
-    return "" if line.startswith("in ") else f" ({line})"
-
-
-def _located(error: LucioleError, cause: BaseException) -> LucioleError:
-    """The same error with the user's line at its end."""
-    where = _at(cause)
-    return type(error)(f"{error}{where}" if where not in str(error) else str(error)).with_traceback(error.__traceback__)
-
-
-def _site_in_progress(error: BaseException) -> str | None:
-    """The name of the site whose `sample` statement was on the stack when NumPyro raised `error`."""
-    for file, _, local in _frames(error):
-        if file.endswith(("numpyro/primitives.py", "ppl/language.py")) and isinstance(local.get("name"), str):
-            return local["name"]
-    return None
-
-
-def _words(error: BaseException) -> str:
-    return str(error).split("\n")[0].rstrip(".")

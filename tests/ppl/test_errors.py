@@ -250,7 +250,7 @@ CASES = {
     plate_against_data: ["'y'", "(5,)", "plate 'n' has size 3", "dim="],
     numpyro_plate_against_data: ["'y'"],
     text_observed: ["'y'", "numpy.ndarray", "expected a number or a numeric array", "integer codes"],
-    objects_observed: ["'y'", "numpy.ndarray", "expected a number or a numeric array"],
+    objects_observed: ["'y'", "NaN at index 0", "1 of 2"],
     ragged_observed: ["'y'", "list", "expected a number or a numeric array"],
     text_deterministic: ["'label'", "str", "expected a number or a numeric array"],
     dict_as_factor: ["'f'", "dict", "expected a number or a numeric array"],
