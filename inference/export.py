@@ -25,6 +25,7 @@ from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
 from ..transforms.errors import SamplerError
 from ..transforms.keys import random_key
+from .scores import scores_by_variable
 
 __all__ = ["Run", "array_arguments", "posterior_dataset", "saturated", "to_arviz"]
 
@@ -73,7 +74,7 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
         groups["posterior_predictive"] = names.draws(values)
     groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)
     if log_likelihood and run.program is not None and names.observed:
-        groups["log_likelihood"] = names.draws(log_likelihood_of(run.program, run.samples))
+        groups["log_likelihood"] = names.scores(log_likelihood_of(run.program, run.samples))
     if prior is not None:
         values = _by_chain("prior", names, prior, ())
         groups["prior"] = names.draws({n: v for n, v in values.items() if n not in names.observed})
@@ -149,15 +150,29 @@ class _Names:
         return self.dataset(values, _SAMPLE_DIMS)
 
     def dataset(self, values: Values, lead: tuple[str, ...] = ()) -> Any:
-        variables, dims, attributes = {}, {}, {}
-        for site, value in values.items():
-            name = self.variables[site]
-            variables[name] = value
-            # pointwise log likelihoods have no event axes: those are the last
-            own = [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
-            dims[name] = own[: np.ndim(value) - len(lead)]
-            attributes[name] = {} if name == site else {"site": site}
+        variables = {self.variables[site]: value for site, value in values.items()}
+        dims = {self.variables[site]: self._own_dims(site) for site in values}
+        attributes = {self.variables[site]: self._attributes(site) for site in values}
         return _dataset(variables, self.settings, lead, dims, self.coords, attributes)
+
+    def scores(self, values: Values) -> Any:
+        """A Dataset of pointwise log likelihoods, without what is masked. They have no event axes: those are the last."""
+        named = {self.variables[site]: value for site, value in values.items()}
+        dims = {self.variables[site]: self._own_dims(site)[: np.ndim(value) - len(_SAMPLE_DIMS)] for site, value in values.items()}
+        scores = scores_by_variable(named, dims, self.coords)
+        coords = {**self.coords, **{d: labels for score in scores.values() for d, labels in score.labels.items()}}
+        attributes = {self.variables[site]: self._attributes(site) for site in values}
+        for name, score in scores.items():
+            attributes[name] |= {"masked": score.left_out} if score.left_out else {}
+        variables = {name: score.values for name, score in scores.items()}
+        return _dataset(variables, self.settings, _SAMPLE_DIMS, {n: s.dims for n, s in scores.items()}, coords, attributes)
+
+    def _own_dims(self, site: str) -> list[str]:
+        return [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
+
+    def _attributes(self, site: str) -> dict[str, Any]:
+        name = self.variables[site]
+        return {} if name == site else {"site": site}
 
 
 def _dataset(
@@ -180,7 +195,7 @@ def _dataset(
             # The same name with another size is another dimension: a plate that has grown in new data, say.
             if i >= len(named):
                 named.append(f"{name}_dim_{i - len(lead)}")
-            elif sizes.get(named[i], size) != size:
+            elif sizes.get(named[i], size) != size or named[i] in named[:i]:
                 named[i] = f"{name}_dim_{i - len(lead)}"
             sizes[named[i]] = size
         variables[name] = xarray.Variable(named, value, dict((attributes or {}).get(name, {})))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
+from .masks import counted
 from .program import ModelProgram, Site
 from .spec import Spec, distribution_name, drawn, peel
 from .walker import Rule, walk
@@ -115,17 +116,22 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
 def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
     """log p(y_i | values) of every element of every observed site (nats), of the site's shape without its event axes.
 
-    A `scale` handler plays no part: it weighs the density, it is no probability of an observation.
+    NaN where an element is masked, or its site stands in the branch of a `cond` that was not taken: it is no observation. A `scale`
+    handler plays no part: it weighs the density, it is no probability of an observation.
     """
+
+    def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
+        log_prob = dist.log_prob(obs)
+        return log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
         if spec.latent:
             return jnp.asarray(value, spec.dtype), None
         if spec.kind != "sample":
             return site_value(spec, operands, None), None
-        return operands[spec.num_leaves], spec.apply(lambda dist, scale, obs: dist.log_prob(obs), operands)
+        return operands[spec.num_leaves], spec.apply(scored, operands)
 
-    return _run(program, data, rule, values)
+    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in _run(program, data, rule, values).items()}
 
 
 def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None) -> dict[str, Any]:
