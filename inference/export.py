@@ -71,7 +71,7 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
     if posterior_predictive is not None:
         chains = next(iter(run.samples.values())).shape[:2]
         values = _by_chain("posterior_predictive", names, posterior_predictive, chains)
-        groups["posterior_predictive"] = names.draws(values)
+        groups["posterior_predictive"] = names.draws(_only_observed("posterior_predictive", names, values))
     groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)
     if log_likelihood and run.program is not None and names.observed:
         groups["log_likelihood"] = names.scores(log_likelihood_of(run.program, run.samples))
@@ -201,7 +201,8 @@ def _dataset(
         variables[name] = xarray.Variable(named, value, dict((attributes or {}).get(name, {})))
     labels = {d: (coords or {}).get(d, ()) for d in sizes}
     index = {d: np.asarray(labels[d]) if len(labels[d]) == size else np.arange(size) for d, size in sizes.items()}
-    return xarray.Dataset(variables, index, _attributes(settings))
+    attributes = _attributes(settings) | ({"sample_dims": list(lead)} if lead else {})  # as arviz-base 1.3 has it
+    return xarray.Dataset(variables, index, attributes)
 
 
 def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +220,8 @@ def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stats(stats: Values, max_tree_depth: int | None) -> dict[str, np.ndarray]:
     full = saturated(stats, max_tree_depth)
-    return {**stats, **({} if full is None else {"reached_max_treedepth": full})}
+    # the first name is PyMC's, which ArviZ's own diagnosis reads, the second arviz-base's
+    return {**stats, **({} if full is None else {"reached_max_treedepth": full, "reached_max_tree_depth": full})}
 
 
 def _observed(run: Run) -> dict[str, np.ndarray]:
@@ -270,6 +272,17 @@ def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]
             )
         shaped[name] = value
     return shaped
+
+
+def _only_observed(group: str, names: _Names, values: Values) -> Values:
+    """What a predictive group holds: draws of the observed sites. The others are no predictions, and ArviZ would plot them as such."""
+    observed = {n: v for n, v in values.items() if n in names.observed}
+    if values and not observed:
+        raise SamplerError(
+            f"MCMC.to_arviz: {group} has {list(values)} and none of the observed sites {sorted(names.observed)}, which are what the group "
+            "holds; the values of other sites with the draws are in the group posterior. Pass what `lc.posterior_predictive` returned."
+        )
+    return observed
 
 
 def _free_names(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:

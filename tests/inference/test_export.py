@@ -100,6 +100,7 @@ def test_groups(exported):
         "lp",
         "step_size",
         "reached_max_treedepth",
+        "reached_max_tree_depth",
     }
     assert set(exported["sample_stats"].data_vars) == stats
     assert all(exported["sample_stats"][name].dims == ("chain", "draw") for name in stats)
@@ -110,6 +111,8 @@ def test_reached_max_treedepth(schools, exported):
     run = dataclasses.replace(schools._run, max_tree_depth=2)
     full = to_arviz(run, log_likelihood=False)["sample_stats"]
     np.testing.assert_array_equal(full["reached_max_treedepth"], full["n_steps"] >= 3)
+    np.testing.assert_array_equal(full["reached_max_tree_depth"], full["n_steps"] >= 3)
+    assert full.attrs["sample_dims"] == ["chain", "draw"]
 
 
 def test_dims_and_coords_come_from_the_plates(schools, exported):
@@ -301,7 +304,10 @@ def test_predictive_groups(schools):
     assert set(data["prior"].data_vars) == {"mu", "tau", "z", "theta"}
     assert data["prior"]["theta"].sizes == {"chain": 1, "draw": 30, "school": 8}
     assert set(data["prior_predictive"].data_vars) == {"y"}
+    assert set(data["posterior_predictive"].data_vars) == {"y"}  # and no theta, which is in the posterior
     assert data["posterior_predictive"]["y"].sizes == {"chain": 4, "draw": 250, "school": 8}
+    with pytest.raises(SamplerError, match=r"posterior_predictive has \['theta'\] and none of the observed sites \['y'\]"):
+        schools.to_arviz(posterior_predictive={"theta": flat["theta"]})
     np.testing.assert_array_equal(data["posterior_predictive"]["y"], by_chain["y"])
     again = schools.to_arviz(posterior_predictive=by_chain)
     np.testing.assert_array_equal(again["posterior_predictive"]["y"], by_chain["y"])
@@ -520,3 +526,20 @@ class TestSummary:
     def test_sampling_prints_nothing(self, capsys):
         run(eight_schools, 8, ERRORS, y=EFFECTS)
         assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_dates_survive_a_file(tmp_path):
+    def model(y=None):
+        a = sample("a", dist.Normal(0, 1))
+        with plate("day", 3, coords=np.array(["2024-01-01", "2024-01-02", "2024-03-01"], "M8[D]")):
+            sample("y", dist.Normal(a, 1), obs=y)
+
+    data = exported_prior(model, np.zeros(3))
+    path = str(tmp_path / "run.nc")
+    data.to_netcdf(path, engine="h5netcdf")
+    found = az.from_netcdf(path)
+    assert_equal_trees(found, data)
+    assert found["log_likelihood"]["y"].sel(day="2024-03-01").shape == (2, 50)
+    assert found["observed_data"]["day"].dtype.kind == "M"
+    found.close()
