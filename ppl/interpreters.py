@@ -105,7 +105,7 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
         if spec.name == without:
             return operands[spec.num_leaves], None
         if not spec.latent:
-            total = spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands)
+            total = spec.apply(lambda dist, scale, obs: _scaled(_log_prob(dist, obs), scale), operands)
             return operands[spec.num_leaves], total_of(total)
         value, total = spec.apply(_score_latent(spec), operands, u)
         return value, total_of(total)
@@ -121,7 +121,7 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
     """
 
     def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
-        log_prob = dist.log_prob(obs)
+        log_prob = _log_prob(dist, obs)
         return log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
@@ -175,13 +175,22 @@ def site_value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
 def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
     def score(dist: Distribution, scale: Any, obs: Any, u: Any) -> tuple[Any, Any]:
         if spec.unit_jacobian:
-            return u, total_of(_scaled(dist.log_prob(u), scale))
+            return u, total_of(_scaled(_log_prob(dist, u), scale))
         bijection = spec.bijection(dist)
         value = bijection(u)
+        if not value.size:
+            return value, jnp.zeros((), value.dtype)
         log_det = bijection.log_abs_det_jacobian(u, value)
         return value, total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
 
     return score
+
+
+def _log_prob(dist: Distribution, value: Any) -> Any:
+    """The log probability of each event. A value of no elements has 0, an empty sum, which not every distribution of NumPyro can compute."""
+    if jnp.size(value):
+        return dist.log_prob(value)
+    return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))
 
 
 def _masked(log_det: Any, dist: Distribution) -> Any:
