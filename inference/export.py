@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from .. import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
+from ..ppl.dims import data_dims
 from ..ppl.interpreters import generate
 from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
@@ -81,7 +82,7 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
         groups["prior_predictive"] = names.draws({n: v for n, v in values.items() if n in names.observed})
     observed = _observed(run)
     groups["observed_data"] = names.dataset(observed)
-    groups["constant_data"] = _constant_data(run, observed)
+    groups["constant_data"] = names.constants(_constant_data(run, observed))
     if run.warmup_samples is not None and run.warmup_stats is not None:
         groups["warmup_posterior"] = names.draws(run.warmup_samples)
         groups["warmup_sample_stats"] = _dataset(_stats(run.warmup_stats, run.max_tree_depth), run.settings)
@@ -167,6 +168,18 @@ class _Names:
         variables = {name: score.values for name, score in scores.items()}
         return _dataset(variables, self.settings, _SAMPLE_DIMS, {n: s.dims for n, s in scores.items()}, coords, attributes)
 
+    def constants(self, values: Mapping[str, tuple[np.ndarray, Mapping[int, str]]]) -> Any:
+        """A Dataset of arguments, each with the plates of its axes. A dimension that is called like one of them goes without its name."""
+        variables = _free_names(values, ())
+        taken = set(variables.values())
+        dims = {}
+        for argument, (value, plates) in values.items():
+            name = variables[argument]
+            proved = {axis: self.dims[plate] for axis, plate in plates.items() if self.dims.get(plate, name) not in taken}
+            dims[name] = [proved.get(axis, f"{name}_dim_{axis}") for axis in range(value.ndim)]
+        attributes = {name: {} if name == argument else {"site": argument} for argument, name in variables.items()}
+        return _dataset({variables[a]: v for a, (v, _) in values.items()}, self.settings, (), dims, self.coords, attributes)
+
     def _own_dims(self, site: str) -> list[str]:
         return [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
 
@@ -236,16 +249,21 @@ def _observed(run: Run) -> dict[str, np.ndarray]:
     return {n: np.asarray(values[n]) for n in names}
 
 
-def _constant_data(run: Run, observed: Values) -> Any:
-    """The array arguments that are not the value of an observed site."""
-    names = _free_names(run.arguments, ())
-    values, attributes = {}, {}
-    for argument, name in names.items():
-        value = np.asarray(run.arguments[argument])
-        if not any(_same(value, other) for other in observed.values()):
-            values[name] = value
-            attributes[name] = {} if name == argument else {"site": argument}
-    return _dataset(values, run.settings, (), attributes=attributes)
+def _constant_data(run: Run, observed: Values) -> dict[str, tuple[np.ndarray, Mapping[int, str]]]:
+    """The array arguments that are not the value of an observed site, and the plates of their axes."""
+    values = {argument: np.asarray(value) for argument, value in run.arguments.items()}
+    kept = {a: v for a, v in values.items() if not any(_same(v, other) for other in observed.values())}
+    if run.program is None or not kept:
+        return {a: (v, {}) for a, v in kept.items()}
+    constants = list(zip(run.program.data, data_dims(run.program.jaxpr, run.program.sites), strict=True))
+    constants = [(data, np.asarray(data), plates) for data, plates in constants if plates]
+    found = {}
+    for argument, value in kept.items():
+        unique = not any(_same(value, other) for a, other in values.items() if a != argument)
+        its = [p for data, array, p in constants if data is run.arguments[argument] or (unique and _same(value, array))]
+        plates = {axis: {p[axis] for p in its if axis in p} for axis in range(value.ndim)}
+        found[argument] = value, {axis: next(iter(names)) for axis, names in plates.items() if len(names) == 1}
+    return found
 
 
 def _same(value: np.ndarray, observed: np.ndarray) -> bool:

@@ -187,7 +187,7 @@ def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
 
 
 def _log_prob(dist: Distribution, value: Any) -> Any:
-    """The log probability of each event. A value of no elements has 0, an empty sum, which not every distribution of NumPyro can compute."""
+    """The log probability of each event. Of a value without elements it is 0, which not all of NumPyro's can compute."""
     if jnp.size(value):
         return dist.log_prob(value)
     return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))

@@ -129,6 +129,8 @@ def test_data_groups(exported):
     np.testing.assert_array_equal(exported["observed_data"]["y"], EFFECTS.astype(np.float32))
     assert set(exported["constant_data"].data_vars) == {"sigma"}  # y is observed, and J is no array
     np.testing.assert_array_equal(exported["constant_data"]["sigma"], ERRORS)
+    assert exported["constant_data"]["sigma"].dims == ("school",)
+    assert exported["constant_data"]["school"].values.tolist() == SCHOOLS
 
 
 def test_attributes_tell_where_it_comes_from(schools, exported):
@@ -268,7 +270,7 @@ def test_constant_data_of_nested_and_scoped_arguments():
     rows = {"x": np.arange(4.0), "y": np.ones(4), "label": "not an array"}
     data = exported_prior(numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0))
     assert set(data["constant_data"].data_vars) == {"rows.x", "more.0", "shift"}
-    assert data["constant_data"]["rows.x"].dims == ("rows.x_dim_0",)
+    assert data["constant_data"]["rows.x"].dims == ("row",)
 
 
 @pytest.mark.slow
@@ -280,7 +282,7 @@ def test_constant_data_may_be_called_like_a_plate():
             sample("y", dist.Normal(a[group], 1), obs=y)
 
     data = exported_prior(model, np.array([0, 0, 1, 1, 2, 2]), np.ones(6))
-    assert data["constant_data"]["group"].dims == ("group_dim_0",)
+    assert data["constant_data"]["group"].dims == ("row",)
     assert data["posterior"]["a"].dims == ("chain", "draw", "group")
 
 
@@ -526,6 +528,18 @@ class TestSummary:
     def test_sampling_prints_nothing(self, capsys):
         run(eight_schools, 8, ERRORS, y=EFFECTS)
         assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_arguments_that_clash_or_prove_nothing():
+    def model(row, twin, same, unused, y):
+        with plate("row", 4):
+            a = sample("a", dist.Normal(0, 1))
+            sample("y", dist.Normal(a * row + twin + jnp.asarray(same), 1), obs=y)
+
+    data = exported_prior(model, np.arange(4.0), np.ones(4), jnp.ones(4), np.full(4, 7.0), np.zeros(4))["constant_data"]
+    dims = {name: value.dims for name, value in data.data_vars.items()}
+    assert dims == {"row": ("row_dim_0",), "twin": ("twin_dim_0",), "same": ("same_dim_0",), "unused": ("unused_dim_0",)}
 
 
 @pytest.mark.slow
