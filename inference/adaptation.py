@@ -179,7 +179,7 @@ def _update_dual_averaging(state, gap, t0=10.0, kappa=0.75, gamma=0.05):
 def empty_welford(scatter):
     """Moments of no positions, for a scatter of this shape."""
     zeros = jnp.zeros_like(scatter)
-    return Welford(zeros if scatter.ndim == 1 else zeros[0], zeros, jnp.int32(0))
+    return Welford(jnp.zeros_like(scatter, shape=scatter.shape[-1:]), zeros, jnp.int32(0))
 
 
 def _update_welford(state, position):

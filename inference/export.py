@@ -20,11 +20,13 @@ import jax
 import numpy as np
 
 from .. import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
+from ..ppl.dims import data_dims
 from ..ppl.interpreters import generate
 from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
 from ..transforms.errors import SamplerError
 from ..transforms.keys import random_key
+from .scores import scores_by_variable
 
 __all__ = ["Run", "array_arguments", "posterior_dataset", "saturated", "to_arviz"]
 
@@ -70,17 +72,17 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
     if posterior_predictive is not None:
         chains = next(iter(run.samples.values())).shape[:2]
         values = _by_chain("posterior_predictive", names, posterior_predictive, chains)
-        groups["posterior_predictive"] = names.draws(values)
+        groups["posterior_predictive"] = names.draws(_only_observed("posterior_predictive", names, values))
     groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)
     if log_likelihood and run.program is not None and names.observed:
-        groups["log_likelihood"] = names.draws(log_likelihood_of(run.program, run.samples))
+        groups["log_likelihood"] = names.scores(log_likelihood_of(run.program, run.samples))
     if prior is not None:
         values = _by_chain("prior", names, prior, ())
         groups["prior"] = names.draws({n: v for n, v in values.items() if n not in names.observed})
         groups["prior_predictive"] = names.draws({n: v for n, v in values.items() if n in names.observed})
     observed = _observed(run)
     groups["observed_data"] = names.dataset(observed)
-    groups["constant_data"] = _constant_data(run, observed)
+    groups["constant_data"] = names.constants(_constant_data(run, observed))
     if run.warmup_samples is not None and run.warmup_stats is not None:
         groups["warmup_posterior"] = names.draws(run.warmup_samples)
         groups["warmup_sample_stats"] = _dataset(_stats(run.warmup_stats, run.max_tree_depth), run.settings)
@@ -149,15 +151,41 @@ class _Names:
         return self.dataset(values, _SAMPLE_DIMS)
 
     def dataset(self, values: Values, lead: tuple[str, ...] = ()) -> Any:
-        variables, dims, attributes = {}, {}, {}
-        for site, value in values.items():
-            name = self.variables[site]
-            variables[name] = value
-            # pointwise log likelihoods have no event axes: those are the last
-            own = [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
-            dims[name] = own[: np.ndim(value) - len(lead)]
-            attributes[name] = {} if name == site else {"site": site}
+        variables = {self.variables[site]: value for site, value in values.items()}
+        dims = {self.variables[site]: self._own_dims(site) for site in values}
+        attributes = {self.variables[site]: self._attributes(site) for site in values}
         return _dataset(variables, self.settings, lead, dims, self.coords, attributes)
+
+    def scores(self, values: Values) -> Any:
+        """A Dataset of pointwise log likelihoods, without what is masked. They have no event axes: those are the last."""
+        named = {self.variables[site]: value for site, value in values.items()}
+        dims = {self.variables[site]: self._own_dims(site)[: np.ndim(value) - len(_SAMPLE_DIMS)] for site, value in values.items()}
+        scores = scores_by_variable(named, dims, self.coords)
+        coords = {**self.coords, **{d: labels for score in scores.values() for d, labels in score.labels.items()}}
+        attributes = {self.variables[site]: self._attributes(site) for site in values}
+        for name, score in scores.items():
+            attributes[name] |= {"masked": score.left_out} if score.left_out else {}
+        variables = {name: score.values for name, score in scores.items()}
+        return _dataset(variables, self.settings, _SAMPLE_DIMS, {n: s.dims for n, s in scores.items()}, coords, attributes)
+
+    def constants(self, values: Mapping[str, tuple[np.ndarray, Mapping[int, str]]]) -> Any:
+        """A Dataset of arguments, each with the plates of its axes. A dimension that is called like one of them goes without its name."""
+        variables = _free_names(values, ())
+        taken = set(variables.values())
+        dims = {}
+        for argument, (value, plates) in values.items():
+            name = variables[argument]
+            proved = {axis: self.dims[plate] for axis, plate in plates.items() if self.dims.get(plate, name) not in taken}
+            dims[name] = [proved.get(axis, f"{name}_dim_{axis}") for axis in range(value.ndim)]
+        attributes = {name: {} if name == argument else {"site": argument} for argument, name in variables.items()}
+        return _dataset({variables[a]: v for a, (v, _) in values.items()}, self.settings, (), dims, self.coords, attributes)
+
+    def _own_dims(self, site: str) -> list[str]:
+        return [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
+
+    def _attributes(self, site: str) -> dict[str, Any]:
+        name = self.variables[site]
+        return {} if name == site else {"site": site}
 
 
 def _dataset(
@@ -180,13 +208,14 @@ def _dataset(
             # The same name with another size is another dimension: a plate that has grown in new data, say.
             if i >= len(named):
                 named.append(f"{name}_dim_{i - len(lead)}")
-            elif sizes.get(named[i], size) != size:
+            elif sizes.get(named[i], size) != size or named[i] in named[:i]:
                 named[i] = f"{name}_dim_{i - len(lead)}"
             sizes[named[i]] = size
         variables[name] = xarray.Variable(named, value, dict((attributes or {}).get(name, {})))
     labels = {d: (coords or {}).get(d, ()) for d in sizes}
     index = {d: np.asarray(labels[d]) if len(labels[d]) == size else np.arange(size) for d, size in sizes.items()}
-    return xarray.Dataset(variables, index, _attributes(settings))
+    attributes = _attributes(settings) | ({"sample_dims": list(lead)} if lead else {})  # as arviz-base 1.3 has it
+    return xarray.Dataset(variables, index, attributes)
 
 
 def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +233,8 @@ def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stats(stats: Values, max_tree_depth: int | None) -> dict[str, np.ndarray]:
     full = saturated(stats, max_tree_depth)
-    return {**stats, **({} if full is None else {"reached_max_treedepth": full})}
+    # the first name is PyMC's, which ArviZ's own diagnosis reads, the second arviz-base's
+    return {**stats, **({} if full is None else {"reached_max_treedepth": full, "reached_max_tree_depth": full})}
 
 
 def _observed(run: Run) -> dict[str, np.ndarray]:
@@ -219,16 +249,21 @@ def _observed(run: Run) -> dict[str, np.ndarray]:
     return {n: np.asarray(values[n]) for n in names}
 
 
-def _constant_data(run: Run, observed: Values) -> Any:
-    """The array arguments that are not the value of an observed site."""
-    names = _free_names(run.arguments, ())
-    values, attributes = {}, {}
-    for argument, name in names.items():
-        value = np.asarray(run.arguments[argument])
-        if not any(_same(value, other) for other in observed.values()):
-            values[name] = value
-            attributes[name] = {} if name == argument else {"site": argument}
-    return _dataset(values, run.settings, (), attributes=attributes)
+def _constant_data(run: Run, observed: Values) -> dict[str, tuple[np.ndarray, Mapping[int, str]]]:
+    """The array arguments that are not the value of an observed site, and the plates of their axes."""
+    values = {argument: np.asarray(value) for argument, value in run.arguments.items()}
+    kept = {a: v for a, v in values.items() if not any(_same(v, other) for other in observed.values())}
+    if run.program is None or not kept:
+        return {a: (v, {}) for a, v in kept.items()}
+    constants = list(zip(run.program.data, data_dims(run.program.jaxpr, run.program.sites), strict=True))
+    constants = [(data, np.asarray(data), plates) for data, plates in constants if plates]
+    found = {}
+    for argument, value in kept.items():
+        unique = not any(_same(value, other) for a, other in values.items() if a != argument)
+        its = [p for data, array, p in constants if data is run.arguments[argument] or (unique and _same(value, array))]
+        plates = {axis: {p[axis] for p in its if axis in p} for axis in range(value.ndim)}
+        found[argument] = value, {axis: next(iter(names)) for axis, names in plates.items() if len(names) == 1}
+    return found
 
 
 def _same(value: np.ndarray, observed: np.ndarray) -> bool:
@@ -255,6 +290,17 @@ def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]
             )
         shaped[name] = value
     return shaped
+
+
+def _only_observed(group: str, names: _Names, values: Values) -> Values:
+    """What a predictive group holds: draws of the observed sites. The others are no predictions, and ArviZ would plot them as such."""
+    observed = {n: v for n, v in values.items() if n in names.observed}
+    if values and not observed:
+        raise SamplerError(
+            f"MCMC.to_arviz: {group} has {list(values)} and none of the observed sites {sorted(names.observed)}, which are what the group "
+            "holds; the values of other sites with the draws are in the group posterior. Pass what `lc.posterior_predictive` returned."
+        )
+    return observed
 
 
 def _free_names(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:

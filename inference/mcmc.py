@@ -160,7 +160,7 @@ class MCMC:
         samples = self._values(self._sampling)
         if group_by_chain:
             return samples
-        return {name: value.reshape(-1, *value.shape[2:]) for name, value in samples.items()}
+        return {name: value.reshape(math.prod(value.shape[:2]), *value.shape[2:]) for name, value in samples.items()}
 
     @property
     def sample_stats(self) -> dict[str, np.ndarray]:
@@ -223,14 +223,15 @@ class MCMC:
         """The run for ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x.
 
         Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by
-        element, without event axes), `observed_data`, `constant_data` (the model's array arguments that are not
+        element, without event axes and without what is masked), `observed_data`, `constant_data` (the model's array arguments that are not
         observed values, by parameter name), and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`.
         Dimensions and coordinates come from the plates. A "/" in a name becomes "." (netCDF keeps it for groups).
 
         Args:
             log_likelihood: whether to compute that group, which is as large as draws times observations.
             prior: draws from `lc.prior_predictive`; they fill the groups `prior` and `prior_predictive`.
-            posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain.
+            posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain. The group keeps the
+                observed sites; deterministic ones are in `posterior`.
 
         Raises:
             SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.

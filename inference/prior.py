@@ -5,6 +5,7 @@ site; its parameters may be constants or computed from the data, in plates, unde
 on the data of that run, and enter the compiled sampler as numbers.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -60,7 +61,8 @@ def whiten(prior: GaussianPrior, position: jax.Array) -> jax.Array:
 
 def _events(factor, vector):
     """(events, event size, 1)."""
-    return vector.reshape(-1, factor.shape[-1], 1)
+    size = factor.shape[-1]
+    return vector.reshape(vector.shape[0] // size if size else factor.shape[0], size, 1)
 
 
 def _solve(factor, x):
@@ -89,7 +91,7 @@ def gaussian_prior(density: Any, layout: Layout) -> GaussianPrior:
     means, factors = [], []
     for name, _, _ in layout.sites:
         loc, scale, lower = (found[name].get(part) for part in ("loc", "scale", "lower"))
-        factor = scale.reshape(-1) if lower is None else lower.reshape(-1, *lower.shape[-2:])
+        factor = scale.reshape(-1) if lower is None else lower.reshape(math.prod(lower.shape[:-2]), *lower.shape[-2:])
         positive = factor if lower is None else np.diagonal(factor, axis1=-2, axis2=-1)
         if not (np.isfinite(loc).all() and np.isfinite(factor).all() and (positive > 0).all()):
             what = "its prior has a mean or a scale that is not finite, or a scale that is not positive"

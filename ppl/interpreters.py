@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, Unit
 
 from ..transforms import ModelError
+from .masks import counted
 from .program import ModelProgram, Site
 from .spec import Spec, distribution_name, drawn, peel
 from .walker import Rule, walk
@@ -104,7 +105,7 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
         if spec.name == without:
             return operands[spec.num_leaves], None
         if not spec.latent:
-            total = spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands)
+            total = spec.apply(lambda dist, scale, obs: _scaled(_log_prob(dist, obs), scale), operands)
             return operands[spec.num_leaves], total_of(total)
         value, total = spec.apply(_score_latent(spec), operands, u)
         return value, total_of(total)
@@ -115,17 +116,22 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
 def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
     """log p(y_i | values) of every element of every observed site (nats), of the site's shape without its event axes.
 
-    A `scale` handler plays no part: it weighs the density, it is no probability of an observation.
+    NaN where an element is masked, or its site stands in the branch of a `cond` that was not taken: it is no observation. A `scale`
+    handler plays no part: it weighs the density, it is no probability of an observation.
     """
+
+    def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
+        log_prob = _log_prob(dist, obs)
+        return log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
         if spec.latent:
             return jnp.asarray(value, spec.dtype), None
         if spec.kind != "sample":
             return site_value(spec, operands, None), None
-        return operands[spec.num_leaves], spec.apply(lambda dist, scale, obs: dist.log_prob(obs), operands)
+        return operands[spec.num_leaves], spec.apply(scored, operands)
 
-    return _run(program, data, rule, values)
+    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in _run(program, data, rule, values).items()}
 
 
 def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None) -> dict[str, Any]:
@@ -169,13 +175,25 @@ def site_value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
 def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
     def score(dist: Distribution, scale: Any, obs: Any, u: Any) -> tuple[Any, Any]:
         if spec.unit_jacobian:
-            return u, total_of(_scaled(dist.log_prob(u), scale))
+            return u, total_of(_scaled(_log_prob(dist, u), scale))
         bijection = spec.bijection(dist)
         value = bijection(u)
+        if not value.size:
+            return value, jnp.zeros((), value.dtype)
         log_det = bijection.log_abs_det_jacobian(u, value)
         return value, total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
 
     return score
+
+
+def _log_prob(dist: Distribution, value: Any) -> Any:
+    """The log probability of each event. Of a value without elements it is 0, which not all of NumPyro's can compute.
+
+    A factor is the log probability of an event that has no elements.
+    """
+    if jnp.size(value) or isinstance(peel(dist)[0], Unit):
+        return dist.log_prob(value)
+    return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))
 
 
 def _masked(log_det: Any, dist: Distribution) -> Any:

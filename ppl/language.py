@@ -14,7 +14,6 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import Distribution
@@ -23,6 +22,7 @@ from numpyro.primitives import _PYRO_STACK
 from ..transforms import ModelError
 from .bridge import current_bridge
 from .gate import as_array
+from .labels import labels_of
 
 __all__ = ["condition", "deterministic", "factor", "model", "plate", "sample"]
 
@@ -108,7 +108,7 @@ class plate(numpyro.plate):
         name: the plate's name; it becomes a dimension of the ArviZ result.
         size: a positive Python integer.
         dim: negative, the batch dimension counted from the right; by default the rightmost one that is free.
-        coords: labels of the `size` elements, for the ArviZ result.
+        coords: labels of the `size` elements, for the ArviZ result: strings, numbers, or dates (which become `datetime64`).
 
     Raises:
         ModelError: the size is not positive or not known, `dim` is not negative or is taken, `coords` has another length.
@@ -133,7 +133,7 @@ class plate(numpyro.plate):
                 f"plate {name!r}: dim {dim} is taken by the plate {taken[dim]!r} around it; leave `dim` out or choose another."
             )
         if coords is not None:
-            labels = np.asarray(coords).tolist()
+            labels = labels_of(coords)
             if len(labels) != size:
                 raise ModelError(f"plate {name!r}: {len(labels)} coords were given for size {size}; expected one label for each element.")
             bridge = current_bridge()

@@ -78,7 +78,8 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, *args: Any, **kw
         samples: constrained values of all latent sites, with the same leading axes for all.
 
     Returns:
-        By observed site, (*leading axes, *site shape without its event axes). A `scale` handler plays no part.
+        By observed site, (*leading axes, *site shape without its event axes). NaN where an element is masked: it is no observation
+        (`MCMC.to_arviz` leaves it out). A `scale` handler plays no part.
     """
     return log_likelihood_of(trace(model, *args, **kwargs), samples)
 
@@ -112,7 +113,7 @@ def _given(program: ModelProgram, samples: Samples) -> tuple[dict[str, np.ndarra
             expected = f"{lead} + {site.shape}" if lead else f"(draw, ...) or (chain, draw, ...) before the site's shape {site.shape}"
             raise ModelError(f"site {name!r}: the samples have shape {value.shape}; expected {expected}.")
         lead = value.shape[:cut]
-        given[name] = value.reshape(-1, *site.shape)
+        given[name] = value.reshape(math.prod(lead), *site.shape)
     return given, lead or ()
 
 

@@ -8,7 +8,7 @@ become part of the program. What the program does with its data is looked at bef
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from ..transforms import LucioleError, ModelError, structure
 from ..transforms.indices import IndexUse
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
 from .bridge import Bridge, trace_context
+from .dims import deterministic_dims, site_dims
 from .gate import Argument, admit
 from .messages import line_of, translated_error
 from .primitives import is_site
@@ -150,6 +151,8 @@ def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
     sites = _by_name(_sites(jaxpr, ()))
     if not sites:
         raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
+    for name, dims in deterministic_dims(jaxpr, sites).items():
+        sites[name] = replace(sites[name], dims=dims)
     return ModelProgram(jaxpr, sites, dict(bridge.coords), given.arrays, given.absent, survey(jaxpr))
 
 
@@ -235,24 +238,9 @@ def _site(eqn: JaxprEqn, loops: tuple[int, ...]) -> Site:
         shape=shape,
         dtype=np.dtype(spec.dtype),
         support=spec.support,
-        dims=_dims(spec, loops),
+        dims=site_dims(spec, loops),
         observed=spec.observed,
         loops=loops,
         line=line_of(user_frames(eqn)),
         spec=spec,
     )
-
-
-def _dims(spec: Spec, loops: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of all axes: `<name>_time` for a scan, `<name>_batch` for vmap, the plates' names, `<name>_dim_<axis>` for the rest."""
-
-    def numbered(word: str, n: int) -> list[str]:
-        return [f"{spec.name}_{word}" if n == 1 else f"{spec.name}_{word}_{i}" for i in range(n)]
-
-    lead = numbered("time", len(loops)) + numbered("batch", len(spec.vmaps))
-    rest = len(spec.shape) - len(spec.vmaps)
-    batch = rest - spec.event_dim
-    own = spec.shape[len(spec.vmaps) :]
-    # a deterministic value need not have the plate's axis: one of another size is its own
-    plates = {batch + p.dim: p.name for p in spec.plates if batch + p.dim >= 0 and own[batch + p.dim] == p.size}
-    return (*lead, *(plates.get(i, f"{spec.name}_dim_{i}") for i in range(rest)))

@@ -5,7 +5,7 @@ from typing import Any
 
 from .jax_compat import JaxprEqn, Literal, Var, bind
 
-__all__ = ["BODY_PARAMETER", "dependents", "needed_equations", "needed_inputs", "reads_any", "run_equations", "run_jaxpr"]
+__all__ = ["BODY_PARAMETER", "ELEMENTWISE", "dependents", "needed_equations", "needed_inputs", "reads_any", "run_equations", "run_jaxpr"]
 
 # Equations whose value is that of one nested program, by the parameter that holds it. Custom derivative rules say how to
 # differentiate and nothing about the value.
@@ -21,6 +21,14 @@ BODY_PARAMETER = {
     "remat": "jaxpr",
     "remat2": "jaxpr",
 }
+
+# Each element of the result is computed from the elements at the same place of the operands, and from operands without axes.
+ELEMENTWISE = frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy copy_p cos "
+    "cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac integer_pow is_finite le lgamma log log1p "
+    "logistic lt max min mul ne neg nextafter not or polygamma pow regularized_incomplete_beta rem round rsqrt select_n sign sin "
+    "sinh sqrt square stop_gradient sub tan tanh xor zeta".split()
+)
 
 
 def _as_it_stands(literal: Any) -> Any:

@@ -15,18 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms.affine.rules import aval
+from ...transforms.equations import ELEMENTWISE
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind
 from .cut import Cuts, Obstacle
 from .equations import size_of
 
 __all__ = ["Placed", "RowFunction", "to_rows"]
 
-_ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy copy_p cos "
-    "cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac integer_pow is_finite le lgamma log log1p "
-    "logistic lt max min mul ne neg nextafter not or polygamma pow regularized_incomplete_beta rem round rsqrt select_n sign sin "
-    "sinh sqrt square stop_gradient sub tan tanh xor zeta".split()
-)
 _SHAPES = frozenset({"broadcast_in_dim", "reshape", "squeeze", "copy", "copy_p"})
 
 
@@ -134,7 +129,7 @@ class RowFunction:
             return self._input("shared", self.shared, atom)
         if not latent or eqn is None:
             return self._input("row", self.rows, placed)
-        if eqn.primitive.name not in _ELEMENTWISE:
+        if eqn.primitive.name not in ELEMENTWISE:
             return Obstacle(eqn, "is neither an affine function of the latent variables nor one of each row alone")
         operands = []
         for x in eqn.invars:
@@ -148,7 +143,7 @@ class RowFunction:
     def _is_predictor(self, atom: Any, eqn: JaxprEqn | None) -> bool:
         if isinstance(self.cuts.of(atom), Obstacle):
             return False
-        return eqn is None or eqn.primitive.name not in _ELEMENTWISE or self.cuts.linear(eqn) is None
+        return eqn is None or eqn.primitive.name not in ELEMENTWISE or self.cuts.linear(eqn) is None
 
     def _input(self, kind: str, found: list[Any], what: Any) -> Any:
         if what not in found:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,31 @@ def test_importing_luciole_loads_neither_jax_nor_numpyro():
 def test_importing_the_rooms_does_not_load_arviz():
     code = "import sys, luciole; luciole.MCMC; print([m for m in ('arviz', 'matplotlib') if m in sys.modules])"
     assert python(code, ROOT, PYTHONPATH=str(ROOT / "src")).stdout.strip() == "[]"
+
+
+# Read by xarray to write netCDF, or the other half of a package that is imported.
+NOT_IMPORTED = {"h5netcdf", "h5py", "jaxlib"}
+
+
+def dependencies_without_use(root):
+    """Packages that are installed with luciole and that none of its files import."""
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    files = [p for folder in (*ROOMS, "src/luciole") for p in python_files(root / folder)]
+    used = {name.split(".")[0] for p in files for name in imported_names(p.read_text(), ("luciole",) * 9)}
+    return sorted({re.split(r"[<>=\s]", line)[0] for line in declared} - NOT_IMPORTED - used)
+
+
+def test_every_dependency_is_used(small_house):
+    assert dependencies_without_use(ROOT) == []
+    (small_house / "pyproject.toml").write_text('[project]\ndependencies = ["numpy>=2", "h5py", "jaxtyping>=0.3"]')
+    (small_house / "ppl/a.py").write_text("import numpy as np")
+    assert dependencies_without_use(small_house) == ["jaxtyping"]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_records_of_runs_are_not_committed():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert [p for p in listed if p.endswith((".jsonl", ".nc", ".log", ".zarr"))] == []
+    made = ["results.jsonl", "benchmarks/results.jsonl"]
+    ignored = subprocess.run(["git", "check-ignore", "--no-index", *made], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert ignored == made

@@ -100,6 +100,7 @@ def test_groups(exported):
         "lp",
         "step_size",
         "reached_max_treedepth",
+        "reached_max_tree_depth",
     }
     assert set(exported["sample_stats"].data_vars) == stats
     assert all(exported["sample_stats"][name].dims == ("chain", "draw") for name in stats)
@@ -110,6 +111,8 @@ def test_reached_max_treedepth(schools, exported):
     run = dataclasses.replace(schools._run, max_tree_depth=2)
     full = to_arviz(run, log_likelihood=False)["sample_stats"]
     np.testing.assert_array_equal(full["reached_max_treedepth"], full["n_steps"] >= 3)
+    np.testing.assert_array_equal(full["reached_max_tree_depth"], full["n_steps"] >= 3)
+    assert full.attrs["sample_dims"] == ["chain", "draw"]
 
 
 def test_dims_and_coords_come_from_the_plates(schools, exported):
@@ -126,6 +129,8 @@ def test_data_groups(exported):
     np.testing.assert_array_equal(exported["observed_data"]["y"], EFFECTS.astype(np.float32))
     assert set(exported["constant_data"].data_vars) == {"sigma"}  # y is observed, and J is no array
     np.testing.assert_array_equal(exported["constant_data"]["sigma"], ERRORS)
+    assert exported["constant_data"]["sigma"].dims == ("school",)
+    assert exported["constant_data"]["school"].values.tolist() == SCHOOLS
 
 
 def test_attributes_tell_where_it_comes_from(schools, exported):
@@ -265,7 +270,7 @@ def test_constant_data_of_nested_and_scoped_arguments():
     rows = {"x": np.arange(4.0), "y": np.ones(4), "label": "not an array"}
     data = exported_prior(numpyro.handlers.condition(model, data={}), rows, np.zeros(4), scale=2.0, shift=jnp.array(1.0))
     assert set(data["constant_data"].data_vars) == {"rows.x", "more.0", "shift"}
-    assert data["constant_data"]["rows.x"].dims == ("rows.x_dim_0",)
+    assert data["constant_data"]["rows.x"].dims == ("row",)
 
 
 @pytest.mark.slow
@@ -277,7 +282,7 @@ def test_constant_data_may_be_called_like_a_plate():
             sample("y", dist.Normal(a[group], 1), obs=y)
 
     data = exported_prior(model, np.array([0, 0, 1, 1, 2, 2]), np.ones(6))
-    assert data["constant_data"]["group"].dims == ("group_dim_0",)
+    assert data["constant_data"]["group"].dims == ("row",)
     assert data["posterior"]["a"].dims == ("chain", "draw", "group")
 
 
@@ -301,7 +306,10 @@ def test_predictive_groups(schools):
     assert set(data["prior"].data_vars) == {"mu", "tau", "z", "theta"}
     assert data["prior"]["theta"].sizes == {"chain": 1, "draw": 30, "school": 8}
     assert set(data["prior_predictive"].data_vars) == {"y"}
+    assert set(data["posterior_predictive"].data_vars) == {"y"}  # and no theta, which is in the posterior
     assert data["posterior_predictive"]["y"].sizes == {"chain": 4, "draw": 250, "school": 8}
+    with pytest.raises(SamplerError, match=r"posterior_predictive has \['theta'\] and none of the observed sites \['y'\]"):
+        schools.to_arviz(posterior_predictive={"theta": flat["theta"]})
     np.testing.assert_array_equal(data["posterior_predictive"]["y"], by_chain["y"])
     again = schools.to_arviz(posterior_predictive=by_chain)
     np.testing.assert_array_equal(again["posterior_predictive"]["y"], by_chain["y"])
@@ -520,3 +528,32 @@ class TestSummary:
     def test_sampling_prints_nothing(self, capsys):
         run(eight_schools, 8, ERRORS, y=EFFECTS)
         assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_arguments_that_clash_or_prove_nothing():
+    def model(row, twin, same, unused, y):
+        with plate("row", 4):
+            a = sample("a", dist.Normal(0, 1))
+            sample("y", dist.Normal(a * row + twin + jnp.asarray(same), 1), obs=y)
+
+    data = exported_prior(model, np.arange(4.0), np.ones(4), jnp.ones(4), np.full(4, 7.0), np.zeros(4))["constant_data"]
+    dims = {name: value.dims for name, value in data.data_vars.items()}
+    assert dims == {"row": ("row_dim_0",), "twin": ("twin_dim_0",), "same": ("same_dim_0",), "unused": ("unused_dim_0",)}
+
+
+@pytest.mark.slow
+def test_dates_survive_a_file(tmp_path):
+    def model(y=None):
+        a = sample("a", dist.Normal(0, 1))
+        with plate("day", 3, coords=np.array(["2024-01-01", "2024-01-02", "2024-03-01"], "M8[D]")):
+            sample("y", dist.Normal(a, 1), obs=y)
+
+    data = exported_prior(model, np.zeros(3))
+    path = str(tmp_path / "run.nc")
+    data.to_netcdf(path, engine="h5netcdf")
+    found = az.from_netcdf(path)
+    assert_equal_trees(found, data)
+    assert found["log_likelihood"]["y"].sel(day="2024-03-01").shape == (2, 50)
+    assert found["observed_data"]["day"].dtype.kind == "M"
+    found.close()

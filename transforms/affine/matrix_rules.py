@@ -165,6 +165,7 @@ def contracted(eqn: JaxprEqn, operands: list[Any], blocks: Blocks) -> list[Block
     if block.identity:
         return [DenseBlock(array, block.leaf_shape)]
     lead = array.shape[: len(free)]
-    values = (array[..., None] * block.weight.astype(dtype).reshape((1,) * len(free) + block.weight.shape)).reshape(*lead, -1)
+    weight = block.weight.astype(dtype).reshape((1,) * len(free) + block.weight.shape)
+    values = (array[..., None] * weight).reshape(*lead, weight.size)
     empty = jnp.zeros((*lead, math.prod(block.leaf_shape)), dtype)
     return [dense_block(empty.at[..., block.index.reshape(-1)].add(values), [block])]
