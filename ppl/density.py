@@ -21,7 +21,7 @@ from jax.core import Tracer
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.partial import Split, split
 from . import interpreters
-from .initial import InitStrategy, init_to_uniform
+from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
 
 __all__ = ["LogDensity", "ScaledLatentWarning", "log_density"]
@@ -116,7 +116,7 @@ class LogDensity:
             strategy: `lc.init_to_uniform()` by default.
             values: constrained values by site that go before the strategy; by default those it brings itself.
         """
-        strategy = init_to_uniform() if strategy is None else strategy
+        strategy = init_to_uniform() if strategy is None else as_strategy(strategy)
         values = strategy.fixed(self.program) if values is None else values
         return interpreters.start(self.program, self.data, key, strategy.propose, values)
 
@@ -166,7 +166,7 @@ class LogDensity:
         return "\n".join(row for _, row in sorted(rows, key=lambda r: r[0]))
 
 
-def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDensity:
+def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogDensity:
     """The log density of `model` given its arguments.
 
     Raises:

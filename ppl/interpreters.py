@@ -28,8 +28,8 @@ __all__ = ["constrain", "generate", "pointwise", "score_sites", "site_value", "s
 
 Data = Sequence[Any]
 Values = Mapping[str, Any]
-Strategy = Callable[[Any, Distribution, Any, tuple[int, ...]], Any]
-"""strategy(key, distribution, bijection, unconstrained shape) -> unconstrained value of one site."""
+Strategy = Callable[[Any, Distribution, Any, tuple[int, ...], str], Any]
+"""strategy(key, distribution, bijection, unconstrained shape, name) -> unconstrained value of one site."""
 
 
 def generate(
@@ -142,7 +142,7 @@ def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed
 
         def one(dist: Distribution, scale: Any, obs: Any, key: Any) -> tuple[Any, Any]:
             bijection = spec.bijection(dist)
-            u = jnp.asarray(strategy(key, dist, bijection, spec.unconstrained_shape or ()), spec.dtype)
+            u = jnp.asarray(strategy(key, dist, bijection, spec.unconstrained_shape or (), spec.name), spec.dtype)
             return bijection(u), u
 
         return spec.apply(one, operands, _split(given["key"], spec))
