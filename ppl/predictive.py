@@ -19,6 +19,7 @@ from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
+from .words import PREDICTIVE
 
 __all__ = ["log_likelihood", "log_likelihood_of", "posterior_predictive", "prior_predictive"]
 
@@ -28,7 +29,7 @@ _MAX_BATCH = 1000
 Samples = Mapping[str, Any]
 
 
-@verb("lc.prior_predictive(model, key, num_samples, *args, **kwargs)")
+@verb("lc.prior_predictive(model, key, num_samples, *args, **kwargs)", PREDICTIVE)
 def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws from the joint prior distribution: latent, deterministic and observed sites; observations in `args` are not used.
 
@@ -49,7 +50,7 @@ def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, /, *
     return _in_batches(_forwards, program, _typed(key), {}, int(num_samples))
 
 
-@verb("lc.posterior_predictive(model, key, samples, *args, **kwargs)")
+@verb("lc.posterior_predictive(model, key, samples, *args, **kwargs)", PREDICTIVE)
 def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws of what `samples` leave open: observed sites, deterministic sites (always recomputed), latent sites that are not in `samples`.
 
@@ -73,7 +74,7 @@ def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, 
     return _in_batches(_forwards, program, _typed(key), given, math.prod(lead), lead)
 
 
-@verb("lc.log_likelihood(model, samples, *args, **kwargs)")
+@verb("lc.log_likelihood(model, samples, *args, **kwargs)", PREDICTIVE)
 def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """log p(y_i | sample), nats, for every element of every observed site.
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from .errors import KeywordError, SamplerError
 from .jax_compat import transforming
 
-__all__ = ["answering", "check_arguments", "nearest", "verb"]
+__all__ = ["answering", "check_arguments", "fits", "nearest", "verb"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +23,7 @@ C = TypeVar("C", bound=type)
 _ALSO = {"key": ("rng_key",), "samples": ("posterior_samples",)}  # NumPyro's names for the same arguments
 
 
-def verb(write: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def verb(write: str, answers: Mapping[str, str] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Marks a function whose positional-only parameters are our own and whose other arguments are a model's.
 
     What is missing among our own is taken from the keywords, if it is there, under our name or NumPyro's. For samples a run will do, whose
@@ -31,11 +31,13 @@ def verb(write: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     Args:
         write: how the call is written, for errors.
+        answers: what is said to keywords that the model does not have.
     """
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
         parameters = inspect.signature(function).parameters.values()
         own = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         owner = function.__qualname__
 
         @functools.wraps(function)
@@ -57,6 +59,9 @@ def verb(write: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 raise KeywordError(f"{owner}: found samples ({what}) where the random key belongs; write {write}.")
             if hasattr(given.get("samples"), "get_samples"):
                 given["samples"] = given["samples"].get_samples()
+            if "model" in given:
+                of_model = {name: value for name, value in kwargs.items() if name not in by_name}
+                check_arguments(owner, given["model"], args[len(own) :], of_model, answers or {})
             return function(*given.values(), *args[len(own) :], **kwargs)  # pyright: ignore[reportCallIssue]
 
         return called
@@ -109,6 +114,15 @@ def check_arguments(
                 f"{owner}: the model {name}{signature} has no argument {unknown[0]!r}; {_advice(unknown[0], known, answers)}"
             ) from None
         raise KeywordError(f"{owner}: the arguments do not fit the model {name}{signature}: {e}.") from None
+
+
+def fits(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
+    """Whether a function can be called so."""
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
