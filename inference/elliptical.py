@@ -13,6 +13,7 @@ Source: Murray, Adams & MacKay (2010), "Elliptical slice sampling", AISTATS, fig
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -20,14 +21,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..ppl import InitStrategy, init_to_median
+from ..ppl import InitStrategy, init_to_sample
+from ..ppl.initial import as_strategy
 from ..transforms.autobatch import program
+from ..transforms.calls import answering
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, normal, uniform
-from .kernel import Transition, tuning_of
+from .kernel import Transition, TunedKernel, tuning_of
 from .layout import Layout
 from .prior import GaussianPrior, colour, gaussian_prior, whiten
 from .records import Draw, Plan, Tuning
+from .words import KERNEL
 
 __all__ = ["EllipticalSlice", "EllipticalSliceTransition"]
 
@@ -95,8 +99,9 @@ def bracket(low, high, theta):
     return jnp.where(theta < 0, theta, low), jnp.where(theta < 0, high, theta)
 
 
+@answering("EllipticalSlice", KERNEL)
 @dataclass(frozen=True, eq=False)
-class EllipticalSlice:
+class EllipticalSlice(TunedKernel):
     """Elliptical slice sampling on a model whose latent sites are all Gaussian a priori.
 
     The next state is a point x' = m + (x - m) cos(theta) + (nu - m) sin(theta), with nu drawn from the prior N(m, S), that has
@@ -121,7 +126,10 @@ class EllipticalSlice:
     """
 
     model: Any
-    init_strategy: InitStrategy = field(default_factory=lambda: init_to_median(num_samples=1))  # the median of one draw
+    init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_sample)
+
+    def __post_init__(self):
+        object.__setattr__(self, "init_strategy", as_strategy(self.init_strategy))
 
     def transition(self) -> EllipticalSliceTransition:
         return EllipticalSliceTransition()

@@ -4,6 +4,7 @@ Source: Neal (2011), "MCMC using Hamiltonian dynamics", figure 2; jittered traje
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -14,13 +15,16 @@ from jax.typing import ArrayLike
 
 from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.autobatch import program
+from ..transforms.calls import answering
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
-from .kernel import Transition, check_tuning, tuning_of
+from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
+from .settings import number, whole
+from .words import KERNEL
 
 __all__ = ["HMC", "HMCTransition"]
 
@@ -96,8 +100,9 @@ class HMCTransition(Transition):
         return transition
 
 
+@answering("HMC", KERNEL)
 @dataclass(frozen=True, eq=False)
-class HMC:
+class HMC(TunedKernel):
     """Hamiltonian Monte Carlo on a model.
 
     Args:
@@ -105,7 +110,7 @@ class HMC:
         num_steps: leapfrog steps of a trajectory, at most 1024; or give
         trajectory_length: step size times number of steps; 2 pi when neither is given. At most 1024 steps are taken.
         jitter: in [0, 1): each trajectory is shortened by a uniform fraction up to this; breaks resonances.
-        target_accept_prob, dense_mass, step_size, inverse_mass_matrix, init_strategy: as for `NUTS`.
+        target_accept_prob, dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix: as for `NUTS`.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -118,23 +123,24 @@ class HMC:
     target_accept_prob: float = 0.8
     dense_mass: bool = False
     step_size: float | None = None
-    inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
+    inverse_mass_matrix: ArrayLike | Mapping[Any, ArrayLike] | None = None
+    init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
+    adapt_step_size: bool | None = None
+    adapt_mass_matrix: bool | None = None
 
     def __post_init__(self):
-        check_tuning("HMC", self.target_accept_prob, self.step_size, self.dense_mass)
+        check_adaptive(self)
         steps, length = self.num_steps, self.trajectory_length
         if steps is not None and length is not None:
             raise SamplerError("HMC: num_steps and trajectory_length are both given; give one of them.")
-        if steps is not None and (not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or not 1 <= steps <= _MAX_STEPS):
-            raise SamplerError(f"HMC: num_steps is {steps!r}, a whole number from 1 to {_MAX_STEPS} expected.")
-        if length is not None and not 0 < length < math.inf:
-            raise SamplerError(f"HMC: trajectory_length is {length!r}, a positive number expected.")
-        if not 0 <= self.jitter < 1:
-            raise SamplerError(f"HMC: jitter is {self.jitter!r}, a number in [0, 1) expected.")
+        if steps is not None:
+            whole("HMC", "num_steps", steps, 1, _MAX_STEPS, write="write num_steps=10")
+        if length is not None:
+            number("HMC", "trajectory_length", length, lambda x: 0 < x < math.inf, "a positive number")
+        number("HMC", "jitter", self.jitter, lambda x: 0 <= x < 1, "a number in [0, 1)", write="write jitter=0.0")
 
     def transition(self) -> HMCTransition:
-        return HMCTransition(bool(self.dense_mass))
+        return HMCTransition(self.dense_mass)
 
     def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
         options = {
@@ -142,4 +148,4 @@ class HMC:
             "trajectory_length": np.asarray(self.trajectory_length or 2 * math.pi, dtype),
             "jitter": np.asarray(self.jitter, dtype),
         }
-        return tuning_of("HMC", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, options, dim, dtype)
+        return adaptive_tuning(self, options, dim, dtype, density)

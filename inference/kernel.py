@@ -1,19 +1,36 @@
 """What the batching and the host loop ask of a kernel, and the checks that all kernels share."""
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..ppl import InitStrategy
+from ..ppl.initial import as_strategy
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream
 from .adaptation import start_adaptation
+from .inverse_mass import inverse_mass_of
 from .layout import Layout
 from .metric import metric_of
 from .records import ChainState, Plan, Tuning
+from .settings import flag, number
 
-__all__ = ["Fitted", "Kernel", "Transition", "check_tuning", "fitted", "is_whole", "start_chain", "tuning_of"]
+__all__ = [
+    "Fitted",
+    "Kernel",
+    "Transition",
+    "TunedKernel",
+    "adaptive_tuning",
+    "check_adaptive",
+    "check_step_size",
+    "check_target",
+    "start_chain",
+    "tuning_of",
+]
+
+_log = logging.getLogger("luciole")
 
 
 class Transition(Protocol):
@@ -80,29 +97,42 @@ class Fitted(NamedTuple):
     inspect: Callable[[Any, ChainState], "Transition | None"] = lambda transition, chains: None
 
 
-def fitted(kernel: Any, density: Any, layout: Layout, words: Any, num_chains: int) -> Fitted:
-    """The kernel on the data of a log density; kernels that have to look at the data first have a method `fit`."""
-    if hasattr(kernel, "fit"):
-        return kernel.fit(density, words, num_chains)
-    return Fitted(kernel.transition(), kernel.tuning(layout.dim, np.dtype(layout.dtype), density))
-
-
 class Kernel(Protocol):
-    """What a user configures: a model and how to sample it."""
+    """What a user configures, and what `MCMC` asks of it: a model, and how to sample it."""
 
     @property
     def model(self) -> Any: ...
 
     @property
-    def init_strategy(self) -> InitStrategy: ...
+    def init_strategy(self) -> Any:
+        """Where chains start: an `InitStrategy`, or what `as_strategy` makes one of."""
+        ...
+
+    def fit(self, density: Any, words: Any, num_chains: int, /) -> Fitted:
+        """The kernel on the data of a log density.
+
+        Args:
+            density: the model's.
+            words: uint32, (2,). Of the run's key.
+            num_chains: number of chains.
+        """
+        ...
+
+
+class TunedKernel:
+    """Base of the kernels that need not look at the data first: a static part and a run-time part make a whole."""
 
     def transition(self) -> Transition:
         """The static part: what needs another program when it changes."""
-        ...
+        raise NotImplementedError
 
     def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
         """The run-time part, as NumPy values, on a log density of `dim` unconstrained dimensions."""
-        ...
+        raise NotImplementedError
+
+    def fit(self, density: Any, words: Any, num_chains: int) -> Fitted:
+        layout = Layout.of(density.positions)
+        return Fitted(self.transition(), self.tuning(layout.dim, np.dtype(layout.dtype), density))
 
 
 def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning, held: Any = ()) -> ChainState:
@@ -128,74 +158,73 @@ def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning,
     )
 
 
-def check_tuning(kernel: str, target_accept_prob, step_size, dense_mass) -> None:
-    """Refuses settings that make no sense for any model; `kernel` is its name.
+def check_adaptive(kernel: Any) -> None:
+    """Refuses settings that make no sense for any model, of a kernel that adapts a step size and a metric; plain values replace them.
 
     Raises:
         SamplerError: names the argument, what was found and what is expected.
     """
-    if not _is_number(target_accept_prob) or not 0 < target_accept_prob < 1:
-        raise SamplerError(
-            f"{kernel}: target_accept_prob is {target_accept_prob!r}, a number strictly between 0 and 1 expected; "
-            "write target_accept_prob=0.8."
-        )
-    if step_size is not None and (not _is_number(step_size) or not 0 < step_size < np.inf):
-        raise SamplerError(
-            f"{kernel}: step_size is {step_size!r}, a positive number or None expected; write step_size=None to have it adapted."
-        )
-    if not isinstance(dense_mass, (bool, np.bool_)):
-        raise SamplerError(f"{kernel}: dense_mass is {dense_mass!r}, True or False expected.")
+    name = type(kernel).__name__
+    put = partial(object.__setattr__, kernel)  # a frozen record, while it is made
+    put("target_accept_prob", check_target(name, kernel.target_accept_prob))
+    put("dense_mass", flag(name, "dense_mass", kernel.dense_mass))
+    put("step_size", check_step_size(name, kernel.step_size))
+    put("init_strategy", as_strategy(kernel.init_strategy))
+    for argument, value, given in (
+        ("adapt_step_size", kernel.step_size, "step_size"),
+        ("adapt_mass_matrix", kernel.inverse_mass_matrix, "inverse_mass_matrix"),
+    ):
+        adapted = getattr(kernel, argument)
+        if adapted is None:
+            continue
+        if not flag(name, argument, adapted) and value is None:
+            raise SamplerError(f"{name}: {argument} is False and {given} is None, so there is none to keep; write {given}=... too.")
 
 
-def tuning_of(kernel: str, target_accept_prob, step_size, inverse_mass_matrix, dense_mass, options: dict, dim: int, dtype) -> Tuning:
+def check_target(kernel: str, value: Any) -> float:
+    """A mean acceptance probability."""
+    within = "a number strictly between 0 and 1"
+    return number(kernel, "target_accept_prob", value, lambda p: 0 < p < 1, within, write="write target_accept_prob=0.8")
+
+
+def check_step_size(kernel: str, value: Any) -> float | None:
+    """A step size, or None."""
+    if value is None:
+        return None
+    expected, write = "a positive number or None", "write step_size=None to have it adapted"
+    return number(kernel, "step_size", value, lambda size: 0 < size < np.inf, expected, write=write)
+
+
+def adaptive_tuning(kernel: Any, options: dict[str, Any], dim: int, dtype: Any, density: Any) -> Tuning:
+    """Run-time settings of a kernel that adapts a step size and a metric.
+
+    What the user gives is used as it is and not adapted, unless `adapt_step_size` or `adapt_mass_matrix` makes it the first value.
+    """
+    name = type(kernel).__name__
+    if kernel.step_size is not None and kernel.adapt_step_size is None:
+        _log.info("%s: step_size=%g stays fixed; write adapt_step_size=True to begin with it and adapt.", name, kernel.step_size)
+    tuning = tuning_of(
+        name, kernel.target_accept_prob, kernel.step_size, kernel.inverse_mass_matrix, kernel.dense_mass, options, dim, dtype, density
+    )
+    chosen = {"adapt_step_size": kernel.adapt_step_size, "adapt_metric": kernel.adapt_mass_matrix}
+    return tuning._replace(**{field: np.asarray(adapt) for field, adapt in chosen.items() if adapt is not None})
+
+
+def tuning_of(
+    kernel: str, target_accept_prob, step_size, inverse_mass_matrix, dense_mass, options: dict, dim: int, dtype, density: Any = None
+) -> Tuning:
     """Run-time settings of a kernel on a model of `dim` unconstrained dimensions.
 
-    A step size or an inverse mass matrix that the user gives is used as it is and not adapted; the first step size is 1.
+    A step size or an inverse mass matrix that is given is used as it is and not adapted; the first step size is 1.
 
     Raises:
         SamplerError: the inverse mass matrix has the wrong shape or is not positive definite.
     """
-    shape = (dim, dim) if dense_mass else (dim,)
-    if inverse_mass_matrix is None:
-        matrix = np.eye(dim, dtype=dtype) if dense_mass else np.ones(dim, dtype)
-    else:
-        matrix = np.asarray(inverse_mass_matrix, dtype)
-        if dense_mass and matrix.shape == (dim,):
-            matrix = np.diag(matrix)
-        if matrix.shape != shape:
-            raise SamplerError(
-                f"{kernel}: inverse_mass_matrix has shape {matrix.shape}, {shape} expected with dense_mass={dense_mass}: "
-                f"the model has {dim} unconstrained dimensions."
-            )
-        positive = _is_positive_definite(matrix) if dense_mass else bool((matrix > 0).all() and np.isfinite(matrix).all())
-        if not positive:
-            raise SamplerError(
-                f"{kernel}: inverse_mass_matrix is not positive definite; give an estimate of the posterior "
-                f"{'covariance' if dense_mass else 'variances'}, or None to have it adapted."
-            )
     return Tuning(
         step_size=np.asarray(1.0 if step_size is None else step_size, dtype),
-        inverse_mass_matrix=matrix,
+        inverse_mass_matrix=inverse_mass_of(kernel, inverse_mass_matrix, bool(dense_mass), dim, dtype, density),
         target_accept_prob=np.asarray(target_accept_prob, dtype),
         adapt_step_size=np.asarray(step_size is None),
         adapt_metric=np.asarray(inverse_mass_matrix is None),
         options=options,
     )
-
-
-def is_whole(value) -> bool:
-    """Whether a setting is a whole number."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _is_number(value) -> bool:
-    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number) and not isinstance(value, bool)
-
-
-def _is_positive_definite(matrix) -> bool:
-    if not np.allclose(matrix, matrix.T):
-        return False
-    try:
-        return bool(np.isfinite(np.linalg.cholesky(matrix)).all())
-    except np.linalg.LinAlgError:
-        return False

@@ -1,7 +1,7 @@
 """From a position by site to one vector per chain, and back. Nothing else knows how the vector is laid out."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         parts = [jnp.ravel(position[name]).astype(self.dtype) for name, _, _ in self.sites]
         return jnp.concatenate(parts) if parts else jnp.zeros((0,), self.dtype)
 
-    def unravel(self, vector: jax.Array) -> dict[str, jax.Array]:
+    def unravel(self, vector: Any) -> dict[str, Any]:
         """Vector of shape (..., dim) -> arrays of shape (..., *site shape), by site; works on NumPy arrays too."""
         position, start = {}, 0
         for name, shape, dtype in self.sites:

@@ -1,39 +1,46 @@
 """Markov chain Monte Carlo: what a user runs, and what is left of a run."""
 
-import math
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
 
-from ..ppl import ModelProgram, log_density
-from ..transforms.errors import SamplerError
+from ..ppl import InitStrategy, log_density
+from ..ppl.initial import as_strategy
+from ..transforms.calls import answering, check_arguments, verb
+from ..transforms.errors import NoAttributeError, SamplerError
 from ..transforms.streams import key_words
 from .adaptation import warmup_schedule
 from .batching import capacity_of
 from .compilation import compiled_sampler
 from .diagnosis import Diagnosis, diagnose
 from .export import Run, array_arguments, to_arviz
+from .finished import Finished, cost_of
 from .host import Outcome, drive
-from .kernel import Fitted, Kernel, fitted
-from .layout import Layout
+from .kernel import Fitted, Kernel
 from .notices import DivergenceWarning, InterruptWarning
 from .pooling import pooled
 from .progress import Progress
 from .records import ChainState, Plan
-from .starts import init_error, start_positions
+from .settings import flag, whole
+from .starts import init_error, proposed_starts, start_positions
 from .summary import summary_table
 from .target import Target, trace_target
+from .words import ATTRIBUTES, MCMC_WORDS, RUN, extra_fields_of, known_fields, known_parameter
 
 __all__ = ["MCMC"]
 
+_log = logging.getLogger("luciole")
 
+
+@answering("MCMC", MCMC_WORDS)
 class MCMC:
     """Runs chains of a kernel and keeps their draws.
 
@@ -88,44 +95,73 @@ class MCMC:
     ):
         _check_kernel(kernel)
         self.kernel = kernel
-        self.num_warmup = _whole("num_warmup", num_warmup, 0)
-        self.num_samples = _whole("num_samples", num_samples, 1)
-        self.num_chains = _whole("num_chains", num_chains, 1)
-        self.thinning = _whole("thinning", thinning, 1)
+        self.num_warmup = whole("MCMC", "num_warmup", num_warmup, 0, write="write num_warmup=1000")
+        self.num_samples = whole("MCMC", "num_samples", num_samples, 1, write="write num_samples=1000")
+        self.num_chains = whole("MCMC", "num_chains", num_chains, 1, write="write num_chains=4")
+        self.thinning = whole("MCMC", "thinning", thinning, 1, write="write thinning=1")
         if self.thinning > self.num_samples:
             raise SamplerError(
                 f"MCMC: thinning is {thinning} and num_samples {num_samples}: no draw would be kept; "
                 "write thinning=1, or a larger num_samples."
             )
-        self.progress_bar = progress_bar
-        self.keep_warmup = keep_warmup
-        self.compact = compact
-        if not isinstance(pool_adaptation, (bool, np.bool_)):
-            raise SamplerError(f"MCMC: pool_adaptation is {pool_adaptation!r}, True or False expected.")
-        self.pool_adaptation = bool(pool_adaptation)
-        self._finished: _Finished | None = None
+        self.progress_bar = flag("MCMC", "progress_bar", progress_bar)
+        self.keep_warmup = flag("MCMC", "keep_warmup", keep_warmup)
+        self.compact = flag("MCMC", "compact", compact)
+        self.pool_adaptation = flag("MCMC", "pool_adaptation", pool_adaptation)
+        self._finished: Finished | None = None
 
-    def run(self, key, *args, init_params: dict[str, Any] | None = None, **kwargs) -> "MCMC":
+    @verb("mcmc.run(jax.random.key(0), *args, **kwargs), with the model's arguments")
+    def run(
+        self,
+        key: Any,
+        /,
+        *args: Any,
+        init_params: Any = None,
+        start: "MCMC | ChainState | None" = None,
+        extra_fields: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> Self:
         """Runs the chains from scratch and keeps their draws; returns itself.
+
+        The three keywords below are `run`'s own, all other arguments the model's. A parameter of the model that is called like one of the
+        three gets its value by position.
 
         Args:
             key: a random key; the run is a function of it and of the data.
             *args, **kwargs: the model's arguments: the data.
-            init_params: unconstrained starting values by site, one for all chains or with a leading chain axis. Without
-                them the kernel's `init_strategy` decides.
+            init_params: where chains start: *unconstrained* values by site, as NumPyro's, one for all chains or with a leading chain axis;
+                or an array of them in program order, (dim,) or (chain, dim), such as `mcmc.state.position`; or
+                `init_to_value({...})` for *constrained* values, such as those of `get_samples`; or what `start` takes. Without them the
+                kernel's `init_strategy` decides.
+            start: an earlier run with as many chains, or its `state`: chains start at its last positions.
+            extra_fields: names of statistics that `get_extra_fields` shall return, NumPyro's or ours; all are kept anyway.
 
         Raises:
-            SamplerError: the key or `init_params` make no sense.
-            InitError: a chain found no start where log density and, if the kernel uses it, gradient are finite.
+            SamplerError: the key, `init_params`, `start` or `extra_fields` make no sense; or `run` was called inside a function that JAX
+                transforms.
+            KeywordError: the model has no such argument, or lacks one.
+            InitError: a chain found no start where log density and, if the kernel uses it, gradient are finite; or a value of
+                `init_to_value` lies outside its support.
         """
         words = key_words(key)
+        extra = known_fields(extra_fields, self.kernel.model)
+        init_params = _where_to_start(start, init_params, self.kernel.model)
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            _log.warning("MCMC.run compiles its chains under jax.disable_jit too; to step through a model call lc.log_density(model, ...).")
+        with jax.disable_jit(False):
+            return self._run_compiled(words, args, kwargs, init_params, extra)
+
+    def _run_compiled(self, words: np.ndarray, args: tuple, kwargs: dict[str, Any], init_params: Any, extra: tuple[str, ...]) -> Self:
+        """See `run`."""
         with Progress(self.num_warmup + self.num_samples, self.num_chains, self.progress_bar) as progress:
             begun = perf_counter()
             density = _density_of(self.kernel.model, args, kwargs)
-            fit = fitted(self.kernel, density, Layout.of(density.positions), words, self.num_chains)
+            fit = self.kernel.fit(density, words, self.num_chains)
             fitting = perf_counter() if fit.queries is not None else begun
             evaluated = fit.starts is None
-            target = trace_target(density, self.kernel.init_strategy, self.num_chains, fit.transition.uses_gradient, evaluated)
+            strategy = as_strategy(init_params if isinstance(init_params, InitStrategy) else self.kernel.init_strategy)
+            target = trace_target(density, strategy, self.num_chains, fit.transition.uses_gradient, evaluated)
+            init_params = self._given_starts(init_params, density, words, target, fit)
             with jax.enable_x64(True) if fit.wide else nullcontext():
                 while True:
                     outcome, driving = self._drive(density, fit, target, words, init_params, progress)
@@ -133,9 +169,10 @@ class MCMC:
                         break
                     fit = fit._replace(transition=outcome.again, queries=(fit.queries or 0) + outcome.counts.queries)
                     fitting = perf_counter()
-        self._finished = _Finished(
+        self._finished = Finished(
             outcome=outcome,
             names=target.names,
+            layout=target.layout,
             program=density.program,
             arguments=array_arguments(self.kernel.model, args, kwargs),
             setup_seconds=fitting - begun,
@@ -144,6 +181,7 @@ class MCMC:
             uses_gradient=fit.transition.uses_gradient,
             in_one=fit.in_one,
             queries=fit.queries,
+            extra_fields=extra,
         )
         self._warn()
         return self
@@ -162,6 +200,18 @@ class MCMC:
             return samples
         return {name: value.reshape(math.prod(value.shape[:2]), *value.shape[2:]) for name, value in samples.items()}
 
+    def get_extra_fields(self, group_by_chain: bool = False) -> dict[str, np.ndarray]:
+        """The statistics that `run(..., extra_fields=...)` named, under these names, and divergences, if there can be any.
+
+        Args:
+            group_by_chain: keep chain and draw apart.
+
+        Returns:
+            By name, (chain * draw,), or (chain, draw). `sample_stats` has all, under ArviZ's names.
+        """
+        fields = extra_fields_of(self._done.extra_fields, self.sample_stats)
+        return fields if group_by_chain else {name: value.reshape(-1) for name, value in fields.items()}
+
     @property
     def sample_stats(self) -> dict[str, np.ndarray]:
         return {name: stat[:, self._sampling] for name, stat in self._done.outcome.stats.items()}
@@ -178,40 +228,19 @@ class MCMC:
 
     @property
     def state(self) -> ChainState:
-        return self._done.outcome.state
+        return self._started.outcome.state
 
     @property
     def step_size(self) -> np.ndarray:
-        return np.asarray(self._done.outcome.state.step_size)
+        return np.asarray(self.state.step_size)
 
     @property
     def inverse_mass_matrix(self) -> np.ndarray:
-        return np.asarray(self._done.outcome.state.metric.inverse_mass)
+        return np.asarray(self.state.metric.inverse_mass)
 
     @property
     def cost(self) -> dict[str, float]:
-        run = self._done
-        counts, rows = run.outcome.counts, _observed_rows(run.program)
-        evaluations, setup = counts.evaluations, int(counts.tries.sum())
-        utilisation = (counts.transitions if run.in_one else evaluations) / counts.slots
-        slots = round(evaluations / utilisation)
-        gradient = run.uses_gradient
-        queries, queries_setup, queries_warmup = rows * evaluations, rows * setup, rows * counts.warmup_evaluations
-        if run.queries is not None:
-            queries, queries_setup, queries_warmup = run.queries + counts.queries, run.queries, counts.warmup_queries
-        return {
-            "setup_seconds": run.setup_seconds,
-            "compile_seconds": run.compile_seconds,
-            "sampling_seconds": run.sampling_seconds,
-            "gradient_evaluations": evaluations if gradient else 0,
-            "gradient_slots": slots if gradient else 0,
-            "log_density_evaluations": 0 if gradient else evaluations,
-            "log_density_slots": 0 if gradient else slots,
-            "utilisation": utilisation,
-            "likelihood_queries": queries,
-            "likelihood_queries_setup": queries_setup,
-            "likelihood_queries_warmup": queries_warmup,
-        }
+        return cost_of(self._done)
 
     def to_arviz(
         self,
@@ -292,6 +321,21 @@ class MCMC:
             },
         )
 
+    def _given_starts(self, init_params: Any, density: Any, words: Any, target: Target, fit: Fitted) -> Any:
+        """The user's unconstrained positions, by site or as an array; None if there are none, or a strategy finds them."""
+        if isinstance(init_params, InitStrategy):
+            if fit.starts is None:
+                return None
+            drawn = proposed_starts(density, words, init_params, self.num_chains, target.fixed)
+            return {name: np.asarray(value) for name, value in drawn.items()}
+        return init_params
+
+    if not TYPE_CHECKING:  # to a type checker there are only the attributes that there are
+
+        def __getattr__(self, name: str) -> Any:
+            advice = f"; {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
+            raise NoAttributeError(f"MCMC has no attribute {name!r}{advice}.")
+
     def _drive(self, density: Any, fit: Fitted, target: Target, words, init_params, progress: Progress) -> tuple[Outcome, float]:
         """What the loop leaves, and the time at which it began."""
         target = target._replace(layout=target.layout._replace(dtype="float64")) if fit.wide else target
@@ -316,7 +360,7 @@ class MCMC:
         )
         if not outcome.ok.all():
             last = np.asarray(outcome.state.position)
-            raise init_error(density, target.layout, last, outcome.ok, bool(given), fit.transition.uses_gradient)
+            raise init_error(density, target.layout, last, outcome.ok, bool(given), fit.transition.uses_gradient, target.fixed)
         return outcome, driving
 
     @property
@@ -324,10 +368,16 @@ class MCMC:
         return self.num_warmup // self.thinning if self.keep_warmup else 0
 
     @property
-    def _done(self) -> "_Finished":
+    def _done(self) -> Finished:
         if self._finished is None:
             raise SamplerError("MCMC: there are no draws yet; call mcmc.run(jax.random.key(0), ...) first.")
         return self._finished
+
+    @property
+    def _started(self) -> Finished:
+        if not self._done.started:
+            raise SamplerError("MCMC: the run was interrupted before its chains had started; call mcmc.run again.")
+        return self._done
 
     @property
     def _warming(self) -> slice:
@@ -350,7 +400,7 @@ class MCMC:
                 f"The run was interrupted: {kept} of {self.num_samples // self.thinning} draws per chain were kept"
                 + ("; the warm-up was not over." if not kept else "."),
                 InterruptWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
         diverging = outcome.counts.divergences
         if diverging.any():
@@ -358,38 +408,29 @@ class MCMC:
                 f"{int(diverging.sum())} transitions after warm-up diverged ({_by_chain(diverging)}): the draws may "
                 "miss a region of the posterior. Reparametrise the model, or raise target_accept_prob.",
                 DivergenceWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
 
-class _Finished(NamedTuple):
-    """What a run leaves.
-
-    Attributes:
-        outcome: draws, statistics and chains.
-        names: of the values in the outcome, in program order.
-        program: the model.
-        arguments: the model's array arguments by name.
-        setup_seconds, compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
-        uses_gradient, in_one: of the kernel. queries: likelihoods of rows evaluated in the set-up, by kernels that count them.
-    """
-
-    outcome: Outcome
-    names: tuple[str, ...]
-    program: ModelProgram
-    arguments: dict[str, Any]
-    setup_seconds: float
-    compile_seconds: float
-    sampling_seconds: float
-    uses_gradient: bool
-    in_one: bool
-    queries: int | None
-
-
-def _observed_rows(program: ModelProgram) -> int:
-    """How many rows have a likelihood: elements of the observed sites. What enters by `factor` has no rows to count."""
-    observed = [s for s in program.sites.values() if s.role == "observed"]
-    return sum(math.prod(s.shape[: len(s.shape) - s.spec.event_dim]) for s in observed)
+def _where_to_start(start: Any, init_params: Any, model: Any) -> Any:
+    """Positions by site, an array of them, or a strategy; None if neither argument is given."""
+    if start is not None:
+        if init_params is not None:
+            raise SamplerError("MCMC.run: start and init_params are both given; give one of them.")
+        if not isinstance(start, (MCMC, ChainState)):
+            raise SamplerError(
+                f"MCMC.run: start is a {type(start).__name__}, an earlier MCMC or its state expected; write init_params=... for positions"
+                f"{known_parameter(model, 'start')}."
+            )
+    if isinstance(init_params, Mapping):
+        _log.info("init_params: the values are read as unconstrained ones; init_params=init_to_value({...}) takes constrained ones.")
+    given = init_params if start is None else start
+    if isinstance(given, MCMC):
+        run = given._started
+        return run.layout.unravel(np.asarray(run.outcome.state.position))
+    if callable(given) and not isinstance(given, (type, Mapping)):
+        return as_strategy(given)
+    return given
 
 
 def _density_of(model, args, kwargs):
@@ -398,12 +439,17 @@ def _density_of(model, args, kwargs):
         if args or kwargs:
             raise SamplerError("MCMC.run: the kernel has a log density, which holds its data; give no further arguments.")
         return model
+    check_arguments("MCMC.run", model, args, kwargs, RUN)
     return log_density(model, *args, **kwargs)
 
 
 def _check_kernel(kernel) -> None:
-    if isinstance(kernel, type) or not (hasattr(kernel, "model") and (hasattr(kernel, "transition") or hasattr(kernel, "fit"))):
+    if isinstance(kernel, type) or not (hasattr(kernel, "model") and hasattr(kernel, "fit")):
         found = getattr(kernel, "__name__", type(kernel).__name__)
+        foreign = (getattr(kernel, "__module__", None) or "").split(".")[0]
+        if foreign in ("numpyro", "pymc", "blackjax"):
+            known = found if found in ("NUTS", "HMC") else "NUTS"
+            raise SamplerError(f"MCMC: kernel is {foreign}'s {found}, one of Luciole's expected; write lc.MCMC(lc.{known}(model)).")
         raise SamplerError(f"MCMC: kernel is {found}, a kernel expected; write MCMC(NUTS(model), ...).")
 
 
@@ -415,10 +461,3 @@ def _by_chain(counts: np.ndarray) -> str:
 
 
 _LISTED_CHAINS = 16
-_USUAL = {"num_warmup": 1000, "num_samples": 1000, "num_chains": 4, "thinning": 1}
-
-
-def _whole(name: str, value, least: int) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise SamplerError(f"MCMC: {name} is {value!r}, a whole number of at least {least} expected; write {name}={_USUAL[name]}.")
-    return int(value)

@@ -3,7 +3,7 @@
 Source: Hoffman & Gelman (2014), "The No-U-Turn Sampler", JMLR 15; `trajectory` says which variant.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,16 @@ from jax.typing import ArrayLike
 
 from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.autobatch import program
-from ..transforms.errors import SamplerError
+from ..transforms.calls import answering
 from ..transforms.streams import Stream, normal
 from .adaptation import adapting
 from .integrator import Phase, energy
-from .kernel import Transition, check_tuning, tuning_of
+from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
+from .settings import whole
 from .trajectory import MAX_DEPTH, Purpose, Start, iterative
+from .words import KERNEL
 
 __all__ = ["NUTS", "NUTSTransition"]
 
@@ -90,8 +92,9 @@ class NUTSTransition(Transition):
         return transition
 
 
+@answering("NUTS", KERNEL)
 @dataclass(frozen=True, eq=False)
-class NUTS:
+class NUTS(TunedKernel):
     """The No-U-Turn sampler on a model.
 
     Args:
@@ -99,9 +102,12 @@ class NUTS:
         target_accept_prob: mean acceptance probability that the step size is tuned to; in (0, 1).
         max_tree_depth: largest number of doublings: at most 2**max_tree_depth - 1 gradients a draw.
         dense_mass: adapt a full inverse mass matrix instead of its diagonal.
-        step_size: a fixed step size; None adapts it, from 1.
-        inverse_mass_matrix: a fixed one, shape (dim,), or (dim, dim) with `dense_mass`; None adapts it, from the identity.
-        init_strategy: where chains start.
+        step_size: a fixed step size; None adapts it, from 1. (NumPyro's `step_size` is where adaptation starts: `adapt_step_size=True`.)
+        inverse_mass_matrix: a fixed one, of the unconstrained coordinates: an array (dim,), or (dim, dim) with `dense_mass`, in program
+            order, that of `lc.trace(model, ...)`, not NumPyro's order by name; or a dict by site, or by tuple of sites, of arrays
+            (variances, or with `dense_mass` matrices too). None adapts it, from the identity.
+        init_strategy: where chains start: `init_to_uniform()`, `init_to_median()`, `init_to_value(...)` and so on.
+        adapt_step_size, adapt_mass_matrix: whether warm-up adapts it; None: where it is not given. True with a given one starts from that.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -112,19 +118,17 @@ class NUTS:
     max_tree_depth: int = 10
     dense_mass: bool = False
     step_size: float | None = None
-    inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
+    inverse_mass_matrix: ArrayLike | Mapping[Any, ArrayLike] | None = None
+    init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
+    adapt_step_size: bool | None = None
+    adapt_mass_matrix: bool | None = None
 
     def __post_init__(self):
-        check_tuning("NUTS", self.target_accept_prob, self.step_size, self.dense_mass)
-        depth = self.max_tree_depth
-        if not isinstance(depth, (int, np.integer)) or isinstance(depth, bool) or not 1 <= depth <= MAX_DEPTH:
-            raise SamplerError(
-                f"NUTS: max_tree_depth is {depth!r}, a whole number from 1 to {MAX_DEPTH} expected; write max_tree_depth=10."
-            )
+        check_adaptive(self)
+        whole("NUTS", "max_tree_depth", self.max_tree_depth, 1, MAX_DEPTH, write="write max_tree_depth=10")
 
     def transition(self) -> NUTSTransition:
-        return NUTSTransition(int(self.max_tree_depth), bool(self.dense_mass))
+        return NUTSTransition(int(self.max_tree_depth), self.dense_mass)
 
     def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
-        return tuning_of("NUTS", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype)
+        return adaptive_tuning(self, {}, dim, dtype, density)

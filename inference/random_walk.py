@@ -6,6 +6,7 @@ Sources: Metropolis et al. (1953); the default target, an acceptance of 0.234, i
 and optimal scaling of random walk Metropolis algorithms".
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -16,11 +17,13 @@ from jax.typing import ArrayLike
 
 from ..ppl import InitStrategy, init_to_uniform
 from ..transforms.autobatch import program
+from ..transforms.calls import answering
 from ..transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
-from .kernel import Transition, check_tuning, tuning_of
+from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum, velocity
 from .records import ChainState, Draw, Plan, Tuning
+from .words import KERNEL
 
 __all__ = ["RWM", "RWMTransition"]
 
@@ -73,14 +76,15 @@ class RWMTransition(Transition):
         return transition
 
 
+@answering("RWM", KERNEL)
 @dataclass(frozen=True, eq=False)
-class RWM:
+class RWM(TunedKernel):
     """Random-walk Metropolis on a model, a yardstick rather than a recommendation: u' = u + step_size * N(0, inverse mass matrix).
 
     Args:
         model: a model, or a log density that already holds its data.
         target_accept_prob: mean acceptance probability that the step size is tuned to; in (0, 1).
-        dense_mass, step_size, inverse_mass_matrix, init_strategy: as for `NUTS`.
+        dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix: as for `NUTS`.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -90,14 +94,16 @@ class RWM:
     target_accept_prob: float = 0.234
     dense_mass: bool = False
     step_size: float | None = None
-    inverse_mass_matrix: ArrayLike | None = None
-    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
+    inverse_mass_matrix: ArrayLike | Mapping[Any, ArrayLike] | None = None
+    init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
+    adapt_step_size: bool | None = None
+    adapt_mass_matrix: bool | None = None
 
     def __post_init__(self):
-        check_tuning("RWM", self.target_accept_prob, self.step_size, self.dense_mass)
+        check_adaptive(self)
 
     def transition(self) -> RWMTransition:
-        return RWMTransition(bool(self.dense_mass))
+        return RWMTransition(self.dense_mass)
 
     def tuning(self, dim: int, dtype: np.dtype, density: Any = None) -> Tuning:
-        return tuning_of("RWM", self.target_accept_prob, self.step_size, self.inverse_mass_matrix, self.dense_mass, {}, dim, dtype)
+        return adaptive_tuning(self, {}, dim, dtype, density)

@@ -8,6 +8,7 @@ A transition does so for every coordinate of the unconstrained vector in turn.
 Source: Neal (2003), "Slice sampling", Annals of Statistics 31: section 4 and figures 3 (stepping out) and 5 (shrinkage).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -18,12 +19,16 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ..ppl import InitStrategy, init_to_uniform
+from ..ppl.initial import as_strategy
 from ..transforms.autobatch import program
+from ..transforms.calls import answering
 from ..transforms.errors import SamplerError
 from ..transforms.streams import Stream, uniform
 from .adaptation import adapting
-from .kernel import Transition, is_whole, tuning_of
+from .kernel import Transition, TunedKernel, tuning_of
 from .records import ChainState, Draw, Plan, Tuning
+from .settings import whole
+from .words import KERNEL
 
 __all__ = ["Slice", "SliceTransition"]
 
@@ -198,8 +203,9 @@ def shrink(interval: Interval, point, x) -> Interval:
     return interval._replace(low=jnp.where(point < x, point, interval.low), high=jnp.where(point < x, interval.high, point))
 
 
+@answering("Slice", KERNEL)
 @dataclass(frozen=True, eq=False)
-class Slice:
+class Slice(TunedKernel):
     """Univariate slice sampling on a model: every coordinate of the unconstrained vector in turn, with stepping out and shrinkage.
 
     With the other coordinates fixed, x moves to a point of its slice,
@@ -228,12 +234,11 @@ class Slice:
     model: Any
     width: ArrayLike | None = None
     max_steps_out: int = 32
-    init_strategy: InitStrategy = field(default_factory=init_to_uniform)
+    init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
 
     def __post_init__(self):
-        steps = self.max_steps_out
-        if not is_whole(steps) or not 0 <= steps <= _MAX_OUT:
-            raise SamplerError(f"Slice: max_steps_out is {steps!r}, a whole number from 0 to {_MAX_OUT} expected; write max_steps_out=32.")
+        whole("Slice", "max_steps_out", self.max_steps_out, 0, _MAX_OUT, write="write max_steps_out=32")
+        object.__setattr__(self, "init_strategy", as_strategy(self.init_strategy))
         if self.width is not None and not _is_width(self.width):
             raise SamplerError(
                 f"Slice: width is {self.width!r}, a positive number, one for each unconstrained dimension, or None expected; "
@@ -257,5 +262,8 @@ class Slice:
 
 
 def _is_width(width) -> bool:
-    array = np.asarray(width)
+    try:
+        array = np.asarray(width)
+    except Exception:  # ragged lists, abstract values
+        return False
     return array.ndim <= 1 and array.dtype.kind in "iuf" and bool((np.isfinite(array) & (array > 0)).all())

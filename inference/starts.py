@@ -1,14 +1,22 @@
 """Where chains start: the search for a point that a sampler can leave, and the user's own points."""
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..ppl import InitStrategy
 from ..transforms.autobatch import program
 from ..transforms.errors import InitError, SamplerError
+from ..transforms.keys import random_key
 from ..transforms.streams import random_bits
 from .layout import Layout
+from .records import ChainState
 
-__all__ = ["MAX_TRIES", "init_error", "searching", "start_positions", "staying"]
+__all__ = ["MAX_TRIES", "init_error", "proposed_starts", "searching", "start_positions", "staying"]
 
 MAX_TRIES = 100
 _PURPOSE = 200  # of the random numbers; kernels use small ones
@@ -57,11 +65,12 @@ def staying(state, given, fixed):
     return state, jnp.isfinite(state.log_density), jnp.int32(0)
 
 
-def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -> np.ndarray:
+def start_positions(init_params: Any, layout: Layout, num_chains: int) -> np.ndarray:
     """The user's unconstrained starting points as vectors, (chain, dim); zeros when there are none.
 
     Args:
-        init_params: by site, the site's unconstrained shape, with or without a leading chain axis.
+        init_params: by site, the site's unconstrained shape, with or without a leading chain axis; or one array in the layout's order,
+            (dim,) or (chain, dim); or the state of chains.
         layout: of the vector.
         num_chains: number of chains.
 
@@ -71,31 +80,59 @@ def start_positions(init_params: dict | None, layout: Layout, num_chains: int) -
     vectors = np.zeros((num_chains, layout.dim), layout.dtype)
     if init_params is None:
         return vectors
-    if not isinstance(init_params, dict):
-        raise SamplerError(f"init_params: {type(init_params).__name__} found, a dict of arrays by site expected.")
+    if isinstance(init_params, ChainState):
+        init_params = init_params.position
+    if isinstance(init_params, (np.ndarray, jax.Array)):
+        vectors[:] = _fitting("init_params", init_params, (layout.dim,), num_chains)
+        return vectors
+    if not isinstance(init_params, Mapping):
+        raise SamplerError(
+            f"init_params: {type(init_params).__name__} found, a dict of unconstrained arrays by site expected, or an earlier MCMC, its "
+            f"state, an array (chain, {layout.dim}), or init_to_value(...) for constrained values."
+        )
     known = [name for name, _, _ in layout.sites]
     unknown = [name for name in init_params if name not in known]
     missing = [name for name in known if name not in init_params]
     if unknown or missing:
         raise SamplerError(
-            f"init_params: unknown sites {unknown}, missing sites {missing}; the model's sites are {known}. "
-            "Give the unconstrained value of each, or use init_strategy=init_to_value(...) for constrained values of some."
+            f"init_params: unknown sites {unknown}, missing sites {missing}; the model's sites are {known}. Give the unconstrained value "
+            "of each; or, for constrained values of some, write init_params=init_to_value({...}), or start=mcmc for the end of a run."
         )
     start = 0
     for name, shape, _ in layout.sites:
-        value = np.asarray(init_params[name])
-        if value.shape not in (shape, (num_chains, *shape)):
-            raise SamplerError(
-                f"init_params[{name!r}]: shape {value.shape} found, {shape} or, one for each chain, "
-                f"{(num_chains, *shape)} expected (unconstrained values)."
-            )
-        value = np.broadcast_to(value, (num_chains, *shape)).reshape(num_chains, -1)
+        value = _fitting(f"init_params[{name!r}]", init_params[name], shape, num_chains).reshape(num_chains, -1)
         vectors[:, start : start + value.shape[1]] = value
         start += value.shape[1]
     return vectors
 
 
-def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, given: bool, uses_gradient: bool) -> InitError:
+def _fitting(what: str, value: Any, shape: tuple[int, ...], num_chains: int) -> np.ndarray:
+    """A value of that shape for all chains, or for each, as (chain, *shape)."""
+    try:
+        value = np.asarray(value)
+    except Exception:  # ragged lists, abstract values
+        value = np.asarray(None)
+    if value.dtype.kind not in "biuf":
+        raise SamplerError(f"{what}: values of dtype {value.dtype} found, numbers expected.")
+    if value.shape not in (shape, (num_chains, *shape)):
+        raise SamplerError(
+            f"{what}: shape {value.shape} found, {shape} or, one for each chain, {(num_chains, *shape)} expected (unconstrained "
+            "values). For constrained ones, of `get_samples` say, write init_params=init_to_value({...}); for the end of an earlier run "
+            "start=mcmc, with as many chains."
+        )
+    return np.broadcast_to(value, (num_chains, *shape))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def proposed_starts(density: Any, words: Any, strategy: InitStrategy, num_chains: int, fixed: dict[str, Any]) -> Any:
+    """Starting points from a strategy, (chain,) of them by site, for kernels that search for none."""
+    keys = jax.random.split(random_key(words), num_chains)
+    return jax.vmap(lambda key, fixed: density.init(key, strategy, fixed))(keys, fixed)
+
+
+def init_error(
+    density, layout: Layout, positions: np.ndarray, ok: np.ndarray, given: bool, uses_gradient: bool, fixed: Mapping[str, Any]
+) -> InitError:
     """The error to raise when a chain found no start.
 
     Args:
@@ -105,9 +142,17 @@ def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, g
         ok: bool, (chain,). Not all true.
         given: whether the positions were the user's.
         uses_gradient: whether the kernel needs a gradient there.
+        fixed: constrained values that the strategy brought, by site, (chain, ...).
     """
     chain = int(np.argmin(ok))
-    tried = "The given init_params have" if given else f"{MAX_TRIES} starting points were drawn, all with"
+    position = layout.unravel(positions[chain])
+    for name, value in fixed.items():
+        if not np.isfinite(position[name]).all():
+            return InitError(
+                f"chain {chain} found no valid starting point. init_to_value: the value {np.asarray(value)[chain]} of site {name!r} has no "
+                "unconstrained counterpart: it is outside its support, which depends on other sites. Give a value inside."
+            )
+    tried = "The given init_params (unconstrained values) have" if given else f"{MAX_TRIES} starting points were drawn, all with"
     what = "log density or gradient" if uses_gradient else "log density"
     advice = (
         "Check the data for values outside a distribution's support and for NaN; start elsewhere with "
@@ -115,5 +160,5 @@ def init_error(density, layout: Layout, positions: np.ndarray, ok: np.ndarray, g
     )
     return InitError(
         f"chain {chain} found no valid starting point. {tried} a {what} that is not finite. "
-        f"The last one:\n{density.report(layout.unravel(positions[chain]), uses_gradient)}\n{advice}"
+        f"The last one:\n{density.report(position, uses_gradient)}\n{advice}"
     )

@@ -5,7 +5,7 @@ if __name__ == "ppl":
 
 from .density import LogDensity, ScaledLatentWarning, log_density
 from .graph import render_model
-from .initial import InitStrategy, init_to_median, init_to_uniform, init_to_value
+from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
 from .predictive import log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
@@ -19,7 +19,10 @@ __all__ = [
     "condition",
     "deterministic",
     "factor",
+    "init_to_feasible",
+    "init_to_mean",
     "init_to_median",
+    "init_to_sample",
     "init_to_uniform",
     "init_to_value",
     "log_density",

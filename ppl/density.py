@@ -7,6 +7,7 @@ never baked into the compiled program.
 """
 
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ..transforms import LucioleWarning, ModelError
+from ..transforms import KeywordError, LucioleWarning, ModelError
+from ..transforms.calls import fits
 from ..transforms.partial import Split, split
 from . import interpreters
-from .initial import InitStrategy, init_to_uniform
+from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
 
 __all__ = ["LogDensity", "NothingObservedWarning", "ScaledLatentWarning", "log_density"]
@@ -120,7 +122,7 @@ class LogDensity:
             strategy: `lc.init_to_uniform()` by default.
             values: constrained values by site that go before the strategy; by default those it brings itself.
         """
-        strategy = init_to_uniform() if strategy is None else strategy
+        strategy = init_to_uniform() if strategy is None else as_strategy(strategy)
         values = strategy.fixed(self.program) if values is None else values
         return interpreters.start(self.program, self.data, key, strategy.propose, values)
 
@@ -135,6 +137,21 @@ class LogDensity:
         if missing:
             raise ModelError(f"values have no entry for the latent site {missing[0]!r}; expected one for each of {list(self.positions)}.")
         return interpreters.unconstrain(self.program, self.data, {n: values[n] for n in self.positions})
+
+    def joint(self, values: Mapping[str, Any]) -> jax.Array:
+        """log p(x, y) at constrained values of the latent sites, nats, without Jacobians: a scalar, of one draw of each site."""
+        latents = self.program.latents
+        missing = [name for name in latents if name not in values]
+        if missing:
+            raise ModelError(f"values have no entry for the latent site {missing[0]!r}; expected one for each of {list(latents)}.")
+        for name, site in latents.items():
+            if np.shape(values[name]) != site.shape:
+                raise ModelError(
+                    f"site {name!r}: the value has shape {np.shape(values[name])}, expected {site.shape} (constrained, of one draw; "
+                    "`jax.vmap` goes over many)."
+                )
+        scores = interpreters.score_values(self.program, self.data, {name: values[name] for name in latents})
+        return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
     def _check(self, position: Mapping[str, Any]) -> None:
         expected = self.skeleton.positions
@@ -170,7 +187,7 @@ class LogDensity:
         return "\n".join(row for _, row in sorted(rows, key=lambda r: r[0]))
 
 
-def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDensity:
+def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogDensity:
     """The log density of `model` given its arguments.
 
     Raises:
@@ -181,6 +198,7 @@ def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDens
         ScaledLatentWarning: a latent site with a bijection is scaled; here, unlike in NumPyro, its Jacobian is not.
         NothingObservedWarning: an argument is None, and there is no observed site and no factor: the density is the prior's.
     """
+    _refuse_separate_arguments(model, args, kwargs)
     program = trace(model, *args, **kwargs)
     if not program.latents:
         raise ModelError("the model has no latent site: every `sample` statement is observed, so there is nothing to infer.")
@@ -200,6 +218,21 @@ def _warn_of_prior(program: ModelProgram) -> None:
         NothingObservedWarning,
         stacklevel=3,
     )
+
+
+def _refuse_separate_arguments(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Answers NumPyro's form, log_density(model, args, kwargs, params), where the model can mean nothing else."""
+    if kwargs or [isinstance(a, t) for a, t in zip(args, ((tuple, list), dict, dict), strict=False)] != [True] * 3 or len(args) > 3:
+        return
+    try:
+        signature = inspect.signature(model)
+    except (TypeError, ValueError):
+        return
+    if fits(signature, *args[0], **args[1]) and not fits(signature, *args):
+        raise KeywordError(
+            "log_density: NumPyro's form log_density(model, args, kwargs, params) found. The model's arguments are given as they are, and "
+            "constrained values to `joint`: write lc.log_density(model, *args, **kwargs).joint(params)."
+        )
 
 
 def _check_latent(site: Site) -> None:

@@ -10,7 +10,7 @@ from .program import ModelProgram, Site, trace
 __all__ = ["render_model"]
 
 
-def render_model(model: Callable[..., Any], *args: Any, format: str = "graphviz", **kwargs: Any) -> str:
+def render_model(model: Callable[..., Any], /, *args: Any, format: str = "graphviz", **kwargs: Any) -> str:
     """The model's graph as text.
 
     Args:

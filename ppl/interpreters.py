@@ -25,12 +25,12 @@ from .program import ModelProgram, Site
 from .spec import Spec, distribution_name, drawn, peel
 from .walker import Rule, walk
 
-__all__ = ["constrain", "generate", "pointwise", "score_sites", "site_value", "start", "unconstrain"]
+__all__ = ["constrain", "generate", "pointwise", "score_sites", "score_values", "site_value", "start", "unconstrain"]
 
 Data = Sequence[Any]
 Values = Mapping[str, Any]
-Strategy = Callable[[Any, Distribution, Any, tuple[int, ...]], Any]
-"""strategy(key, distribution, bijection, unconstrained shape) -> unconstrained value of one site."""
+Strategy = Callable[[Any, Distribution, Any, tuple[int, ...], str], Any]
+"""strategy(key, distribution, bijection, unconstrained shape, name) -> unconstrained value of one site."""
 
 
 def generate(
@@ -134,6 +134,23 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
     return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in _run(program, data, rule, values).items()}
 
 
+def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
+    """The log density of every sample and factor site (nats) at constrained values, without Jacobians: their sum is log p(x, y).
+
+    A `scale` handler multiplies, as in `score_sites`.
+    """
+
+    def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
+        if spec.kind == "deterministic":
+            return operands[0], None
+        if not spec.latent:
+            return operands[spec.num_leaves], total_of(spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands))
+        value = jnp.asarray(value, spec.dtype)
+        return value, total_of(spec.apply(lambda dist, scale, obs, x: total_of(_scaled(dist.log_prob(x), scale)), operands, value))
+
+    return _run(program, data, rule, values)
+
+
 def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None) -> dict[str, Any]:
     """A starting position: each latent site from `strategy`, given the sites before it; sites in `fixed` from there (constrained)."""
     fixed = fixed or {}
@@ -148,7 +165,7 @@ def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed
 
         def one(dist: Distribution, scale: Any, obs: Any, key: Any) -> tuple[Any, Any]:
             bijection = spec.bijection(dist)
-            u = jnp.asarray(strategy(key, dist, bijection, spec.unconstrained_shape or ()), spec.dtype)
+            u = jnp.asarray(strategy(key, dist, bijection, spec.unconstrained_shape or (), spec.name), spec.dtype)
             return bijection(u), u
 
         return spec.apply(one, operands, _split(given["key"], spec))

@@ -14,10 +14,12 @@ import jax
 import numpy as np
 
 from ..transforms import ModelError, structure
+from ..transforms.calls import verb
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
+from .words import PREDICTIVE
 
 __all__ = ["log_likelihood", "log_likelihood_of", "posterior_predictive", "prior_predictive"]
 
@@ -27,7 +29,8 @@ _MAX_BATCH = 1000
 Samples = Mapping[str, Any]
 
 
-def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+@verb("lc.prior_predictive(model, key, num_samples, *args, **kwargs)", PREDICTIVE)
+def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws from the joint prior distribution: latent, deterministic and observed sites; observations in `args` are not used.
 
     Args:
@@ -47,7 +50,8 @@ def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, *arg
     return _in_batches(_forwards, program, _typed(key), {}, int(num_samples))
 
 
-def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+@verb("lc.posterior_predictive(model, key, samples, *args, **kwargs)", PREDICTIVE)
+def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws of what `samples` leave open: observed sites, deterministic sites (always recomputed), latent sites that are not in `samples`.
 
     Args:
@@ -70,7 +74,8 @@ def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, 
     return _in_batches(_forwards, program, _typed(key), given, math.prod(lead), lead)
 
 
-def log_likelihood(model: Callable[..., Any], samples: Samples, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+@verb("lc.log_likelihood(model, samples, *args, **kwargs)", PREDICTIVE)
+def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """log p(y_i | sample), nats, for every element of every observed site.
 
     Args:

@@ -112,7 +112,7 @@ class ModelProgram:
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)
 
 
-def trace(model: Callable[..., Any], *args: Any, **kwargs: Any) -> ModelProgram:
+def trace(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ModelProgram:
     """Trace a model on its arguments.
 
     Args:

@@ -20,6 +20,14 @@ class SamplerError(LucioleError, ValueError):
     """A sampler or a run was configured with a value that makes no sense: names the argument."""
 
 
+class KeywordError(LucioleError, TypeError):
+    """A call has an argument that there is not, or lacks one: names it, and what to write."""
+
+
+class NoAttributeError(LucioleError, AttributeError):
+    """An attribute of another library's objects that there is not here: names it, and what to write."""
+
+
 class BoundError(LucioleError, ValueError):
     """A lower bound on a likelihood does not exist, cannot be proved or does not hold: names the distribution or primitive, or the row."""
 

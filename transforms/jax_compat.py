@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax._src import config as _config  # 0.10-0.12: the cache's settings have no public context managers
+from jax._src import core as _core  # 0.10-0.12: no public way to ask whether a transformation is in progress
 from jax._src import effects as _effects  # 0.10-0.12: no public way to declare an effect harmless
 from jax._src import source_info_util as _source_info  # 0.10-0.12: no public way to read an equation's frames
 from jax.experimental.compilation_cache import compilation_cache as _compilation_cache
@@ -44,6 +45,7 @@ __all__ = [
     "prune_jaxpr",
     "scan_layout",
     "subjaxprs",
+    "transforming",
     "user_frames",
     "varying_axes",
     "varying_like",
@@ -116,6 +118,11 @@ def scan_layout(eqn: JaxprEqn) -> tuple[int, int]:
         return eqn.params["num_consts"], eqn.params["num_carry"]
     consts, carry, _ = eqn.params["ft_in"].unpack()
     return len(consts), len(carry)
+
+
+def transforming() -> bool:
+    """Whether the caller is being traced or transformed, by jit, vmap, grad or the like. Serves 0.10-0.12."""
+    return not _core.trace_state_clean()
 
 
 def declare_effect(effect_class: type) -> None:

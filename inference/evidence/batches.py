@@ -18,7 +18,7 @@ from jax import lax
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, LucioleError
 from ...transforms.keys import random_key
-from ..kernel import is_whole
+from ..settings import is_whole
 from .objective import Objective
 
 __all__ = ["Batches", "cut"]

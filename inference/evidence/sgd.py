@@ -12,12 +12,13 @@ import numpy as np
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
+from ...transforms.calls import verb
 from ...transforms.keys import random_key
 from ..export import array_arguments
-from ..kernel import is_whole
 from ..layout import Layout
 from ..notices import InterruptWarning
 from ..progress import Progress
+from ..settings import choice, flag, number, whole
 from .batches import cut
 from .descent import Data, Path
 from .estimators import LIMITS, Order
@@ -32,9 +33,11 @@ _CHECK_EVERY = 10  # steps between two looks at the curvature
 _ROUNDING = 32  # units in the last place that the mean over restarts may be off by on the device
 
 
+@verb("lc.sgd_evidence(model, key, *args, step_size=..., num_steps=..., **kwargs)")
 def sgd_evidence(
     model: Callable[..., Any],
     key: Any,
+    /,
     *args: Any,
     step_size: Any,
     num_steps: int,
@@ -111,7 +114,7 @@ def sgd_evidence(
     """
     begun = perf_counter()
     words = key_words(key)
-    _check(order, num_steps, num_restarts, num_probes, minibatches, gradient_threshold, batch_size, plate, evaluate_every)
+    _check(order, num_steps, num_restarts, num_probes, minibatches, gradient_threshold, batch_size, plate, evaluate_every, progress_bar)
     step_sizes = _step_sizes(step_size, num_steps)
     density = log_density(model, *args, **kwargs)
     check_model(density.program)
@@ -239,40 +242,35 @@ def _step_sizes(step_size: Any, num_steps: int) -> np.ndarray:
     return np.array(np.broadcast_to(sizes, (num_steps,)))
 
 
-def _check(order, num_steps, num_restarts, num_probes, minibatches, gradient_threshold, batch_size, plate, evaluate_every) -> None:
+def _check(
+    order, num_steps, num_restarts, num_probes, minibatches, gradient_threshold, batch_size, plate, evaluate_every, progress_bar
+) -> None:
     """Refuses arguments that make no sense for any model."""
-    if isinstance(order, bool) or order not in LIMITS:
-        raise EvidenceError(f'sgd_evidence: order is {order!r}; write order=2, order=4 or order="exact".')
-    whole = {"num_steps": num_steps, "num_restarts": num_restarts, "num_probes": num_probes}
-    whole |= {} if evaluate_every is None else {"evaluate_every": evaluate_every}
-    for name, value in whole.items():
-        if not is_whole(value) or value < 1:
-            raise EvidenceError(f"sgd_evidence: {name} is {value!r}, a whole number of at least 1 expected.")
-    if minibatches not in ("shared", "fresh"):
-        raise EvidenceError(f'sgd_evidence: minibatches is {minibatches!r}; write "shared" or "fresh".')
+    owner = "sgd_evidence"
+    choice(owner, "order", order, tuple(LIMITS), error=EvidenceError)
+    numbers = {"num_steps": num_steps, "num_restarts": num_restarts, "num_probes": num_probes}
+    numbers |= {} if evaluate_every is None else {"evaluate_every": evaluate_every}
+    for name, value in numbers.items():
+        whole(owner, name, value, 1, error=EvidenceError)
+    choice(owner, "minibatches", minibatches, ("shared", "fresh"), error=EvidenceError)
+    flag(owner, "progress_bar", progress_bar, error=EvidenceError)
     if batch_size is None and (plate is not None or minibatches == "fresh"):
         raise EvidenceError("sgd_evidence: plate and minibatches say how rows are cut; write batch_size=... too, or leave them out.")
-    if gradient_threshold is not None and not _is_positive(gradient_threshold):
-        raise EvidenceError(
-            f"sgd_evidence: gradient_threshold is {gradient_threshold!r}; a positive number expected, in nats per unit of u, or None for "
-            "the gradient as it is."
-        )
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and bool(0 < value < np.inf)
+    if gradient_threshold is not None:
+        positive = "a positive number, in nats per unit of u, or None for the gradient as it is,"
+        number(owner, "gradient_threshold", gradient_threshold, lambda g: 0 < g < np.inf, positive, error=EvidenceError)
 
 
 def _warn(estimate: Evidence, interrupted: bool, num_steps: int) -> None:
     if interrupted:
         reached = estimate.training_loss.shape[1] - 1
-        warnings.warn(f"sgd_evidence was interrupted: {reached} of {num_steps} steps were kept.", InterruptWarning, stacklevel=3)
+        warnings.warn(f"sgd_evidence was interrupted: {reached} of {num_steps} steps were kept.", InterruptWarning, stacklevel=4)
     if estimate.num_failed:
         warnings.warn(
             f"sgd_evidence: {estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN and were left out. The others "
             "are those that went well, so their mean may be too high; lower step_size until none fails.",
             FailedRestartWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     step = estimate.first_invalid_step
     if step is not None:
@@ -283,5 +281,5 @@ def _warn(estimate: Evidence, interrupted: bool, num_steps: int) -> None:
             f"order={estimate.order!r} estimates a lower bound. Nothing after that step is a bound, and best_step is not looked for "
             f"there. Write step_size={advised:.2g}" + (", or order=4." if estimate.order == 2 and seen < LIMITS[4] else "."),
             EvidenceRangeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

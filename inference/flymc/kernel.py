@@ -5,19 +5,22 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...ppl import InitStrategy, LogDensity, init_to_median
 from ...ppl.factors import Factor, find_factor
+from ...transforms.calls import answering
 from ...transforms.errors import LucioleWarning, SamplerError
 from ..hmc import HMC
-from ..kernel import Fitted, check_tuning, is_whole, tuning_of
+from ..kernel import Fitted, check_step_size, check_target, tuning_of
 from ..nuts import NUTS
 from ..random_walk import RWM
 from ..records import ChainState
+from ..settings import choice, mapping, number, whole
 from ..slice import Slice
+from ..words import KERNEL
 from .setup import Setup, light_up
 from .transitions import GivenTransition, RotationTransition, mended
 
@@ -35,6 +38,7 @@ class BreakEvenWarning(LucioleWarning):
     """The data are too few for Firefly Monte Carlo to be faster than NUTS on all of them; the draws are right."""
 
 
+@answering("FlyMC", KERNEL)
 @dataclass(frozen=True, eq=False)
 class FlyMC:
     """Firefly Monte Carlo: the exact posterior of a model with tall data, from a few of its rows at a time.
@@ -80,39 +84,35 @@ class FlyMC:
     """
 
     model: Any
-    kernel: str = "rotation_hmc"
+    kernel: Literal["rotation_hmc", "hmc", "nuts", "mala", "rwm", "slice"] = "rotation_hmc"
     kernel_options: Mapping[str, Any] = field(default_factory=dict)
-    bounds: str = "auto"
+    bounds: Literal["auto", "global", "untuned"] = "auto"
     plate: str | None = None
-    rows: str = "auto"
+    rows: Literal["auto", "host", "device"] = "auto"
 
     def __post_init__(self):
-        if self.kernel not in ("rotation_hmc", *_OTHERS):
-            kernels = ", ".join(map(repr, ("rotation_hmc", *_OTHERS)))
-            raise SamplerError(f"FlyMC: kernel is {self.kernel!r}, one of {kernels} expected.")
-        if self.bounds not in ("auto", "global", "untuned"):
-            raise SamplerError(
-                f"FlyMC: bounds is {self.bounds!r}, 'auto', 'global' or 'untuned' expected; lc.bounds.register gives a bound of your own."
-            )
-        if self.rows not in ("auto", "host", "device"):
-            raise SamplerError(f"FlyMC: rows is {self.rows!r}, 'auto', 'host' or 'device' expected.")
-        options = dict(self.kernel_options)
-        for name, least in (("softening", 0), ("radius", 0), ("trajectory_length", 0)):
-            value = options.get(name)
-            if value is not None and not (np.ndim(value) == 0 and np.isfinite(value) and value >= least):
-                raise SamplerError(f"FlyMC: kernel_options[{name!r}] is {value!r}, a number of at least {least} expected.")
+        choice("FlyMC", "kernel", self.kernel, ("rotation_hmc", *_OTHERS))
+        own = "lc.bounds.register gives a bound of your own"
+        choice("FlyMC", "bounds", self.bounds, ("auto", "global", "untuned"), write=own)
+        choice("FlyMC", "rows", self.rows, ("auto", "host", "device"))
+        if not isinstance(self.plate, str | None):
+            raise SamplerError(f"FlyMC: plate is {self.plate!r}, the name of a plate or None expected.")
+        options = mapping("FlyMC", "kernel_options", self.kernel_options)
+        for name in ("softening", "radius", "trajectory_length"):
+            if options.get(name) is not None:
+                number("FlyMC", f"kernel_options[{name!r}]", options[name], lambda x: 0 <= x < np.inf, "a number of at least 0")
         for name in ("capacity", "num_steps"):
-            if options.get(name) is not None and not (is_whole(options[name]) and options[name] >= 1):
-                raise SamplerError(f"FlyMC: kernel_options[{name!r}] is {options[name]!r}, a whole number of at least 1 expected.")
-        if options.get("z_update") not in (None, "implicit", "explicit"):
-            raise SamplerError(f"FlyMC: kernel_options['z_update'] is {options['z_update']!r}, 'implicit' or 'explicit' expected.")
+            if options.get(name) is not None:
+                whole("FlyMC", f"kernel_options[{name!r}]", options[name], 1)
+        choice("FlyMC", "kernel_options['z_update']", options.get("z_update"), (None, "implicit", "explicit"))
         _, inner = self._options
         if self.kernel == "rotation_hmc":
             unknown = [name for name in inner if name not in _ROTATION]
             if unknown:
                 known = ", ".join(_SETUP + _ROTATION)
                 raise SamplerError(f"FlyMC: kernel_options has {unknown}; for 'rotation_hmc' there are {known}.")
-            check_tuning("FlyMC", inner.get("target_accept_prob", 0.85), inner.get("step_size"), False)
+            check_target("FlyMC", inner.get("target_accept_prob", 0.85))
+            check_step_size("FlyMC", inner.get("step_size"))
         else:
             self._inner(inner, {})
 
@@ -154,7 +154,7 @@ class FlyMC:
             covariance = np.asarray(fireflies.scale) @ np.asarray(fireflies.scale).T
             inner = self._inner(inner_options, _metric(self.kernel, covariance))
             transition = GivenTransition(inner.transition(), conditional)
-            tuning = inner.tuning(dim, np.dtype(np.float64))
+            tuning = inner.tuning(dim, np.dtype(np.float64), density)
             tuning = tuning._replace(options={**tuning.options, **options})
         noise = np.random.default_rng(np.asarray(words, np.uint32)).standard_normal((num_chains, dim))
         starts = np.asarray(fireflies.centre) + noise @ np.asarray(fireflies.scale).T
@@ -220,5 +220,5 @@ def _warn_of_few(found: Setup) -> None:
         f"FlyMC: site {found.factor.site!r} has {num} rows of {columns} numbers, and about {touched:.0f} likelihoods will be evaluated per "
         "iteration: the data are few enough that lc.NUTS on all of them will be faster. The draws are exact all the same.",
         BreakEvenWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -21,10 +21,14 @@ _NAMES_BY_ROOM = {
     ".ppl": (
         "LogDensity",
         "ModelProgram",
+        "ScaledLatentWarning",
         "condition",
         "deterministic",
         "factor",
+        "init_to_feasible",
+        "init_to_mean",
         "init_to_median",
+        "init_to_sample",
         "init_to_uniform",
         "init_to_value",
         "log_density",
@@ -42,8 +46,14 @@ _NAMES_BY_ROOM = {
         "MCMC",
         "NUTS",
         "RWM",
+        "BreakEvenWarning",
+        "DivergenceWarning",
         "EllipticalSlice",
+        "EvidenceRangeWarning",
+        "FailedRestartWarning",
         "FlyMC",
+        "InterruptWarning",
+        "RowsOnDeviceWarning",
         "Slice",
         "bounds",
         "compare_evidence",
@@ -54,16 +64,19 @@ _NAMES_BY_ROOM = {
         "DerivativeError",
         "EvidenceError",
         "InitError",
+        "KeywordError",
         "LucioleError",
         "LucioleWarning",
         "ModelError",
+        "NoAttributeError",
         "ProgramError",
         "SamplerError",
     ),
 }
+_OF_NUMPYRO = {"dist": "numpyro.distributions", "handlers": "numpyro.handlers"}
 _ROOM_OF = {name: room for room, names in _NAMES_BY_ROOM.items() for name in names}
 
-__all__ = sorted([*_ROOM_OF, *_ROOMS, "__version__", "dist"])  # noqa: PLE0605 (the stub spells the names out)
+__all__ = sorted([*_ROOM_OF, *_ROOMS, "__version__", *_OF_NUMPYRO])  # noqa: PLE0605 (the stub spells the names out)
 
 
 def __getattr__(name: str):
@@ -72,8 +85,8 @@ def __getattr__(name: str):
         value = getattr(import_module(_ROOM_OF[name], __name__), name)
     elif name in _ROOMS:
         value = import_module(f".{name}", __name__)
-    elif name == "dist":
-        value = import_module("numpyro.distributions")
+    elif name in _OF_NUMPYRO:
+        value = import_module(_OF_NUMPYRO[name])
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

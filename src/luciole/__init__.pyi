@@ -1,4 +1,5 @@
 from numpyro import distributions as dist
+from numpyro import handlers as handlers
 
 from . import inference as inference
 from . import ppl as ppl
@@ -8,18 +9,28 @@ from .inference import HMC as HMC
 from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
 from .inference import RWM as RWM
+from .inference import BreakEvenWarning as BreakEvenWarning
+from .inference import DivergenceWarning as DivergenceWarning
 from .inference import EllipticalSlice as EllipticalSlice
+from .inference import EvidenceRangeWarning as EvidenceRangeWarning
+from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FlyMC as FlyMC
+from .inference import InterruptWarning as InterruptWarning
+from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import bounds as bounds
 from .inference import compare_evidence as compare_evidence
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
 from .ppl import ModelProgram as ModelProgram
+from .ppl import ScaledLatentWarning as ScaledLatentWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
 from .ppl import factor as factor
+from .ppl import init_to_feasible as init_to_feasible
+from .ppl import init_to_mean as init_to_mean
 from .ppl import init_to_median as init_to_median
+from .ppl import init_to_sample as init_to_sample
 from .ppl import init_to_uniform as init_to_uniform
 from .ppl import init_to_value as init_to_value
 from .ppl import log_density as log_density
@@ -35,9 +46,11 @@ from .transforms import BoundError as BoundError
 from .transforms import DerivativeError as DerivativeError
 from .transforms import EvidenceError as EvidenceError
 from .transforms import InitError as InitError
+from .transforms import KeywordError as KeywordError
 from .transforms import LucioleError as LucioleError
 from .transforms import LucioleWarning as LucioleWarning
 from .transforms import ModelError as ModelError
+from .transforms import NoAttributeError as NoAttributeError
 from .transforms import ProgramError as ProgramError
 from .transforms import SamplerError as SamplerError
 
@@ -49,18 +62,27 @@ __all__ = [
     "NUTS",
     "RWM",
     "BoundError",
+    "BreakEvenWarning",
     "DerivativeError",
+    "DivergenceWarning",
     "EllipticalSlice",
     "EvidenceError",
+    "EvidenceRangeWarning",
+    "FailedRestartWarning",
     "FlyMC",
     "InitError",
+    "InterruptWarning",
+    "KeywordError",
     "LogDensity",
     "LucioleError",
     "LucioleWarning",
     "ModelError",
     "ModelProgram",
+    "NoAttributeError",
     "ProgramError",
+    "RowsOnDeviceWarning",
     "SamplerError",
+    "ScaledLatentWarning",
     "Slice",
     "__version__",
     "bounds",
@@ -69,8 +91,12 @@ __all__ = [
     "deterministic",
     "dist",
     "factor",
+    "handlers",
     "inference",
+    "init_to_feasible",
+    "init_to_mean",
     "init_to_median",
+    "init_to_sample",
     "init_to_uniform",
     "init_to_value",
     "log_density",

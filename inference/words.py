@@ -1,0 +1,140 @@
+"""Words that users of NumPyro and PyMC type, and what to write here instead. The errors and docs/you-typed-write.md say the same.
+
+By where a word is typed: an argument of `MCMC`, of a kernel, of `MCMC.run`; an attribute of `MCMC`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..transforms.calls import nearest
+from ..transforms.errors import SamplerError
+
+__all__ = ["ATTRIBUTES", "KERNEL", "MCMC_WORDS", "RUN", "extra_fields_of", "known_fields", "known_parameter"]
+
+_NO_SEARCH = "adaptation starts from step_size, or from 1, and is quick to leave it: leave this out"
+_AT_MCMC = "it goes to lc.MCMC(kernel, {0}=...)"
+_AT_KERNEL = "it goes to the kernel: lc.NUTS(model, {0}=...)"
+_SEED = "write mcmc.run(jax.random.key(0), ...)"
+_ONE_PROGRAM = "all chains run in one program on one device: leave it out"
+
+MCMC_WORDS = {
+    "chain_method": _ONE_PROGRAM,
+    "cores": _ONE_PROGRAM,
+    "jit_model_args": "arrays are arguments of the compiled program anyway, and new data of the same shapes compile nothing: leave it out",
+    "postprocess_fn": "write lc.deterministic(name, value) in the model, or compute it from mcmc.get_samples()",
+    "draws": "write num_samples=1000",
+    "tune": "write num_warmup=1000",
+    "warmup": "write num_warmup=1000",
+    "chains": "write num_chains=4",
+    "progressbar": "write progress_bar=False",
+    "random_seed": _SEED,
+    "rng_key": _SEED,
+    "key": _SEED,
+    "target_accept": _AT_KERNEL.format("target_accept_prob"),
+    "target_accept_prob": _AT_KERNEL.format("target_accept_prob"),
+    "max_tree_depth": _AT_KERNEL.format("max_tree_depth"),
+    "init_strategy": _AT_KERNEL.format("init_strategy"),
+    "dense_mass": _AT_KERNEL.format("dense_mass"),
+    "init_params": "write mcmc.run(key, ..., init_params=...)",
+    "initvals": "write lc.NUTS(model, init_strategy=lc.init_to_value({...}))",
+    "extra_fields": "write mcmc.run(key, ..., extra_fields=...)",
+    "return_inferencedata": "write mcmc.to_arviz() after the run",
+    "discard_tuned_samples": "write keep_warmup=True to keep them",
+    "step": "the kernel is the first argument: lc.MCMC(lc.NUTS(model))",
+}
+
+KERNEL = {
+    "find_heuristic_step_size": _NO_SEARCH,
+    "target_accept": "write target_accept_prob=0.8",
+    "max_treedepth": "write max_tree_depth=10",
+    "regularize_mass_matrix": "the metric is shrunk at every window's end, as Stan does it: leave it out",
+    "forward_mode_differentiation": "every gradient is taken backwards, through loops too: leave it out",
+    "potential_fn": "give a model, or lc.log_density(model, ...), as the first argument",
+    "kinetic_fn": "the kinetic energy is that of a Gaussian momentum, with inverse_mass_matrix: leave it out",
+    "tune": _AT_MCMC.format("num_warmup"),
+    "draws": _AT_MCMC.format("num_samples"),
+    "chains": _AT_MCMC.format("num_chains"),
+    "num_warmup": _AT_MCMC.format("num_warmup"),
+    "num_samples": _AT_MCMC.format("num_samples"),
+    "num_chains": _AT_MCMC.format("num_chains"),
+    "random_seed": _SEED,
+}
+
+RUN = {
+    **{name: _AT_MCMC.format(name) for name in ("num_warmup", "num_samples", "num_chains", "thinning", "progress_bar", "keep_warmup")},
+    **{name: MCMC_WORDS[name] for name in ("chain_method", "jit_model_args", "cores", "return_inferencedata", "target_accept")},
+    "draws": _AT_MCMC.format("num_samples"),
+    "tune": _AT_MCMC.format("num_warmup"),
+    "chains": _AT_MCMC.format("num_chains"),
+    "random_seed": _SEED,
+    "init_strategy": _AT_KERNEL.format("init_strategy"),
+    "initvals": "write init_params=lc.init_to_value({...})",
+}
+
+ATTRIBUTES = {
+    "warmup": "run does the warm-up and the draws; lc.MCMC(kernel, keep_warmup=True) keeps the warm-up's draws in mcmc.warmup_samples",
+    "last_state": "write mcmc.state, and mcmc.run(key, ..., start=mcmc) to go on from there",
+    "post_warmup_state": "write mcmc.run(key, ..., start=mcmc) to start where an earlier run ended",
+    "sampler": "write mcmc.kernel",
+    "transfer_states_to_host": "draws are NumPy arrays on the host: leave it out",
+    "sample": "write mcmc.run(jax.random.key(0), ...)",
+    "posterior": "write mcmc.to_arviz(), or mcmc.get_samples(group_by_chain=True)",
+    "summary": "write mcmc.print_summary()",
+}
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {  # NumPyro's names: ours, and what becomes of the values
+    "accept_prob": ("acceptance_rate", np.asarray),
+    "adapt_state.step_size": ("step_size", np.asarray),
+    "num_steps": ("n_steps", np.asarray),
+    "potential_energy": ("lp", np.negative),
+}
+_OURS = (
+    "diverging", "tree_depth", "n_steps", "acceptance_rate", "energy", "lp", "step_size", "nstep_out", "nstep_in", "theta", "n_bright",
+    "n_queries",
+)  # fmt: skip
+
+
+def known_fields(extra_fields: Any, model: Any) -> tuple[str, ...]:
+    """Names of statistics, of NumPyro's or ours.
+
+    Raises:
+        SamplerError: a name is unknown, or there is something else in the argument.
+    """
+    known = (*_OURS, *_FIELDS)
+    if isinstance(extra_fields, str) or not isinstance(extra_fields, Sequence):
+        raise SamplerError(
+            f"MCMC.run: extra_fields is {extra_fields!r}, a tuple of names expected, such as ('num_steps',)"
+            f"{known_parameter(model, 'extra_fields')}."
+        )
+    for name in extra_fields:
+        if name not in known:
+            like = nearest(str(name), known)
+            hint = f"perhaps {like!r} is meant" if like else f"there are {', '.join(known)}"
+            raise SamplerError(
+                f"MCMC.run: extra_fields has {name!r}, which is no statistic; {hint}{known_parameter(model, 'extra_fields')}."
+            )
+    return tuple(extra_fields)
+
+
+def extra_fields_of(fields: Sequence[str], stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The statistics of these names, under these names, and divergences, which NumPyro always returns; (chain, draw).
+
+    Raises:
+        SamplerError: the kernel has no such statistic.
+    """
+    found = {"diverging": stats["diverging"]} if "diverging" in stats else {}
+    for name in fields:
+        ours, convert = _FIELDS.get(name, (name, np.asarray))
+        if ours not in stats:
+            raise SamplerError(f"MCMC.get_extra_fields: this kernel has no statistic {name!r}; it has {', '.join(stats)}.")
+        found[name] = convert(stats[ours])
+    return found
+
+
+def known_parameter(model: Any, name: str) -> str:
+    """What is said when one of `run`'s own keywords has a strange value and the model has a parameter of that name."""
+    code = getattr(getattr(model, "__wrapped__", model), "__code__", None)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
+    return f". The model has a parameter {name!r} too: give its value by position, the keyword is run's own" if name in names else ""
