@@ -67,7 +67,7 @@ class MCMC:
             without gradient; a kernel has either these or those, the others are 0), `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
             `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart). What a kernel did before it began again with
-            more room counts as set-up.
+            larger buffers counts as set-up.
 
     Raises:
         SamplerError: a setting makes no sense; names the argument.

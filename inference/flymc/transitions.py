@@ -82,7 +82,7 @@ def mended(transition: Any, state: ChainState, site: str, num: int) -> Any:
         BoundError: a bound exceeded the likelihood; names the row.
     """
     conditional: Conditional = transition.conditional
-    faults: Faults = state.held.faults
+    faults: Faults = state.auxiliary.faults
     refuted = int(np.asarray(faults.refuted).max())
     if refuted >= 0:
         name = conditional.kind.family.distribution.__name__
@@ -149,7 +149,7 @@ class RotationTransition(Transition):
             fixed = options["num_steps"] > 0
             n_steps = (options["num_steps"] if fixed else wanted).astype("int32")
             taken = step if fixed else jnp.minimum(step, options["trajectory_length"] / wanted)  # as many, of the length asked for
-            here, did = iteration(state.stream, state.held.here, noise, taken, n_steps)
+            here, did = iteration(state.stream, state.auxiliary.here, noise, taken, n_steps)
             position = here.point.position
             stats = {
                 "n_steps": n_steps,
@@ -163,7 +163,7 @@ class RotationTransition(Transition):
                 step, state.metric, state.adaptation, state.stream.counter.astype("int32"), did.acceptance_rate, position
             )
             stream = state.stream._replace(counter=state.stream.counter + 1)
-            held = Rotating(here, state.held.faults.and_also(did.short, did.refuted))
+            held = Rotating(here, state.auxiliary.faults.and_also(did.short, did.refuted))
             state = ChainState(position, did.log_density, state.gradient, step_size, metric, adaptation, stream, held)
             return state, Draw(position, stats)
 
@@ -247,10 +247,10 @@ class GivenTransition(Transition):
         @program
         def transition(state, noise):
             stream = state.stream
-            state, draw = move(state._replace(held=state.held._replace(first=state.held.last, queries=jnp.int32(0))), noise)
-            log_density, gradient, held = reconsider(stream, state.position, state.held)
+            state, draw = move(state._replace(auxiliary=state.auxiliary._replace(first=state.auxiliary.last, queries=jnp.int32(0))), noise)
+            log_density, gradient, held = reconsider(stream, state.position, state.auxiliary)
             stats = {**draw.stats, "n_bright": held.last.lit.count, "n_queries": held.queries, "lp": log_density}
-            return state._replace(log_density=log_density, gradient=gradient, held=held), Draw(draw.position, stats)
+            return state._replace(log_density=log_density, gradient=gradient, auxiliary=held), Draw(draw.position, stats)
 
         return transition
 
