@@ -15,7 +15,7 @@ from jax import lax
 
 from ..transforms.autobatch import Machine, build_machine, close, compile_program
 from ..transforms.streams import pool, stream_for
-from .chain import Begin, Kept, chain_program, read_room, room_for
+from .chain import Begin, Kept, buffer_for, chain_program, read_buffer
 from .kernel import Transition, start_chain
 from .records import ChainState, Plan
 from .target import Target
@@ -94,15 +94,15 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         plan, fixed: of the run; only shapes and dtypes count.
     """
     dtype = jnp.dtype(target.layout.dtype)
-    room = room_for(capacity, target.layout.dim, dtype, transition.stats)
+    buffer = buffer_for(capacity, target.layout.dim, dtype, transition.stats)
     zeros = jnp.zeros((target.layout.dim,), dtype)
     words = jnp.zeros(2, jnp.uint32)
     searches = jax.eval_shape(transition.start, plan, zeros) is None
 
     def first(run_key, plan, chain, start, given, fixed):
         nothing = jnp.zeros((), dtype), zeros if transition.uses_gradient else zeros[:0], ()
-        log_density, gradient, held = transition.start(plan, start) or nothing
-        state = start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, held)
+        log_density, gradient, auxiliary = transition.start(plan, start) or nothing
+        state = start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, auxiliary)
         return Begin(given, fixed), state
 
     def begin(run_key, plan, start, given, fixed):
@@ -125,7 +125,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fixed)
     begins, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
     noise = jax.eval_shape(noises, state.stream, jnp.int32(0))
-    arguments = (begins, state, jnp.bool_(False), noise, room, jnp.int32(0))
+    arguments = (begins, state, jnp.bool_(False), noise, buffer, jnp.int32(0))
     world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
     closed = close(make, world, lambda program: compile_program(program, *arguments))
 
@@ -136,7 +136,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         # As many for every chain: a loop whose length differed by chain would go over all of the noise in every turn.
         number = (until - state.stream.counter.astype(jnp.int32)).max()
         noise = jax.vmap(noises, in_axes=(0, None))(state.stream, number)
-        every = jnp.broadcast_to(fresh, num_chains), noise, _for_all(room, num_chains), jnp.broadcast_to(until, num_chains)
+        every = jnp.broadcast_to(fresh, num_chains), noise, _for_all(buffer, num_chains), jnp.broadcast_to(until, num_chains)
         return machine(data, plan).start(jax.tree.leaves((begin, state, *every))), jnp.int32(0)
 
     def advance(running, data, plan, turns, leave):
@@ -149,7 +149,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
 
     def leave(running, data, plan):
         chain_state, kept = closed.finish(machine(data, plan).results(running[0]))
-        draws = read_room(kept.draws, target.layout.dim, transition.stats)
+        draws = read_buffer(kept.draws, target.layout.dim, transition.stats)
         return Chunk(chain_state, kept._replace(draws=()), draws.stats, _constrain(target, data, draws.position, kept.count))
 
     def stop(running):

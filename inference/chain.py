@@ -14,7 +14,7 @@ from .kernel import Transition
 from .records import Draw, Plan
 from .starts import searching, staying
 
-__all__ = ["Begin", "Kept", "Room", "Tally", "chain_program", "read_room", "room_for"]
+__all__ = ["Begin", "Buffer", "Kept", "Tally", "buffer_for", "chain_program", "read_buffer"]
 
 
 class Begin(NamedTuple):
@@ -52,8 +52,8 @@ class Tally(NamedTuple):
     warmup_queries: jax.Array
 
 
-class Room(NamedTuple):
-    """Room for draws, a row for each: two arrays, because every array costs a write in every turn of the machine.
+class Buffer(NamedTuple):
+    """A buffer of draws, a row for each: two arrays, because every array costs a write in every turn of the machine.
 
     Attributes:
         real: (capacity, dim + number of them). The position and the real statistics.
@@ -74,7 +74,7 @@ class Kept(NamedTuple):
         ok: bool, (). Whether the chain has a start where log density and, if it is used, gradient are finite.
     """
 
-    draws: Room
+    draws: Buffer
     count: jax.Array
     tally: Tally
     ok: jax.Array
@@ -92,13 +92,13 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan, s
 
     Returns:
         A program of `Begin`, `ChainState`, whether its position is still to be found, bool (), the kernel's `noise` for the chunk's
-        transitions, and the `Room` for their draws, both with a leading axis, and the transition to stop before, int32 ().
+        transitions, and the `Buffer` for their draws, both with a leading axis, and the transition to stop before, int32 ().
         It returns the `ChainState` and `Kept`.
     """
 
     @program(heavy=True)
-    def density(position, held):
-        return *value_and_grad(position), held
+    def density(position, auxiliary):
+        return *value_and_grad(position), auxiliary
 
     kinds = transition.stats
     find = searching(density, initial, transition.uses_gradient) if searches else staying
@@ -128,8 +128,8 @@ def _row(noise: Any, index: Any) -> Any:
     return jax.tree.map(lambda numbers: numbers[index], noise)
 
 
-def room_for(capacity: int, dim: int, dtype: Any, stats: dict[str, str]) -> Room:
-    """Empty room.
+def buffer_for(capacity: int, dim: int, dtype: Any, stats: dict[str, str]) -> Buffer:
+    """An empty buffer.
 
     Args:
         capacity, dim: of the arrays.
@@ -137,26 +137,26 @@ def room_for(capacity: int, dim: int, dtype: Any, stats: dict[str, str]) -> Room
         stats: kinds by name, as in `Transition.stats`.
     """
     real, whole = _by_kind(stats)
-    return Room(jnp.zeros((capacity, dim + len(real)), dtype), jnp.zeros((capacity, len(whole)), jnp.int32))
+    return Buffer(jnp.zeros((capacity, dim + len(real)), dtype), jnp.zeros((capacity, len(whole)), jnp.int32))
 
 
-def read_room(room: Room, dim: int, stats: dict[str, str]) -> Draw:
-    """The draws in it, as a `Draw` whose fields have the room's leading axes."""
+def read_buffer(buffer: Buffer, dim: int, stats: dict[str, str]) -> Draw:
+    """The draws in it, as a `Draw` whose fields have the buffer's leading axes."""
     real, whole = _by_kind(stats)
-    columns = {name: room.real[..., dim + n] for n, name in enumerate(real)}
-    columns |= {name: room.whole[..., n].astype(stats[name]) for n, name in enumerate(whole)}
-    return Draw(room.real[..., :dim], {name: columns[name] for name in stats})
+    columns = {name: buffer.real[..., dim + n] for n, name in enumerate(real)}
+    columns |= {name: buffer.whole[..., n].astype(stats[name]) for n, name in enumerate(whole)}
+    return Draw(buffer.real[..., :dim], {name: columns[name] for name in stats})
 
 
 def _by_kind(stats: dict[str, str]) -> tuple[list[str], list[str]]:
     return [name for name in stats if stats[name] == "float"], [name for name in stats if stats[name] != "float"]
 
 
-def _write(room: Room, count: Any, draw: Draw, kinds: dict[str, str]) -> Room:
+def _write(buffer: Buffer, count: Any, draw: Draw, kinds: dict[str, str]) -> Buffer:
     real, whole = _by_kind(kinds)
-    values = jnp.concatenate([draw.position, jnp.stack([draw.stats[name].astype(room.real.dtype) for name in real])])
+    values = jnp.concatenate([draw.position, jnp.stack([draw.stats[name].astype(buffer.real.dtype) for name in real])])
     others = jnp.stack([draw.stats[name].astype(jnp.int32) for name in whole])
-    return Room(room.real.at[count].set(values), room.whole.at[count].set(others))
+    return Buffer(buffer.real.at[count].set(values), buffer.whole.at[count].set(others))
 
 
 def _is_kept(index, plan: Plan):

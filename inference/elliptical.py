@@ -71,11 +71,11 @@ class EllipticalSliceTransition(Transition):
             theta = 2 * math.pi * uniform(stream, Purpose.ANGLE, dtype=dtype)
             low, high = theta - 2 * math.pi, theta
             n_steps, moving = jnp.int32(0), True
-            position, log_density, held = state.position, state.log_density, state.held
+            position, log_density, auxiliary = state.position, state.log_density, state.auxiliary
             while moving:
                 point = z * jnp.cos(theta) + noise * jnp.sin(theta)
                 position = colour(prior, point)
-                log_density, _, held = density(position, held)
+                log_density, _, auxiliary = density(position, auxiliary)
                 n_steps = n_steps + 1
                 # A bracket that has shrunk to the state itself ends the transition, whatever rounding says of the level.
                 moving = not (log_likelihood(log_density, point) >= level or theta == 0)
@@ -83,7 +83,7 @@ class EllipticalSliceTransition(Transition):
                     low, high = bracket(low, high, theta)
                     theta = low + (high - low) * uniform(stream, Purpose.ANGLE, (), n_steps, dtype)
             stream = stream._replace(counter=stream.counter + 1)
-            state = state._replace(position=position, log_density=log_density, stream=stream, held=held)
+            state = state._replace(position=position, log_density=log_density, stream=stream, auxiliary=auxiliary)
             return state, Draw(position, {"n_steps": n_steps, "theta": theta, "lp": log_density})
 
         return transition

@@ -70,10 +70,10 @@ class HMCTransition(Transition):
             wanted = options["num_steps"].astype(dtype) if options["num_steps"] > 0 else length
             shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
             n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
-            phase, log_density, held = Phase(state.position, p, state.gradient), state.log_density, state.held
+            phase, log_density, auxiliary = Phase(state.position, p, state.gradient), state.log_density, state.auxiliary
             for _ in range(n_steps):
                 phase = half_kick_and_drift(metric, state.step_size, phase)
-                log_density, gradient, held = density(phase.position, held)
+                log_density, gradient, auxiliary = density(phase.position, auxiliary)
                 phase = kick(state.step_size, phase, gradient)
             end_energy = energy(metric, log_density, phase.momentum)
             error = energy_error(end_energy, start_energy)
@@ -94,7 +94,7 @@ class HMCTransition(Transition):
                 state.step_size, metric, state.adaptation, stream.counter.astype("int32"), acceptance_rate, position
             )
             stream = stream._replace(counter=stream.counter + 1)
-            state = ChainState(position, log_density, gradient, step_size, metric, adaptation, stream, held)
+            state = ChainState(position, log_density, gradient, step_size, metric, adaptation, stream, auxiliary)
             return state, Draw(position, stats)
 
         return transition

@@ -1,6 +1,6 @@
 """The host loop: advance the chains in chunks, take the draws off the device, report, hear an interrupt.
 
-A chunk is as many transitions as the device has room for. It runs in short calls, so that the bar moves and an interrupt is heard;
+A chunk is as many transitions as fit into the device's buffer. It runs in short calls, so that the bar moves and an interrupt is heard;
 interrupted chains end the transition that they are in, and what they have drawn is kept.
 """
 
@@ -98,7 +98,7 @@ def drive(
         data, plan: what the programs are given.
         total: transitions per chain, warm-up included.
         num_kept: draws per chain that these transitions leave.
-        capacity: transitions of a chunk, at most what it has room for.
+        capacity: transitions of a chunk, at most what its buffer holds.
         compact: whether the last chains of a chunk go on in a smaller batch.
         progress: told after every call and every chunk.
         meetings: transitions before which all chains meet, and a chunk ends.
@@ -129,7 +129,7 @@ def drive(
             stored, counted = _append(store, filled, chunk), _add(counts, chunk, slots)
             state, filled, counts, done = chains, stored, counted, until
             divergences = int(counts.divergences.sum()) if "diverging" in chunk.stats else None
-            progress.fares(*_recent(chunk), divergences)
+            progress.statistics(*_recent(chunk), divergences)
     except KeyboardInterrupt:  # outside of a chunk, or twice within one
         calls.interrupted = True
     if calls.interrupted:

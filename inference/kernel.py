@@ -59,8 +59,8 @@ class Transition(Protocol):
         """One step of one chain.
 
         Args:
-            density: program, (position (dim,), held) -> (log density (), gradient (dim,) or, without `uses_gradient`, (0,), held): the
-                only way to the model. The chain's `held` is handed on from each call to the next.
+            density: program, (position (dim,), auxiliary) -> (log density (), gradient, auxiliary), the gradient (dim,) or, without
+                `uses_gradient`, (0,): the only way to the model. The chain's `auxiliary` is handed on from each call to the next.
             plan: the run's, in run-time values.
 
         Returns:
@@ -69,7 +69,7 @@ class Transition(Protocol):
         ...
 
     def start(self, plan: Plan, position: Any) -> tuple[Any, Any, Any] | None:
-        """Log density, gradient and `held` of a chain that starts at a position; None for kernels whose start is searched for."""
+        """Log density, gradient and `auxiliary` of a chain that starts at a position; None for kernels whose start is searched for."""
         return None
 
     def __hash__(self) -> int: ...
@@ -85,7 +85,7 @@ class Fitted(NamedTuple):
         wide: whether chains run in float64 whatever the run's float type.
         in_one: whether a whole transition is one evaluation of the machine, rather than each log density of it.
         inspect: is shown the transition and the chains after every chunk. It raises if their draws are not exact, and returns a transition
-            with more room if that is what they need; the run then begins again, with the same random numbers.
+            with larger buffers if one overflowed; the run then begins again, with the same random numbers.
     """
 
     transition: "Transition"
@@ -135,7 +135,7 @@ class TunedKernel:
         return Fitted(self.transition(), self.tuning(layout.dim, np.dtype(layout.dtype), density))
 
 
-def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning, held: Any = ()) -> ChainState:
+def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning, auxiliary: Any = ()) -> ChainState:
     """The state of one chain before its first transition.
 
     Args:
@@ -143,7 +143,7 @@ def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning,
         position: (dim,).
         stream: the chain's randomness at transition 0.
         tuning: first step size and metric.
-        held: of the density.
+        auxiliary: of the density.
     """
     log_density, gradient = value_and_grad_result
     return ChainState(
@@ -154,7 +154,7 @@ def start_chain(value_and_grad_result, position, stream: Stream, tuning: Tuning,
         metric=metric_of(tuning.inverse_mass_matrix),
         adaptation=start_adaptation(tuning.step_size, tuning.inverse_mass_matrix),
         stream=stream,
-        held=held,
+        auxiliary=auxiliary,
     )
 
 

@@ -1,6 +1,7 @@
 """Markov chain Monte Carlo: what a user runs, and what is left of a run."""
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -74,7 +75,7 @@ class MCMC:
             without gradient; a kernel has either these or those, the others are 0), `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
             `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart). What a kernel did before it began again with
-            more room counts as set-up.
+            larger buffers counts as set-up.
 
     Raises:
         SamplerError: a setting makes no sense; names the argument.

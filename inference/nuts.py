@@ -69,7 +69,7 @@ class NUTSTransition(Transition):
             p = momentum(state.metric, noise)
             phase = Phase(state.position, p, state.gradient)
             start_energy = energy(state.metric, state.log_density, p)
-            trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy, state.held))
+            trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy, state.auxiliary))
             choice = trajectory.choice
             acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)
             stats = {
@@ -86,7 +86,7 @@ class NUTSTransition(Transition):
             )
             stream = state.stream._replace(counter=state.stream.counter + 1)
             reached = choice.position, choice.log_density, choice.gradient
-            state = ChainState(*reached, step_size, metric, adaptation, stream, trajectory.held)
+            state = ChainState(*reached, step_size, metric, adaptation, stream, trajectory.auxiliary)
             return state, Draw(choice.position, stats)
 
         return transition

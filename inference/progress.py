@@ -1,4 +1,4 @@
-"""One progress bar for any number of chains: what phase the run is in, how far, and how it fares."""
+"""One progress bar for any number of chains: what phase the run is in, how far, and its statistics."""
 
 from typing import Self
 
@@ -40,7 +40,7 @@ class Progress:
         self._phase = phase
         self._bar.update(transitions - self._bar.n)
 
-    def fares(self, mean_depth: float, mean_steps: float, divergences: int | None) -> None:
+    def statistics(self, mean_depth: float, mean_steps: float, divergences: int | None) -> None:
         """Shows the size of recent transitions, and divergences so far, if there can be any."""
         if self._bar is None:
             return

@@ -60,7 +60,7 @@ class RWMTransition(Transition):
         def transition(state, noise):
             stream, dtype = state.stream, noise.dtype
             proposal = state.position + state.step_size * velocity(state.metric, momentum(state.metric, noise))
-            value, _, held = density(proposal, state.held)
+            value, _, auxiliary = density(proposal, state.auxiliary)
             gain = value - state.log_density
             acceptance_rate = jnp.where(jnp.isnan(gain), 0, jnp.exp(jnp.minimum(gain, 0)))
             accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < acceptance_rate
@@ -70,7 +70,7 @@ class RWMTransition(Transition):
                 state.step_size, state.metric, state.adaptation, stream.counter.astype("int32"), acceptance_rate, position
             )
             stream = stream._replace(counter=stream.counter + 1)
-            state = ChainState(position, log_density, state.gradient, step_size, metric, adaptation, stream, held)
+            state = ChainState(position, log_density, state.gradient, step_size, metric, adaptation, stream, auxiliary)
             return state, Draw(position, stats)
 
         return transition

@@ -27,7 +27,7 @@ class ChainState(NamedTuple):
         metric: the Euclidean metric used by the next transition.
         adaptation: running averages of the warm-up.
         stream: the chain's randomness; its counter is the index of the next transition, warm-up first.
-        held: what the density is conditional on besides the data, and what it counts; () for a model's own density.
+        auxiliary: what the density is conditional on besides the data, and what it counts; () for a model's own density.
     """
 
     position: jax.Array
@@ -37,7 +37,7 @@ class ChainState(NamedTuple):
     metric: Metric
     adaptation: Adaptation
     stream: Stream
-    held: Any = ()
+    auxiliary: Any = ()
 
 
 class Draw(NamedTuple):

@@ -76,7 +76,7 @@ class Update(NamedTuple):
         position: (dim,).
         log_density: (). Nats.
         n_steps, nstep_out, nstep_in: int32, (). Of the whole transition.
-        held: what the density handed on last.
+        auxiliary: what the density handed on last.
     """
 
     position: jax.Array
@@ -84,7 +84,7 @@ class Update(NamedTuple):
     n_steps: jax.Array
     nstep_out: jax.Array
     nstep_in: jax.Array
-    held: Any
+    auxiliary: Any
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class SliceTransition(Transition):
             levels, places, shares = noise
             widths = state.step_size * jnp.sqrt(state.metric.inverse_mass)
             none = jnp.int32(0)
-            update = Update(state.position, state.log_density, none, none, none, state.held)
+            update = Update(state.position, state.log_density, none, none, none, state.auxiliary)
             coordinate, sweeping = jnp.int32(0), True
             while sweeping:
                 level = update.log_density + jnp.log1p(-levels[coordinate])
@@ -127,7 +127,7 @@ class SliceTransition(Transition):
             )
             stream = state.stream._replace(counter=counter + 1)
             reached = update.position, update.log_density, state.gradient
-            state = ChainState(*reached, step_size, metric, adaptation, stream, update.held)
+            state = ChainState(*reached, step_size, metric, adaptation, stream, update.auxiliary)
             return state, Draw(update.position, stats)
 
         return transition
@@ -141,12 +141,12 @@ def _coordinate(density, max_steps_out):
         x = update.position[coordinate]
         interval = lay(x, width, place, share, max_steps_out)
         phase = next_phase(jnp.int32(Phase.LOW), interval)
-        position, log_density, n_steps, nstep_out, nstep_in, held = update
+        position, log_density, n_steps, nstep_out, nstep_in, auxiliary = update
         moving = True
         while moving:
             number = uniform(stream, Purpose.POINT, (), n_steps, x.dtype)
             point = point_of(phase, interval, number)
-            value, _, held = density(update.position.at[coordinate].set(point), held)
+            value, _, auxiliary = density(update.position.at[coordinate].set(point), auxiliary)
             n_steps = n_steps + 1
             inside = is_inside(value, level)
             if phase == Phase.WITHIN:
@@ -161,7 +161,7 @@ def _coordinate(density, max_steps_out):
                 phase = next_phase(phase, interval)
             else:
                 phase = next_phase(phase + 1, interval)
-        return Update(position, log_density, n_steps, nstep_out, nstep_in, held)
+        return Update(position, log_density, n_steps, nstep_out, nstep_in, auxiliary)
 
     return move
 

@@ -66,7 +66,7 @@ class Start(NamedTuple):
         stream: the randomness of this transition.
         phase: the chain's position with a fresh momentum.
         log_density, energy: (). Nats.
-        held: what the density takes besides, and hands on.
+        auxiliary: what the density takes besides, and hands on.
     """
 
     metric: Metric
@@ -75,7 +75,7 @@ class Start(NamedTuple):
     phase: Phase
     log_density: jax.Array
     energy: jax.Array
-    held: Any = ()
+    auxiliary: Any = ()
 
 
 class Trajectory(NamedTuple):
@@ -87,7 +87,7 @@ class Trajectory(NamedTuple):
         n_steps: int32, (). Leapfrogs taken.
         sum_acceptance: (). Sum of min(1, exp(-energy error)) over the leaves.
         diverging: bool, ().
-        held: what the density handed on last.
+        auxiliary: what the density handed on last.
     """
 
     choice: Choice
@@ -95,7 +95,7 @@ class Trajectory(NamedTuple):
     n_steps: jax.Array
     sum_acceptance: jax.Array
     diverging: jax.Array
-    held: Any
+    auxiliary: Any
 
 
 class Walk(NamedTuple):
@@ -108,7 +108,7 @@ class Walk(NamedTuple):
         choice: the state chosen from it.
         n_steps, sum_acceptance: of the whole trajectory.
         diverging, stops: bool, (). Whether its newest leaf diverged; whether that, or a sub-tree of it that turns, ends the trajectory.
-        held: what the density handed on at it.
+        auxiliary: what the density handed on at it.
     """
 
     phase: Phase
@@ -119,14 +119,14 @@ class Walk(NamedTuple):
     sum_acceptance: jax.Array
     diverging: jax.Array
     stops: jax.Array
-    held: Any
+    auxiliary: Any
 
 
 def recursive(density, max_depth: int):
     """The program Start -> Trajectory.
 
     Args:
-        density: program, (position (dim,), held) -> (log density (), gradient (dim,), held).
+        density: program, (position (dim,), auxiliary) -> (log density (), gradient (dim,), auxiliary).
         max_depth: largest number of doublings, at most `MAX_DEPTH`.
     """
     step = _step(density)
@@ -186,7 +186,7 @@ def _step(density):
     def step(start, step_size, walk):
         """One leaf more: a leapfrog, and the leaf joins the sub-tree, chosen with its share of the sub-tree's weight."""
         phase = half_kick_and_drift(start.metric, step_size, walk.phase)
-        log_density, gradient, held = density(phase.position, walk.held)
+        log_density, gradient, auxiliary = density(phase.position, walk.auxiliary)
         phase = kick(step_size, phase, gradient)
         new_energy = energy(start.metric, log_density, phase.momentum)
         error = energy_error(new_energy, start.energy)
@@ -205,7 +205,7 @@ def _step(density):
             sum_acceptance=walk.sum_acceptance + acceptance,
             diverging=diverging,
             stops=diverging,
-            held=held,
+            auxiliary=auxiliary,
         )
 
     return step
@@ -222,7 +222,7 @@ def _doubling(grow, max_depth):
         no = jnp.bool_(False)
         # What is chosen from a sub-tree is not set: its first leaf is always chosen.
         unset = Choice(*(scratch(one.shape, one.dtype) for one in choice))
-        walk = Walk(front, jnp.zeros_like(rho), log_weight, unset, jnp.int32(0), jnp.zeros_like(log_weight), no, no, start.held)
+        walk = Walk(front, jnp.zeros_like(rho), log_weight, unset, jnp.int32(0), jnp.zeros_like(log_weight), no, no, start.auxiliary)
         depth, going = jnp.int32(0), True
         while going:
             forward = (directions >> depth.astype(directions.dtype)) & 1 == 1
@@ -242,7 +242,7 @@ def _doubling(grow, max_depth):
                 rho = rho + walk.rho
                 log_weight = jnp.logaddexp(log_weight, walk.log_weight)
                 going = depth < max_depth and not turns(start.metric, front.momentum, back.momentum, rho)
-        return Trajectory(choice, depth, walk.n_steps, walk.sum_acceptance, walk.diverging, walk.held)
+        return Trajectory(choice, depth, walk.n_steps, walk.sum_acceptance, walk.diverging, walk.auxiliary)
 
     return trajectory
 

@@ -6,7 +6,7 @@ tiles                   passes over all rows
 rest                    the model beside its rows, as a traced program
 bounds                  rigorous bounds on the likelihood of a row
 kinds                   how bounds of a kind add up over all rows
-records                 what these rooms hand to one another
+records                 what these modules exchange
 conditional             the density of the parameters given which rows are bright
 flips                   the update of which rows are bright
 rotation                one iteration of rotation HMC, which evaluates nothing twice

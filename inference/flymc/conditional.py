@@ -2,7 +2,7 @@
 
     p(u, z) = prior(u) prod_n L_n(u) r_n(u)^{z_n} (1 - r_n(u))^{1 - z_n},    1 - r_n = exp(-gap_n),    gap_n = log L_n - log B_n > 0.
 
-With the sum of all log B_n known in closed form only bright rows (z_n = 1) have to be looked at: each adds log(exp(gap_n) - 1).
+With the sum of all log B_n known in closed form only bright rows (z_n = 1) have to be evaluated: each adds log(exp(gap_n) - 1).
 
 Bounds on a ball hold there. Outside it B_n = exp(-rate_n) L_n: rows are then bright with a probability that does not depend on u, and a
 pass over all rows gives the density. This is exact, and z hardly changes where the ball is left. (B_n = L_n / 2, or rejection, is not: a
@@ -22,18 +22,18 @@ from jax import lax
 from ...transforms import grad, vjp
 from .bounds import log_likelihood
 from .kinds import Kind
-from .records import Fireflies, Lit, Natural, Point
+from .records import BoundData, BrightSet, Natural, Point
 from .rest import Rest
 
-__all__ = ["PASS", "TILE", "Conditional", "Seen", "log_odds"]
+__all__ = ["PASS", "TILE", "Conditional", "Evaluated", "log_odds"]
 
 TILE = 32
 _LEAST_GAP = 1e-12
 PASS = 4096
 
 
-class Seen(NamedTuple):
-    """What was found at some rows: gap and pull as in `Lit`; the first whose bound exceeds its likelihood, int32 (), -1 if none does."""
+class Evaluated(NamedTuple):
+    """What was found at some rows: gap and pull as in `BrightSet`; a row whose bound exceeds its likelihood, int32 (), or -1."""
 
     gap: jax.Array
     pull: Natural
@@ -62,78 +62,78 @@ class Conditional:
     candidates: int
     explicit: bool = False
 
-    def with_more_room(self, num: int) -> "Conditional":
-        """With a longer list: four times of bright rows or, where that has room for all `num` already, twice of proposed ones."""
+    def with_larger_buffer(self, num: int) -> "Conditional":
+        """With a longer list: four times of bright rows or, where that holds all `num` already, twice of proposed ones."""
         if self.capacity >= num:
             return replace(self, candidates=2 * self.candidates)
-        return self.with_room(min(4 * self.capacity, num))
+        return self.with_capacity(min(4 * self.capacity, num))
 
-    def with_room(self, bright: int) -> "Conditional":
+    def with_capacity(self, bright: int) -> "Conditional":
         """With a list of as many bright rows, or the few more that fill a tile."""
         return replace(self, capacity=TILE * -(-bright // TILE))
 
-    def nothing_lit(self, fireflies: Fireflies) -> Lit:
+    def all_dark(self, bound_data: BoundData) -> BrightSet:
         """All rows dark."""
-        width = fireflies.anchor.shape[1:]
+        width = bound_data.anchor.shape[1:]
         pull = Natural(jnp.zeros((self.capacity, *width)), {name: jnp.zeros(self.capacity) for name in self.rest.names})
-        return Lit(jnp.zeros(self.capacity, jnp.int32), jnp.ones(self.capacity), pull, jnp.int32(0))
+        return BrightSet(jnp.zeros(self.capacity, jnp.int32), jnp.ones(self.capacity), pull, jnp.int32(0))
 
-    def natural(self, fireflies: Fireflies, position) -> tuple[Any, Natural]:
+    def natural(self, bound_data: BoundData, position) -> tuple[Any, Natural]:
         """The log prior, (), and what the rows see of a position, (dim,)."""
-        log_prior, coefficients, shared = self.rest(fireflies.data, fireflies.constants, position)
+        log_prior, coefficients, shared = self.rest(bound_data.data, bound_data.constants, position)
         if self.rest.affine:
-            offset = position - fireflies.centre
-            plain = fireflies.matrix.ndim == 1
-            shift = (offset[fireflies.matrix] if plain else fireflies.matrix @ offset).reshape(fireflies.origin.shape)
+            offset = position - bound_data.centre
+            plain = bound_data.matrix.ndim == 1
+            shift = (offset[bound_data.matrix] if plain else bound_data.matrix @ offset).reshape(bound_data.origin.shape)
         else:
-            shift = coefficients - fireflies.origin
+            shift = coefficients - bound_data.origin
         return log_prior, Natural(shift, shared)
 
-    def arrive(self, fireflies: Fireflies, position, skip: Any = False) -> tuple[Point, jax.Array]:
+    def point_at(self, bound_data: BoundData, position, skip: Any = False) -> tuple[Point, jax.Array]:
         """What is known there without bright rows; also, (), the likelihoods evaluated for it: none inside the ball, all outside.
 
         If `skip`, rows are not evaluated outside either; the result then means nothing there.
         """
-        log_prior, natural = self.natural(fireflies, position)
-        inside = self.holds(fireflies, natural)
+        log_prior, natural = self.natural(bound_data, position)
+        inside = self.holds(bound_data, natural)
         rows = jnp.where(
-            inside, self.kind.total(fireflies.moments, natural), self.whole(fireflies, natural, inside | skip) - fireflies.cumulative[-1]
+            inside, self.kind.total(bound_data.moments, natural), self.whole(bound_data, natural, inside | skip) - bound_data.cumulative[-1]
         )
-        return Point(position, natural, inside, log_prior + rows), jnp.where(inside, 0, len(fireflies.anchor)).astype(jnp.int32)
+        return Point(position, natural, inside, log_prior + rows), jnp.where(inside, 0, len(bound_data.anchor)).astype(jnp.int32)
 
-    def holds(self, fireflies: Fireflies, natural: Natural):
+    def holds(self, bound_data: BoundData, natural: Natural):
         """Whether the bounds hold there."""
         if not self.kind.on_ball:
             return jnp.bool_(True)
-        return ((fireflies.metric @ natural.shift.reshape(-1)) ** 2).sum() <= fireflies.radius**2
+        return ((bound_data.metric @ natural.shift.reshape(-1)) ** 2).sum() <= bound_data.radius**2
 
-    def whole(self, fireflies: Fireflies, natural: Natural, skip):
+    def whole(self, bound_data: BoundData, natural: Natural, skip):
         """The log likelihood of all rows, (), a tile at a time; 0 and no work if `skip`, of many chains if all do."""
-        num = len(fireflies.anchor)
+        num = len(bound_data.anchor)
 
         def body(k, total):
             first = jnp.minimum(k * PASS, max(num - PASS, 0))
             index = first + jnp.arange(min(PASS, num))
-            value = self._likelihood(fireflies, index, fireflies.rows[index] @ natural.shift, natural.shared)
+            value = self._likelihood(bound_data, index, bound_data.rows[index] @ natural.shift, natural.shared)
             return total + jnp.where(index >= k * PASS, value, 0).sum()  # the last tile is moved back to fit
 
         return lax.fori_loop(0, jnp.where(skip, 0, -(-num // PASS)), body, jnp.float64(0))
 
-    def _likelihood(self, fireflies: Fireflies, index, offset, shared):
-        params = jax.tree.map(lambda x: x[index], fireflies.params)
-        return log_likelihood(self.kind.family, fireflies.anchor[index] + offset, {**params, **shared})
+    def _likelihood(self, bound_data: BoundData, index, offset, shared):
+        params = jax.tree.map(lambda x: x[index], bound_data.params)
+        return log_likelihood(self.kind.family, bound_data.anchor[index] + offset, {**params, **shared})
 
-    def look(self, fireflies: Fireflies, index, rows, valid, natural: Natural, finite: bool = True) -> Seen:
+    def evaluate(self, bound_data: BoundData, index, rows, valid, natural: Natural, finite: bool = True) -> Evaluated:
         """Evaluates the likelihood of some rows.
 
         Args:
             index: (k,). rows: (k, d), theirs. valid: (k,) bool; what is found at others means nothing.
             finite: whether a gap that is NaN is refuted; not so on the way, where a trajectory may run off.
         """
-        bound, params, anchor = jax.tree.map(lambda x: x[index], (fireflies.bound, fireflies.params, fireflies.anchor))
+        bound, params, anchor = jax.tree.map(lambda x: x[index], (bound_data.bound, bound_data.params, bound_data.anchor))
 
         def gap(offset, shared):
-            value = self._likelihood(fireflies, index, offset, shared)
+            value = self._likelihood(bound_data, index, offset, shared)
             found = self.kind.gap(bound, value, anchor, offset, params, shared)
             return found.gap, found.refuted
 
@@ -142,41 +142,43 @@ class Conditional:
         pull = Natural(*back(jnp.ones_like(value)))
         wrong = refuted & valid & (jnp.isfinite(value) | finite)
         first = jnp.where(wrong.any(), index[jnp.argmax(wrong)], -1)
-        return Seen(jnp.maximum(value, 0) + fireflies.dimming[index], pull, first.astype(jnp.int32))
+        return Evaluated(jnp.maximum(value, 0) + bound_data.dimming[index], pull, first.astype(jnp.int32))
 
-    def effective_gap(self, fireflies: Fireflies, index, gap, inside):
+    def effective_gap(self, bound_data: BoundData, index, gap, inside):
         """The gap to the bound that holds at the point: the fitted one's inside the ball, the rate outside."""
-        return jnp.where(inside, gap, fireflies.rate[index])
+        return jnp.where(inside, gap, bound_data.rate[index])
 
-    def log_density(self, fireflies: Fireflies, point: Point, lit: Lit):
+    def log_density(self, bound_data: BoundData, point: Point, bright: BrightSet):
         """log p(u, z), (), nats, up to a constant."""
-        gap = self.effective_gap(fireflies, lit.index, lit.gap, point.inside)
-        return point.base + jnp.where(jnp.arange(self.capacity) < lit.count, log_odds(gap), 0).sum()
+        gap = self.effective_gap(bound_data, bright.index, bright.gap, point.inside)
+        return point.base + jnp.where(jnp.arange(self.capacity) < bright.count, log_odds(gap), 0).sum()
 
-    def gather(self, fireflies: Fireflies, lit: Lit):
+    def gather(self, bound_data: BoundData, bright: BrightSet):
         """The bright rows, (capacity, d), a tile at a time; what lies behind the last tile means nothing."""
-        room = jnp.zeros((self.capacity, fireflies.rows.shape[1]), fireflies.anchor.dtype)
+        buffer = jnp.zeros((self.capacity, bound_data.rows.shape[1]), bound_data.anchor.dtype)
 
-        def body(k, room):
-            index = lax.dynamic_slice_in_dim(lit.index, k * TILE, TILE)
-            return lax.dynamic_update_slice_in_dim(room, fireflies.rows[index].astype(room.dtype), k * TILE, 0)
+        def body(k, buffer):
+            index = lax.dynamic_slice_in_dim(bright.index, k * TILE, TILE)
+            return lax.dynamic_update_slice_in_dim(buffer, bound_data.rows[index].astype(buffer.dtype), k * TILE, 0)
 
-        return lax.fori_loop(0, _tiles(lit), body, room)
+        return lax.fori_loop(0, _tiles(bright), body, buffer)
 
-    def relight(self, fireflies: Fireflies, lit: Lit, rows, natural: Natural, skip: Any = False) -> tuple[Lit, jax.Array]:
+    def reevaluate(
+        self, bound_data: BoundData, bright: BrightSet, rows, natural: Natural, skip: Any = False
+    ) -> tuple[BrightSet, jax.Array]:
         """The same bright rows at another point; also a row whose bound was refuted there, or -1. Nothing is done if `skip`."""
 
         def body(k, carry):
-            lit, refuted = carry
-            index, x = (lax.dynamic_slice_in_dim(a, k * TILE, TILE) for a in (lit.index, rows))
-            seen = self.look(fireflies, index, x, k * TILE + jnp.arange(TILE) < lit.count, natural, finite=False)
-            old, new = (lit.gap, lit.pull), (seen.gap, seen.pull)
+            bright, refuted = carry
+            index, x = (lax.dynamic_slice_in_dim(a, k * TILE, TILE) for a in (bright.index, rows))
+            seen = self.evaluate(bound_data, index, x, k * TILE + jnp.arange(TILE) < bright.count, natural, finite=False)
+            old, new = (bright.gap, bright.pull), (seen.gap, seen.pull)
             gap, pull = jax.tree.map(lambda a, b: lax.dynamic_update_slice_in_dim(a, b, k * TILE, 0), old, new)
-            return lit._replace(gap=gap, pull=pull), jnp.maximum(refuted, seen.refuted)
+            return bright._replace(gap=gap, pull=pull), jnp.maximum(refuted, seen.refuted)
 
-        return lax.fori_loop(0, jnp.where(skip, 0, _tiles(lit)), body, (lit, jnp.int32(-1)))
+        return lax.fori_loop(0, jnp.where(skip, 0, _tiles(bright)), body, (bright, jnp.int32(-1)))
 
-    def force(self, fireflies: Fireflies, position, natural: Natural, lit: Lit, rows):
+    def force(self, bound_data: BoundData, position, natural: Natural, bright: BrightSet, rows):
         """Gradient of log p(u, z) in the position, (dim,), from what is known of the bright rows; outside the ball that of the density
         inside.
 
@@ -184,18 +186,18 @@ class Conditional:
         """
 
         def body(k, total):
-            gap, pull, x = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, k * TILE, TILE), (lit.gap, lit.pull, rows))
+            gap, pull, x = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, k * TILE, TILE), (bright.gap, bright.pull, rows))
             weight = 1 / -jnp.expm1(-jnp.maximum(gap, _LEAST_GAP))
-            pull = jax.tree.map(lambda p: _scaled(p, jnp.where(k * TILE + jnp.arange(TILE) < lit.count, weight, 0)), pull)
+            pull = jax.tree.map(lambda p: _scaled(p, jnp.where(k * TILE + jnp.arange(TILE) < bright.count, weight, 0)), pull)
             return jax.tree.map(jnp.add, total, Natural((pull.shift.T @ x).T, {name: p.sum() for name, p in pull.shared.items()}))
 
-        nothing = Natural(jnp.zeros_like(fireflies.origin), {name: jnp.float64(0) for name in self.rest.names})
-        pulls = lax.fori_loop(0, _tiles(lit), body, nothing)
+        nothing = Natural(jnp.zeros_like(bound_data.origin), {name: jnp.float64(0) for name in self.rest.names})
+        pulls = lax.fori_loop(0, _tiles(bright), body, nothing)
 
-        pulls = jax.tree.map(jnp.add, pulls, self.kind.slope(fireflies.moments, natural))
+        pulls = jax.tree.map(jnp.add, pulls, self.kind.slope(bound_data.moments, natural))
 
         def surrogate(position):
-            log_prior, natural = self.natural(fireflies, position)
+            log_prior, natural = self.natural(bound_data, position)
             return log_prior + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, pulls, natural)))
 
         return grad(surrogate)(position)
@@ -205,5 +207,5 @@ def _scaled(x, weight):
     return x * weight.reshape(weight.shape + (1,) * (x.ndim - 1))
 
 
-def _tiles(lit: Lit):
-    return (lit.count + TILE - 1) // TILE
+def _tiles(bright: BrightSet):
+    return (bright.count + TILE - 1) // TILE

@@ -21,8 +21,8 @@ from ..records import ChainState
 from ..settings import choice, mapping, number, whole
 from ..slice import Slice
 from ..words import KERNEL
-from .setup import Setup, light_up
-from .transitions import GivenTransition, RotationTransition, mended
+from .setup import Setup, set_up
+from .transitions import GivenTransition, RotationTransition, restarted
 
 __all__ = ["BreakEvenWarning", "FlyMC"]
 
@@ -58,12 +58,12 @@ class FlyMC:
         kernel: what moves the parameters. "rotation_hmc" integrates the Gaussian part exactly; "hmc", "nuts", "mala", "rwm" and "slice" are
             the transitions of those kernels on the density given z, with the Laplace covariance as metric.
         kernel_options: by name. All kernels: `softening` (by how much bounds are lowered, in units of their predicted gap; 0.5, 1 where few
-            rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (room for
-            bright rows; where it does not suffice, the run begins again with more, and the same random numbers), `z_update` ("implicit"
-            looks at a few of the dark rows; "explicit" at all of them and draws every row's state anew; if left out, the latter where more
-            than a quarter of the rows are expected to be bright). "rotation_hmc": `trajectory_length` (radians; 1.7 or, where many rows are
-            bright, 2.5 if left out) or `num_steps`, `step_size` (radians, adapted if left out), `target_accept_prob` (0.85). Others: the
-            arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
+            rows are bright, or 2 for "rwm", if left out), `radius` (of the ball, in posterior standard deviations), `capacity` (of the
+            buffer of bright rows; if it overflows, the run begins again with a larger one and the same random numbers), `z_update`
+            ("implicit" evaluates a few of the dark rows; "explicit" all of them, and draws every row's state anew; if left out, the latter
+            where more than a quarter of the rows are expected to be bright). "rotation_hmc": `trajectory_length` (radians; 1.7 or, where
+            many rows are bright, 2.5 if left out) or `num_steps`, `step_size` (radians, adapted if left out), `target_accept_prob` (0.85).
+            Others: the arguments of `HMC`, `NUTS`, `RWM`, `Slice`.
         bounds: "auto". For comparison, "global": bounds that hold everywhere, looser, and more rows bright as data grow; "untuned": those
             of the paper that do not touch at the mode, for classes and residuals, with a good part of all rows bright.
         plate: the name of the plate (or of the observed site) of the data, if there are several.
@@ -139,25 +139,25 @@ class FlyMC:
         if self.kernel == "rwm":
             setup_options.setdefault("softening", _OF_RANDOM_WALKS)
         capacity = setup_options.pop("capacity", 0)
-        found = light_up(find_factor(density, self.plate, self.rows), density, bounds=self.bounds, **setup_options)
-        conditional, fireflies = found.conditional, found.fireflies
-        conditional = conditional.with_room(max(capacity, conditional.capacity))
+        found = set_up(find_factor(density, self.plate, self.rows), density, bounds=self.bounds, **setup_options)
+        conditional, bound_data = found.conditional, found.bound_data
+        conditional = conditional.with_capacity(max(capacity, conditional.capacity))
         _log.info(
             "FlyMC: %d rows, %.1f expected to be bright, softening %g, %d likelihoods evaluated in the set-up",
-            len(fireflies.anchor), found.predicted, found.softening, found.queries,
+            len(bound_data.anchor), found.predicted, found.softening, found.queries,
         )  # fmt: skip
         _warn_of_few(found)
-        dim, options = density.dim, {"fireflies": fireflies}
+        dim, options = density.dim, {"bound_data": bound_data}
         if self.kernel == "rotation_hmc":
             transition, tuning = RotationTransition(conditional), _rotation_tuning(inner_options, options, found.length, dim)
         else:
-            covariance = np.asarray(fireflies.scale) @ np.asarray(fireflies.scale).T
+            covariance = np.asarray(bound_data.scale) @ np.asarray(bound_data.scale).T
             inner = self._inner(inner_options, _metric(self.kernel, covariance))
             transition = GivenTransition(inner.transition(), conditional)
             tuning = inner.tuning(dim, np.dtype(np.float64), density)
             tuning = tuning._replace(options={**tuning.options, **options})
         noise = np.random.default_rng(np.asarray(words, np.uint32)).standard_normal((num_chains, dim))
-        starts = np.asarray(fireflies.centre) + noise @ np.asarray(fireflies.scale).T
+        starts = np.asarray(bound_data.centre) + noise @ np.asarray(bound_data.scale).T
         return Fitted(
             transition=transition,
             tuning=tuning,
@@ -165,13 +165,13 @@ class FlyMC:
             queries=found.queries,
             wide=True,
             in_one=self.kernel == "rotation_hmc",
-            inspect=partial(_inspect, found.factor, len(fireflies.anchor)),
+            inspect=partial(_inspect, found.factor, len(bound_data.anchor)),
         )
 
 
 def _inspect(factor: Factor, num: int, transition: Any, state: ChainState) -> Any:
     """See `Fitted.inspect`; by holding the factor, keeps arrays in host memory alive for the run."""
-    return mended(transition, state, factor.site, num)
+    return restarted(transition, state, factor.site, num)
 
 
 def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: float, dim: int):
@@ -212,7 +212,7 @@ _OTHERS: dict[str, Callable[..., Any]] = {
 
 
 def _warn_of_few(found: Setup) -> None:
-    num, columns = found.fireflies.rows.shape
+    num, columns = found.bound_data.rows.shape
     touched = 4 * found.predicted + (num if found.conditional.explicit else 1)
     if num * columns >= _LEAST_NUMBERS and num >= _LEAST_RATIO * touched:
         return

@@ -58,7 +58,7 @@ def wide(x: Any) -> Any:
     return x.astype(jnp.float64)
 
 
-class _World(NamedTuple):
+class _Inputs(NamedTuple):
     """What the rest of the model reads: data, constants, and the affine map (matrix, offset) to the coefficients, if there is one."""
 
     data: Any
@@ -66,33 +66,33 @@ class _World(NamedTuple):
     affine: Any
 
 
-def _latents(rest: Rest, world: _World, position):
+def _latents(rest: Rest, inputs: _Inputs, position):
     """Log prior (), natural vector. Float64."""
-    log_prior, coefficients, shared = rest(world.data, world.constants, position)
+    log_prior, coefficients, shared = rest(inputs.data, inputs.constants, position)
     if coefficients is None:
-        matrix, offset = world.affine
+        matrix, offset = inputs.affine
         coefficients = wide(matrix) @ position + wide(offset)
     return log_prior, jnp.concatenate([coefficients.reshape(-1), *(x[None] for x in shared.values())])
 
 
 @partial(jax.jit, static_argnums=0)
-def _natural_at(rest: Rest, world: _World, u):
-    return _latents(rest, world, u)[1]
+def _natural_at(rest: Rest, inputs: _Inputs, u):
+    return _latents(rest, inputs, u)[1]
 
 
 @partial(jax.jit, static_argnums=0)
-def _rest_at(rest: Rest, world: _World, u, pull):
+def _rest_at(rest: Rest, inputs: _Inputs, u, pull):
     """Of log prior + pull' n: the first term, the gradient, the Jacobian of n and the Hessian."""
 
     def pulled(u):
-        log_prior, natural = _latents(rest, world, u)
+        log_prior, natural = _latents(rest, inputs, u)
         return log_prior + jnp.vdot(pull, natural)
 
     def along(tangent):
-        return jvp(lambda u: _latents(rest, world, u)[1], (u,), (tangent,))[1], hvp(pulled, (u,), (tangent,))
+        return jvp(lambda u: _latents(rest, inputs, u)[1], (u,), (tangent,))[1], hvp(pulled, (u,), (tangent,))
 
     jacobian, hessian = jax.vmap(along)(jnp.eye(len(u)))
-    return _latents(rest, world, u)[0], grad(pulled)(u), jacobian.T, hessian
+    return _latents(rest, inputs, u)[0], grad(pulled)(u), jacobian.T, hessian
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -161,7 +161,7 @@ def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
         SamplerError: there is no mode at a finite point.
     """
     affine = (factor.coefficient_matrix, factor.coefficient_offset) if rest.affine else ()
-    world = _World(factor.data, constants, affine)
+    inputs = _Inputs(factor.data, constants, affine)
     size = int(np.prod(rest.shape))
     queries = 0
 
@@ -171,11 +171,11 @@ def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
     def at(u, some: int) -> _Model:
         nonlocal queries
         queries += min(some * BLOCK, len(factor.rows.design))
-        natural = np.asarray(_natural_at(rest, world, u))
+        natural = np.asarray(_natural_at(rest, inputs, u))
         shared = tuple(natural[size:])
         found = _rows_at(factor.family, rest.names, factor.rows, order, some, natural[:size].reshape(rest.shape), shared)
         value, pull, parts = jax.tree.map(lambda x: num / some * np.asarray(x), found)
-        prior, gradient, jacobian, hessian = (np.asarray(x) for x in _rest_at(rest, world, u, pull))
+        prior, gradient, jacobian, hessian = (np.asarray(x) for x in _rest_at(rest, inputs, u, pull))
         hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
         return _Model(value + prior, gradient, (hessian + hessian.T) / 2, natural, jacobian)
 
@@ -185,7 +185,7 @@ def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
     u, found = _newton(lambda u: at(u, num), u, factor)
 
     def bend_of(slope: Any, hessian: Any) -> np.ndarray:
-        bend = -np.asarray(_rest_at(rest, world, u, jnp.asarray(slope))[3]) - found.jacobian.T @ np.asarray(hessian) @ found.jacobian
+        bend = -np.asarray(_rest_at(rest, inputs, u, jnp.asarray(slope))[3]) - found.jacobian.T @ np.asarray(hessian) @ found.jacobian
         return (bend + bend.T) / 2
 
     return Laplace(u, found.hessian, found.natural, found.jacobian, bend_of, queries)

@@ -1,10 +1,10 @@
-"""What the rooms of Firefly Monte Carlo hand to one another: the rows with their bounds, and which of them are bright."""
+"""What the modules of Firefly Monte Carlo exchange: the rows with their bounds, and which of them are bright."""
 
 from typing import Any, NamedTuple
 
 from jax import Array
 
-__all__ = ["Fireflies", "Lit", "Natural", "Point"]
+__all__ = ["BoundData", "BrightSet", "Natural", "Point"]
 
 
 class Natural(NamedTuple):
@@ -19,7 +19,7 @@ class Natural(NamedTuple):
     shared: dict[str, Array]
 
 
-class Fireflies(NamedTuple):
+class BoundData(NamedTuple):
     """Everything about the data that is computed once. All arrays, an argument of compiled programs.
 
     A row's predictor is eta_n = anchor_n + t_n, and its bound, for |metric @ shift| <= radius, the one of its kind (`Kind`) less `dimming`.
@@ -58,7 +58,7 @@ class Fireflies(NamedTuple):
     constants: Any
 
 
-class Lit(NamedTuple):
+class BrightSet(NamedTuple):
     """The bright rows: the first `count` entries.
 
     Attributes:

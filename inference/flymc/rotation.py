@@ -19,9 +19,9 @@ from jax import lax
 from ...transforms.streams import Stream, uniform
 from .conditional import Conditional
 from .flips import update
-from .records import Fireflies, Lit, Point
+from .records import BoundData, BrightSet, Point
 
-__all__ = ["LARGEST_STEP", "Step", "Whereabouts", "iterate"]
+__all__ = ["LARGEST_STEP", "Location", "Step", "iterate"]
 
 JITTER = 0.2
 LARGEST_STEP = 1.3  # with jitter a quarter of a turn, where w and p change places
@@ -34,12 +34,12 @@ class Purpose(IntEnum):
     JITTER = 3
 
 
-class Whereabouts(NamedTuple):
+class Location(NamedTuple):
     """A chain between iterations. w: (dim,), whitened, of the point."""
 
     w: jax.Array
     point: Point
-    lit: Lit
+    bright: BrightSet
 
 
 class Step(NamedTuple):
@@ -48,7 +48,7 @@ class Step(NamedTuple):
     Attributes:
         acceptance_rate: (). log_density: (), nats, of the parameters and the bright rows that it ended with.
         queries: int32, (). Likelihoods evaluated.
-        short: bool, (). A list was too short: the chain is no longer exact. refuted: int32, (). A row whose bound exceeded its likelihood,
+        short: bool, (). A buffer overflowed: the chain is no longer exact. refuted: int32, (). A row whose bound exceeded its likelihood,
             or -1.
     """
 
@@ -59,51 +59,51 @@ class Step(NamedTuple):
     refuted: jax.Array
 
 
-def iterate(conditional: Conditional, fireflies: Fireflies, stream: Stream, here: Whereabouts, momentum, step, num_steps):
+def iterate(conditional: Conditional, bound_data: BoundData, stream: Stream, here: Location, momentum, step, num_steps):
     """One iteration.
 
     Args:
         momentum: (dim,), standard normal. step: angle of a step, (). num_steps: steps of the move, int32 ().
 
     Returns:
-        (Whereabouts, Step).
+        (Location, Step).
     """
-    here, rate, moved, bad = _move(conditional, fireflies, stream, here, momentum, step, num_steps)
-    lit, asked, short, refuted = update(conditional, fireflies, stream, here.point, here.lit)
-    log_density = conditional.log_density(fireflies, here.point, lit)
-    return here._replace(lit=lit), Step(rate, log_density, moved + asked, short, jnp.maximum(bad, refuted))
+    here, rate, moved, bad = _move(conditional, bound_data, stream, here, momentum, step, num_steps)
+    bright, asked, short, refuted = update(conditional, bound_data, stream, here.point, here.bright)
+    log_density = conditional.log_density(bound_data, here.point, bright)
+    return here._replace(bright=bright), Step(rate, log_density, moved + asked, short, jnp.maximum(bad, refuted))
 
 
-def _move(conditional: Conditional, fireflies: Fireflies, stream: Stream, here: Whereabouts, p, step, num_steps):
+def _move(conditional: Conditional, bound_data: BoundData, stream: Stream, here: Location, p, step, num_steps):
     dtype = here.w.dtype
     step = step * (1 + JITTER * (2 * uniform(stream, Purpose.JITTER, dtype=dtype) - 1))
     cos, sin = jnp.cos(step), jnp.sin(step)
-    rows = conditional.gather(fireflies, here.lit)
+    rows = conditional.gather(bound_data, here.bright)
 
     def position_of(w):
-        return fireflies.centre + fireflies.scale @ w
+        return bound_data.centre + bound_data.scale @ w
 
-    def force_at(w, position, natural, lit):
+    def force_at(w, position, natural, bright):
         """Minus the gradient of V."""
-        return fireflies.scale @ conditional.force(fireflies, position, natural, lit, rows) + w
+        return bound_data.scale @ conditional.force(bound_data, position, natural, bright, rows) + w
 
     def body(_, carry):
-        w, p, force, lit, refuted = carry
+        w, p, force, bright, refuted = carry
         p = p + 0.5 * step * force
         w, p = cos * w + sin * p, cos * p - sin * w
         position = position_of(w)
-        _, natural = conditional.natural(fireflies, position)
-        lit, wrong = conditional.relight(fireflies, lit, rows, natural)
-        force = force_at(w, position, natural, lit)
-        refuted = jnp.maximum(refuted, jnp.where(conditional.holds(fireflies, natural), wrong, -1))
-        return w, p + 0.5 * step * force, force, lit, refuted
+        _, natural = conditional.natural(bound_data, position)
+        bright, wrong = conditional.reevaluate(bound_data, bright, rows, natural)
+        force = force_at(w, position, natural, bright)
+        refuted = jnp.maximum(refuted, jnp.where(conditional.holds(bound_data, natural), wrong, -1))
+        return w, p + 0.5 * step * force, force, bright, refuted
 
-    start = (here.w, p, force_at(here.w, here.point.position, here.point.natural, here.lit), here.lit, jnp.int32(-1))
-    w, q, _, lit, refuted = lax.fori_loop(0, num_steps, body, start)
-    end, passed = conditional.arrive(fireflies, position_of(w))
-    old_density, new_density = (conditional.log_density(fireflies, *at) for at in ((here.point, here.lit), (end, lit)))
+    start = (here.w, p, force_at(here.w, here.point.position, here.point.natural, here.bright), here.bright, jnp.int32(-1))
+    w, q, _, bright, refuted = lax.fori_loop(0, num_steps, body, start)
+    end, passed = conditional.point_at(bound_data, position_of(w))
+    old_density, new_density = (conditional.log_density(bound_data, *at) for at in ((here.point, here.bright), (end, bright)))
     gain = new_density - old_density + 0.5 * (p @ p - q @ q)
     rate = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0)), 0)
     accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < rate
-    here = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), Whereabouts(w, end, lit), here)
-    return here, rate, num_steps * lit.count + passed, refuted
+    here = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), Location(w, end, bright), here)
+    return here, rate, num_steps * bright.count + passed, refuted

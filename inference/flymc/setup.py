@@ -19,11 +19,11 @@ from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_b
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
 from .laplace import Laplace, columns, directions, find_mode, wide
-from .records import Fireflies, Natural
+from .records import BoundData, Natural
 from .rest import Rest
 from .tiles import in_tiles, sum_tiles
 
-__all__ = ["Setup", "light_up"]
+__all__ = ["Setup", "set_up"]
 
 _SAFETY = 1 + 1e-5  # the radius of a row's ball is computed in floating point
 _TILE = 8192
@@ -43,14 +43,14 @@ class Setup:
     """What sampling needs.
 
     Attributes:
-        conditional: the density of the parameters given which rows are bright. fireflies: the data.
+        conditional: the density of the parameters given which rows are bright. bound_data: the data.
         softening: as used. length: advised, of a trajectory, radians.
         predicted: expected number of bright rows. queries: likelihoods that the set-up evaluated.
         factor: whose rows they are.
     """
 
     conditional: Conditional
-    fireflies: Fireflies
+    bound_data: BoundData
     softening: float
     length: float
     predicted: float
@@ -72,7 +72,7 @@ class _Normal(NamedTuple):
     shared: np.ndarray
 
 
-def light_up(
+def set_up(
     factor: Factor,
     density: LogDensity,
     *,
@@ -130,9 +130,9 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     rate = jnp.minimum(dimming + predicted, _LARGEST_RATE)
     rate = rate + _ROUGH * rate.mean()
     total = float(rate.sum())
-    candidates = _room(total + 10 * np.sqrt(total) + 16)
-    capacity = min(max(2 * candidates, 2 * TILE, _room(bright + 10 * np.sqrt(bright))), _room(len(anchor)))
-    fireflies = Fireflies(
+    candidates = _buffer_size(total + 10 * np.sqrt(total) + 16)
+    capacity = min(max(2 * candidates, 2 * TILE, _buffer_size(bright + 10 * np.sqrt(bright))), _buffer_size(len(anchor)))
+    bound_data = BoundData(
         rows=factor.rows.design,
         anchor=anchor,
         params=factor.rows.params,
@@ -153,8 +153,8 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     )
     explicit = z_update == "explicit" or (z_update is None and bright > _MANY * len(anchor))
     conditional = Conditional(kind, rest, capacity, candidates, explicit)
-    fireflies = fireflies._replace(scale=jnp.asarray(_whitening(kind, fireflies, found, rest.names)))
-    return Setup(conditional, fireflies, softening, 1.7 if few else 2.5, bright, found.queries + 2 * len(anchor), factor)
+    bound_data = bound_data._replace(scale=jnp.asarray(_whitening(kind, bound_data, found, rest.names)))
+    return Setup(conditional, bound_data, softening, 1.7 if few else 2.5, bright, found.queries + 2 * len(anchor), factor)
 
 
 def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
@@ -263,15 +263,15 @@ def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
     return sum_tiles(tile, rows, anchor, bound, dimming, tile=_TILE)
 
 
-def _whitening(kind: Kind, fireflies: Fireflies, found: Laplace, names: tuple[str, ...]) -> np.ndarray:
+def _whitening(kind: Kind, bound_data: BoundData, found: Laplace, names: tuple[str, ...]) -> np.ndarray:
     """scale = C^(-1/2), symmetric, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
-    values, vectors = np.linalg.eigh(found.bend_of(*_slope_at_mode(kind, names, fireflies.moments, fireflies.origin, found.natural)))
+    values, vectors = np.linalg.eigh(found.bend_of(*_slope_at_mode(kind, names, bound_data.moments, bound_data.origin, found.natural)))
     if not values[0] > 1e-9 * values[-1]:  # bounds that are no maximum there
         values, vectors = np.linalg.eigh(found.hessian)
     return (vectors / np.sqrt(values)) @ vectors.T
 
 
-def _room(least: float) -> int:
+def _buffer_size(least: float) -> int:
     """The first of 32, 48, 64, 96, 128, ... that is enough: few sizes, so that new data find the compiled program."""
     size = TILE
     while size < least:
@@ -294,7 +294,7 @@ def _slope_at_mode(kind: Kind, names, moments, origin, natural):
 
 
 def _map_of(factor: Factor) -> jax.Array:
-    """See `Fireflies.matrix`."""
+    """See `BoundData.matrix`."""
     if factor.columns is not None:
         return jnp.asarray(factor.columns.reshape(-1), jnp.int32)
     matrix = factor.coefficient_matrix

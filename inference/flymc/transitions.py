@@ -16,10 +16,10 @@ from ..kernel import Transition
 from ..records import ChainState, Draw, Plan
 from .conditional import Conditional
 from .flips import update
-from .records import Fireflies, Lit, Point
-from .rotation import LARGEST_STEP, Whereabouts, iterate
+from .records import BoundData, BrightSet, Point
+from .rotation import LARGEST_STEP, Location, iterate
 
-__all__ = ["Faults", "GivenTransition", "RotationTransition", "mended"]
+__all__ = ["Faults", "GivenTransition", "RotationTransition", "restarted"]
 
 _log = logging.getLogger("luciole")
 
@@ -30,7 +30,7 @@ _MAX_STEPS = 64
 class Faults(NamedTuple):
     """What must not happen, remembered.
 
-    short: bool, (). A list of rows was too short. refuted: int32, (). A row whose bound does not hold, or -1.
+    short: bool, (). A buffer of rows overflowed. refuted: int32, (). A row whose bound does not hold, or -1.
     """
 
     short: Any
@@ -44,36 +44,36 @@ class Faults(NamedTuple):
         return Faults(self.short | short, jnp.maximum(self.refuted, refuted))
 
 
-class Rotating(NamedTuple):
-    """What a chain of rotation HMC holds."""
+class RotationState(NamedTuple):
+    """The auxiliary state of a chain of rotation HMC."""
 
-    here: Whereabouts
+    here: Location
     faults: Faults
 
 
-class Known(NamedTuple):
+class EvaluatedPoint(NamedTuple):
     """What was found at a point."""
 
     point: Point
-    lit: Lit
+    bright: BrightSet
 
 
-class Held(NamedTuple):
-    """What the density given z holds.
+class GivenState(NamedTuple):
+    """The auxiliary state of a chain on the density given z.
 
     Attributes:
         last: at the point where it was evaluated last. first: where the transition began. A move mostly ends at one of the two.
         queries: int32, (). Likelihoods evaluated in this transition.
     """
 
-    last: Known
-    first: Known
+    last: EvaluatedPoint
+    first: EvaluatedPoint
     queries: Any
     faults: Faults
 
 
-def mended(transition: Any, state: ChainState, site: str, num: int) -> Any:
-    """A transition with more room, if rows found none and the draws would not be exact; None if nothing is wrong.
+def restarted(transition: Any, state: ChainState, site: str, num: int) -> Any:
+    """If a buffer overflowed and draws would not be exact, the transition with a larger one; None if nothing is wrong.
 
     Args:
         transition: one of this file. state: of the chains. site, num: of the rows, and how many there are.
@@ -82,7 +82,7 @@ def mended(transition: Any, state: ChainState, site: str, num: int) -> Any:
         BoundError: a bound exceeded the likelihood; names the row.
     """
     conditional: Conditional = transition.conditional
-    faults: Faults = state.held.faults
+    faults: Faults = state.auxiliary.faults
     refuted = int(np.asarray(faults.refuted).max())
     if refuted >= 0:
         name = conditional.kind.family.distribution.__name__
@@ -93,9 +93,9 @@ def mended(transition: Any, state: ChainState, site: str, num: int) -> Any:
         )
     if not np.asarray(faults.short).any():
         return None
-    larger = conditional.with_more_room(num)
+    larger = conditional.with_larger_buffer(num)
     _log.warning(
-        "FlyMC: no room for all bright rows of site %r: the run begins again with a capacity of %d instead of %d. "
+        "FlyMC: the buffer of bright rows of site %r overflowed: the run begins again with a capacity of %d instead of %d. "
         "kernel_options={'capacity': %d} saves this.",
         site, larger.capacity, conditional.capacity, larger.capacity,
     )  # fmt: skip
@@ -127,20 +127,20 @@ class RotationTransition(Transition):
         return normal(stream, _MOMENTUM, position.shape, dtype=position.dtype)
 
     def start(self, plan: Plan, position: Any):
-        fireflies = _fireflies(plan)
-        w = jnp.linalg.solve(fireflies.scale, position - fireflies.centre)
-        point, _ = self.conditional.arrive(fireflies, position)
-        here = Whereabouts(w, point, self.conditional.nothing_lit(fireflies))
-        return point.base, jnp.zeros_like(position), Rotating(here, Faults.none())
+        bound_data = _bound_data_of(plan)
+        w = jnp.linalg.solve(bound_data.scale, position - bound_data.centre)
+        point, _ = self.conditional.point_at(bound_data, position)
+        here = Location(w, point, self.conditional.all_dark(bound_data))
+        return point.base, jnp.zeros_like(position), RotationState(here, Faults.none())
 
     def program(self, density, plan: Plan):
         """A move and an update of z, as one block; then adapts the angle of a step if warm-up is on."""
-        conditional, fireflies, options = self.conditional, _fireflies(plan), plan.tuning.options
+        conditional, bound_data, options = self.conditional, _bound_data_of(plan), plan.tuning.options
         adapt = adapting(plan.schedule, plan.tuning)
 
         @program(heavy=True)
         def iteration(stream, here, momentum, step, num_steps):
-            return iterate(conditional, fireflies, stream, here, momentum, step, num_steps)
+            return iterate(conditional, bound_data, stream, here, momentum, step, num_steps)
 
         @program
         def transition(state, noise):
@@ -149,11 +149,11 @@ class RotationTransition(Transition):
             fixed = options["num_steps"] > 0
             n_steps = (options["num_steps"] if fixed else wanted).astype("int32")
             taken = step if fixed else jnp.minimum(step, options["trajectory_length"] / wanted)  # as many, of the length asked for
-            here, did = iteration(state.stream, state.held.here, noise, taken, n_steps)
+            here, did = iteration(state.stream, state.auxiliary.here, noise, taken, n_steps)
             position = here.point.position
             stats = {
                 "n_steps": n_steps,
-                "n_bright": here.lit.count,
+                "n_bright": here.bright.count,
                 "n_queries": did.queries,
                 "acceptance_rate": did.acceptance_rate,
                 "lp": did.log_density,
@@ -163,8 +163,8 @@ class RotationTransition(Transition):
                 step, state.metric, state.adaptation, state.stream.counter.astype("int32"), did.acceptance_rate, position
             )
             stream = state.stream._replace(counter=state.stream.counter + 1)
-            held = Rotating(here, state.held.faults.and_also(did.short, did.refuted))
-            state = ChainState(position, did.log_density, state.gradient, step_size, metric, adaptation, stream, held)
+            auxiliary = RotationState(here, state.auxiliary.faults.and_also(did.short, did.refuted))
+            state = ChainState(position, did.log_density, state.gradient, step_size, metric, adaptation, stream, auxiliary)
             return state, Draw(position, stats)
 
         return transition
@@ -193,67 +193,68 @@ class GivenTransition(Transition):
         return self.inner.noise(stream, position)
 
     def start(self, plan: Plan, position: Any):
-        fireflies = _fireflies(plan)
-        known = Known(self.conditional.arrive(fireflies, position)[0], self.conditional.nothing_lit(fireflies))
-        return self._evaluate(fireflies, position, Held(known, known, jnp.int32(0), Faults.none()))
+        bound_data = _bound_data_of(plan)
+        known = EvaluatedPoint(self.conditional.point_at(bound_data, position)[0], self.conditional.all_dark(bound_data))
+        return self._evaluate(bound_data, position, GivenState(known, known, jnp.int32(0), Faults.none()))
 
-    def _evaluate(self, fireflies: Fireflies, position, held: Held):
-        """Log density given z and, if it is used, gradient; what is held, with the likelihoods counted."""
+    def _evaluate(self, bound_data: BoundData, position, auxiliary: GivenState):
+        """Log density given z and, if it is used, gradient; the auxiliary state, with the likelihoods counted."""
         conditional = self.conditional
-        point, passed = conditional.arrive(fireflies, position)
-        rows = conditional.gather(fireflies, held.last.lit)
-        lit, refuted = conditional.relight(fireflies, held.last.lit, rows, point.natural)
-        faults = held.faults.and_also(False, jnp.where(point.inside, refuted, -1))
-        held = Held(Known(point, lit), held.first, held.queries + lit.count + passed, faults)
-        gradient = conditional.force(fireflies, position, point.natural, lit, rows) if self.uses_gradient else position[:0]
-        return conditional.log_density(fireflies, point, lit), gradient, held
+        point, passed = conditional.point_at(bound_data, position)
+        rows = conditional.gather(bound_data, auxiliary.last.bright)
+        bright, refuted = conditional.reevaluate(bound_data, auxiliary.last.bright, rows, point.natural)
+        faults = auxiliary.faults.and_also(False, jnp.where(point.inside, refuted, -1))
+        auxiliary = GivenState(EvaluatedPoint(point, bright), auxiliary.first, auxiliary.queries + bright.count + passed, faults)
+        gradient = conditional.force(bound_data, position, point.natural, bright, rows) if self.uses_gradient else position[:0]
+        return conditional.log_density(bound_data, point, bright), gradient, auxiliary
 
-    def _reconsider(self, fireflies: Fireflies, stream, position, held: Held):
+    def _reconsider(self, bound_data: BoundData, stream, position, auxiliary: GivenState):
         """An update of z; what the density then is comes from the rows that were looked at for it."""
         conditional = self.conditional
-        (point, before), evaluated, refuted = self._return(fireflies, position, held)
-        lit, asked, short, wrong = update(conditional, fireflies, stream, point, before)
-        faults = held.faults.and_also(short, jnp.maximum(wrong, jnp.where(point.inside, refuted, -1)))
+        (point, before), evaluated, refuted = self._return(bound_data, position, auxiliary)
+        bright, asked, short, wrong = update(conditional, bound_data, stream, point, before)
+        faults = auxiliary.faults.and_also(short, jnp.maximum(wrong, jnp.where(point.inside, refuted, -1)))
         gradient = position[:0]
         if self.uses_gradient:
-            gradient = conditional.force(fireflies, position, point.natural, lit, conditional.gather(fireflies, lit))
-        known = Known(point, lit)
-        return conditional.log_density(fireflies, point, lit), gradient, Held(known, known, held.queries + evaluated + asked, faults)
+            gradient = conditional.force(bound_data, position, point.natural, bright, conditional.gather(bound_data, bright))
+        known = EvaluatedPoint(point, bright)
+        auxiliary = GivenState(known, known, auxiliary.queries + evaluated + asked, faults)
+        return conditional.log_density(bound_data, point, bright), gradient, auxiliary
 
-    def _return(self, fireflies: Fireflies, position, held: Held):
+    def _return(self, bound_data: BoundData, position, auxiliary: GivenState):
         """What is known where a move has ended, how many likelihoods were evaluated for it, and a row whose bound was refuted, or -1."""
-        at_last, at_first = ((position == known.point.position).all() for known in (held.last, held.first))
-        old = jax.tree.map(lambda last, first: jnp.where(at_last | ~at_first, last, first), held.last, held.first)
+        at_last, at_first = ((position == known.point.position).all() for known in (auxiliary.last, auxiliary.first))
+        old = jax.tree.map(lambda last, first: jnp.where(at_last | ~at_first, last, first), auxiliary.last, auxiliary.first)
         found = at_last | at_first
-        point, passed = self.conditional.arrive(fireflies, position, skip=found)
-        rows = self.conditional.gather(fireflies, old.lit)
-        lit, refuted = self.conditional.relight(fireflies, old.lit, rows, point.natural, skip=found)
-        known = jax.tree.map(lambda old, new: jnp.where(found, old, new), old, Known(point, lit))
-        return known, jnp.where(found, 0, lit.count + passed), refuted
+        point, passed = self.conditional.point_at(bound_data, position, skip=found)
+        rows = self.conditional.gather(bound_data, old.bright)
+        bright, refuted = self.conditional.reevaluate(bound_data, old.bright, rows, point.natural, skip=found)
+        known = jax.tree.map(lambda old, new: jnp.where(found, old, new), old, EvaluatedPoint(point, bright))
+        return known, jnp.where(found, 0, bright.count + passed), refuted
 
     def program(self, density, plan: Plan):
-        fireflies = _fireflies(plan)
+        bound_data = _bound_data_of(plan)
 
         @program(heavy=True)
-        def given_bright(position, held):
-            return self._evaluate(fireflies, position, held)
+        def given_bright(position, auxiliary):
+            return self._evaluate(bound_data, position, auxiliary)
 
         @program
-        def reconsider(stream, position, held):
-            return self._reconsider(fireflies, stream, position, held)
+        def reconsider(stream, position, auxiliary):
+            return self._reconsider(bound_data, stream, position, auxiliary)
 
         move = self.inner.program(given_bright, plan)
 
         @program
         def transition(state, noise):
             stream = state.stream
-            state, draw = move(state._replace(held=state.held._replace(first=state.held.last, queries=jnp.int32(0))), noise)
-            log_density, gradient, held = reconsider(stream, state.position, state.held)
-            stats = {**draw.stats, "n_bright": held.last.lit.count, "n_queries": held.queries, "lp": log_density}
-            return state._replace(log_density=log_density, gradient=gradient, held=held), Draw(draw.position, stats)
+            state, draw = move(state._replace(auxiliary=state.auxiliary._replace(first=state.auxiliary.last, queries=jnp.int32(0))), noise)
+            log_density, gradient, auxiliary = reconsider(stream, state.position, state.auxiliary)
+            stats = {**draw.stats, "n_bright": auxiliary.last.bright.count, "n_queries": auxiliary.queries, "lp": log_density}
+            return state._replace(log_density=log_density, gradient=gradient, auxiliary=auxiliary), Draw(draw.position, stats)
 
         return transition
 
 
-def _fireflies(plan: Plan) -> Fireflies:
-    return jax.tree.map(jnp.asarray, plan.tuning.options["fireflies"])
+def _bound_data_of(plan: Plan) -> BoundData:
+    return jax.tree.map(jnp.asarray, plan.tuning.options["bound_data"])

@@ -55,8 +55,8 @@ def test_a_transition_is_plain_python(name, x64):
     value_and_grad = jax.value_and_grad(log_density)
 
     @program(heavy=True)
-    def density(x, held):
-        return *value_and_grad(x), held
+    def density(x, auxiliary):
+        return *value_and_grad(x), auxiliary
 
     def begin(number, counter, step_size, x):
         stream = stream_for(np.array([3, 1], np.uint32), number)._replace(counter=counter)
@@ -145,9 +145,9 @@ def test_a_search_with_a_gradient_of_its_own_is_seen(marked, monkeypatch):
         value_and_grad = density.function
 
         @program
-        def own(position, held):  # not the same code, which the compiler would find
-            value, gradient, held = value_and_grad(position, held)
-            return value + 1, gradient, held
+        def own(position, auxiliary):  # not the same code, which the compiler would find
+            value, gradient, auxiliary = value_and_grad(position, auxiliary)
+            return value + 1, gradient, auxiliary
 
         return searching(own, initial)
 

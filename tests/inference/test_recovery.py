@@ -62,8 +62,8 @@ def test_trajectories_are_as_deep_as_numpyro_s():
     value_and_grad = jax.value_and_grad(log_density)
 
     @program
-    def density(x, held):
-        return *value_and_grad(x), held
+    def density(x, auxiliary):
+        return *value_and_grad(x), auxiliary
 
     def begin(chain, x, p):
         value, gradient = value_and_grad(x)

@@ -21,8 +21,8 @@ def starts(log_density, given=None):
     value_and_grad = jax.value_and_grad(lambda x: log_density(x[0]))
 
     @program
-    def density(position, held):
-        return *value_and_grad(position), held
+    def density(position, auxiliary):
+        return *value_and_grad(position), auxiliary
 
     def initial(words, fixed):
         return jax.random.uniform(jax.random.wrap_key_data(words), (1,), minval=-2.0, maxval=2.0)

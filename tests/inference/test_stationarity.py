@@ -35,8 +35,8 @@ def worst_z(kernel, seed=0, **options):
     key = np.array([seed, 99], np.uint32)
 
     @program(heavy=True)
-    def density(x, held):
-        return *value_and_grad(x), held
+    def density(x, auxiliary):
+        return *value_and_grad(x), auxiliary
 
     # Built here, after a test has broken something: a program reads the names of its module when it is compiled.
     static = replace(kernel.transition(), **options)

@@ -26,8 +26,8 @@ value_and_grad = jax.value_and_grad(log_density)
 
 
 @program(heavy=True)
-def density(x, held):
-    return *value_and_grad(x), held
+def density(x, auxiliary):
+    return *value_and_grad(x), auxiliary
 
 
 def starts(num, dense):

@@ -47,7 +47,7 @@ def add(x: Interval, y: Interval) -> Interval:
 
 
 def multiply(x: Interval, y: Interval) -> Interval:
-    """Nought times infinity is nought: the infinite end stands for numbers of any size, each of them finite."""
+    """0 * inf = 0, because an infinite end means unbounded: it stands for numbers of any size, each of them finite."""
 
     def product(a, b):
         return jnp.where((a == 0) | (b == 0), 0.0, a * b)

@@ -1,4 +1,4 @@
-"""What crosses the edges of this room: a likelihood to bound, the quadratic below it, and the rule that makes one from the other."""
+"""The interface of this package: a likelihood to bound, the quadratic below it, and the rule that makes one from the other."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -321,7 +321,7 @@ def _bound_as_it_stands(eqn, a, *others):
 
 
 def _joined(walk: _Walk, eqn, *parts):
-    """Concatenation and stacking: zeros stand for derivatives that are nought, unless all are."""
+    """Concatenation and stacking: zeros stand for derivatives that are zero, unless all are."""
     parts = [walk.jet(x) for x in parts]
 
     def joined(entries):

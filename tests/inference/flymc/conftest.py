@@ -14,7 +14,7 @@ from jax.scipy.special import gammaln
 from numpyro.distributions import discrete
 
 import luciole as lc
-from luciole.inference.flymc.setup import light_up
+from luciole.inference.flymc.setup import set_up
 from luciole.ppl import log_density
 from luciole.ppl.factors import Family, find_factor
 
@@ -189,4 +189,4 @@ def small_logistic():
 
     density = log_density(lc.model(model), x, y)
     factor = find_factor(density)
-    return lambda **options: light_up(factor, density, **options)
+    return lambda **options: set_up(factor, density, **options)

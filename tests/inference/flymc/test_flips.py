@@ -24,27 +24,28 @@ def found(small_logistic):
 
 def update_many(setup, flip=flip, at=0.7):
     """z after each of many updates at one point, bool (updates, obs), and r there."""
-    f, conditional = setup.fireflies, setup.conditional
+    f, conditional = setup.bound_data, setup.conditional
     num = len(f.anchor)
 
     @jax.jit
     def run(f, words):
         stream = stream_for(words, 0)
-        lit = conditional.nothing_lit(f)
-        point, _ = conditional.arrive(f, f.centre + f.scale @ (at * jnp.ones(2) / jnp.sqrt(2.0)))
+        bright = conditional.all_dark(f)
+        point, _ = conditional.point_at(f, f.centre + f.scale @ (at * jnp.ones(2) / jnp.sqrt(2.0)))
         every = jnp.arange(num, dtype=jnp.int32)
-        seen = conditional.look(f, every, f.rows.astype(jnp.float64), every >= 0, point.natural)
+        seen = conditional.evaluate(f, every, f.rows.astype(jnp.float64), every >= 0, point.natural)
         gap = jnp.where(point.inside, seen.gap, f.rate)
 
         def body(carry, _):
-            lit, stream = carry
+            bright, stream = carry
             stream = stream._replace(counter=stream.counter + 1)
-            lit = lit._replace(gap=seen.gap[lit.index], pull=jax.tree.map(lambda x: x[lit.index], seen.pull))
-            lit, _, short, refuted = flip(conditional, f, stream, point, lit)
-            bright = jnp.zeros(num, bool).at[jnp.where(jnp.arange(len(lit.index)) < lit.count, lit.index, num)].set(True, mode="drop")
-            return (lit, stream), (bright, short | (refuted >= 0))
+            bright = bright._replace(gap=seen.gap[bright.index], pull=jax.tree.map(lambda x: x[bright.index], seen.pull))
+            bright, _, short, refuted = flip(conditional, f, stream, point, bright)
+            used = jnp.arange(len(bright.index)) < bright.count
+            states = jnp.zeros(num, bool).at[jnp.where(used, bright.index, num)].set(True, mode="drop")
+            return (bright, stream), (states, short | (refuted >= 0))
 
-        bright, wrong = jax.lax.scan(body, (lit, stream), None, length=UPDATES)[1]
+        bright, wrong = jax.lax.scan(body, (bright, stream), None, length=UPDATES)[1]
         return bright, wrong.any(), -jnp.expm1(-gap)
 
     with jax.enable_x64(True):
@@ -81,26 +82,26 @@ def test_rows_are_bright_with_their_probabilities_and_independently(found, updat
 def test_a_fixed_number_of_proposals_is_seen(small_logistic):
     few = small_logistic(softening=4.0)
     assert min(p_values(*update_many(few, at=9.0))) > 1e-4
-    table = (np.arange(len(few.fireflies.poisson)) >= round(float(few.fireflies.cumulative[-1]))).astype(float)
-    assert min(p_values(*update_many(replace(few, fireflies=few.fireflies._replace(poisson=table)), at=9.0))) < 1e-6
+    table = (np.arange(len(few.bound_data.poisson)) >= round(float(few.bound_data.cumulative[-1]))).astype(float)
+    assert min(p_values(*update_many(replace(few, bound_data=few.bound_data._replace(poisson=table)), at=9.0))) < 1e-6
 
 
 def test_proposals_that_follow_the_bright_rows_are_seen(found):
-    def eager(conditional, fireflies, stream, point, lit):
-        bright = (
-            jnp.zeros(len(fireflies.rate))
-            .at[jnp.where(jnp.arange(len(lit.index)) < lit.count, lit.index, len(fireflies.rate))]
+    def eager(conditional, bound_data, stream, point, bright):
+        states = (
+            jnp.zeros(len(bound_data.rate))
+            .at[jnp.where(jnp.arange(len(bright.index)) < bright.count, bright.index, len(bound_data.rate))]
             .set(1.0, mode="drop")
         )
-        rate = fireflies.rate * jnp.where(bright > 0, 3.0, 1.0)
-        return flip(conditional, fireflies._replace(rate=rate), stream, point, lit)
+        rate = bound_data.rate * jnp.where(states > 0, 3.0, 1.0)
+        return flip(conditional, bound_data._replace(rate=rate), stream, point, bright)
 
     assert min(p_values(*update_many(found, flip=eager))) < 1e-6
 
 
 def test_gaps_of_the_bright_rows_that_are_out_of_date_are_seen(found):
-    def late(conditional, fireflies, stream, point, lit):
-        return redraw(conditional, fireflies, stream, point, lit._replace(gap=1.1 * lit.gap))
+    def late(conditional, bound_data, stream, point, bright):
+        return redraw(conditional, bound_data, stream, point, bright._replace(gap=1.1 * bright.gap))
 
     assert min(p_values(*update_many(found, flip=late))) < 1e-6
 
@@ -113,7 +114,7 @@ def test_where_many_rows_are_bright_all_are_drawn_anew(small_logistic):
 
 
 def test_too_little_room_is_reported(found):
-    f = found.fireflies
+    f = found.bound_data
     with jax.enable_x64(True):
         run = jax.jit(lambda stream: flips.propose(f, stream, 4))
         short = [bool(run(stream_for(key_words(jax.random.key(k)), 0))[2]) for k in range(3)]

@@ -87,7 +87,7 @@ def test_exact_if_every_row_is_drawn_anew(kernel, bounds, truth):
 @pytest.mark.parametrize("kernel", [pytest.param("rotation_hmc", marks=RARE), pytest.param("nuts", marks=RARE)])
 def test_rejection_outside_the_ball_is_seen(kernel, truth, monkeypatch):
     class Truncated(Conditional):
-        def whole(self, fireflies, natural, skip):
+        def whole(self, bound_data, natural, skip):
             return jnp.where(skip, jnp.float64(0), -jnp.inf)
 
     fit = lc.FlyMC.fit
@@ -95,7 +95,7 @@ def test_rejection_outside_the_ball_is_seen(kernel, truth, monkeypatch):
     def truncated(*args):
         found = fit(*args)
         transition = type(found.transition)(**{**vars(found.transition), "conditional": Truncated(**vars(found.transition.conditional))})
-        return found._replace(transition=transition, starts=0 * found.starts + np.asarray(found.tuning.options["fireflies"].centre))
+        return found._replace(transition=transition, starts=0 * found.starts + np.asarray(found.tuning.options["bound_data"].centre))
 
     monkeypatch.setattr(lc.FlyMC, "fit", truncated)
     mcmc = run(logistic, X, Y, kernel=kernel, kernel_options=SETTINGS)
@@ -202,7 +202,7 @@ def test_a_run_is_a_function_of_its_key():
 def test_few_rows_are_warned_of():
     def setup(num, predicted, explicit=False):
         rows, conditional = SimpleNamespace(rows=np.zeros((num, 20))), SimpleNamespace(explicit=explicit)
-        return SimpleNamespace(fireflies=rows, predicted=predicted, factor=SimpleNamespace(site="y"), conditional=conditional)
+        return SimpleNamespace(bound_data=rows, predicted=predicted, factor=SimpleNamespace(site="y"), conditional=conditional)
 
     with pytest.warns(BreakEvenWarning, match="site 'y' has 60 rows of 20 numbers.*lc.NUTS on all of them will be faster"):
         kernel._warn_of_few(setup(60, 1.0))
@@ -233,7 +233,7 @@ def test_what_makes_no_sense_is_refused(options, message):
         lc.FlyMC(logistic, **options)
 
 
-def test_models_that_cannot_be_lit_are_refused():
+def test_models_without_bounds_are_refused():
     def gamma_shape(x, y):
         w = lc.sample("w", dist.Normal(0, 1).expand([2]).to_event(1))
         k = lc.sample("k", dist.LogNormal(0, 1))
@@ -280,9 +280,9 @@ def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeyp
 
     def raised(*args):
         found = fit(*args)
-        f = found.tuning.options["fireflies"]
+        f = found.tuning.options["bound_data"]
         lifted = f._replace(bound=f.bound._replace(value=np.asarray(f.bound.value) * 0.99))
-        return found._replace(tuning=found.tuning._replace(options={**found.tuning.options, "fireflies": lifted}))
+        return found._replace(tuning=found.tuning._replace(options={**found.tuning.options, "bound_data": lifted}))
 
     monkeypatch.setattr(lc.FlyMC, "fit", raised)
     with pytest.raises(lc.BoundError, match=r"the bound of row \d+ of site 'y' \(BernoulliLogits\) exceeds its likelihood"):
@@ -292,13 +292,13 @@ def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeyp
 @pytest.mark.parametrize("inner", [pytest.param("rotation_hmc", marks=pytest.mark.slow), pytest.param("slice", marks=RARE)])
 def test_with_too_little_room_the_run_begins_again(inner, monkeypatch, caplog):
     def cramped(*args, **options):
-        found = light_up(*args, **options)
+        found = set_up(*args, **options)
         return replace(found, conditional=replace(found.conditional, capacity=32))
 
     options = {"kernel": inner, "kernel_options": {"softening": 200.0}, "chains": 2, "draws": 200}
     expected = run(logistic, X, Y, **options)
-    light_up = kernel.light_up
-    monkeypatch.setattr(kernel, "light_up", cramped)
+    set_up = kernel.set_up
+    monkeypatch.setattr(kernel, "set_up", cramped)
     found = run(logistic, X, Y, **options)
     assert expected.sample_stats["n_bright"].max() > 32
     assert "begins again with a capacity of 64 instead of 32" in caplog.text

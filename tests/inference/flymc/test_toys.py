@@ -9,7 +9,7 @@ from scipy import stats
 import luciole as lc
 from luciole import dist
 from luciole.inference.flymc.conditional import Conditional
-from luciole.inference.flymc.setup import light_up
+from luciole.inference.flymc.setup import set_up
 from luciole.ppl.factors import find_factor
 
 pytestmark = pytest.mark.filterwarnings("ignore::luciole.inference.flymc.kernel.BreakEvenWarning")
@@ -54,13 +54,13 @@ def quadrature(density, setup):
     """The moments, and the expected number of bright rows."""
     grid = np.linspace(-25, 25, 501)
     w = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
-    f, conditional = setup.fireflies, setup.conditional
+    f, conditional = setup.bound_data, setup.conditional
     with jax.enable_x64(True):
 
         def one(w):
             log_prior, natural = conditional.natural(f, w)
             every = jnp.arange(3)
-            seen = conditional.look(f, every, f.rows.astype(jnp.float64), every >= 0, natural, finite=False)
+            seen = conditional.evaluate(f, every, f.rows.astype(jnp.float64), every >= 0, natural, finite=False)
             gap = conditional.effective_gap(f, every, seen.gap, conditional.holds(f, natural))
             return log_prior + conditional.whole(f, natural, False), -jnp.expm1(-gap).sum()
 
@@ -82,7 +82,7 @@ def test_moments_of_the_toys(name, iterations):
     x, y = np.asarray(x, np.float32), np.asarray(y, np.int32 if name == "softmax" else np.float32)
     options = {"softening": 2.0, "radius": 2.5}
     density = lc.log_density(lc.model(model), x, y)
-    expected, bright = quadrature(density, light_up(find_factor(density), density, **options))
+    expected, bright = quadrature(density, set_up(find_factor(density), density, **options))
     np.testing.assert_allclose(expected, PUBLISHED[name], atol=2e-3)
     mcmc = lc.MCMC(
         lc.FlyMC(model, kernel_options=options), num_warmup=500, num_samples=iterations // 100, num_chains=100, progress_bar=False
@@ -128,14 +128,14 @@ def test_calibration_over_simulated_data():
 
 @pytest.mark.exhaustive
 def test_calibration_sees_a_truncated_posterior(monkeypatch):
-    def truncated(self, fireflies, natural, skip):
+    def truncated(self, bound_data, natural, skip):
         return jnp.where(skip, jnp.float64(0), -jnp.inf)
 
     monkeypatch.setattr(Conditional, "whole", truncated)
     monkeypatch.setattr(Conditional, "__hash__", lambda self: hash((self.kind, self.rest, "truncated")), raising=False)
     start = lc.FlyMC.fit
     monkeypatch.setattr(
-        lc.FlyMC, "fit", lambda *a: (f := start(*a))._replace(starts=0 * f.starts + np.asarray(f.tuning.options["fireflies"].centre))
+        lc.FlyMC, "fit", lambda *a: (f := start(*a))._replace(starts=0 * f.starts + np.asarray(f.tuning.options["bound_data"].centre))
     )
     found, most = ranks()
     assert min(uniformity(found[:, 0], most), uniformity(found[:, 1], most)) < 1e-4
