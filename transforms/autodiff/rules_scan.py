@@ -15,7 +15,7 @@ from jax.core import eval_jaxpr
 from ..equations import dependents, needed_equations
 from ..jax_compat import Literal, bind, open_jaxpr, scan_layout
 from .activity import fixpoint
-from .core import Unknown, add, evaluate_equations, is_differentiable, push_forward, read, zeros
+from .core import Unknown, add, evaluate_equations, push_forward, read, zeros
 from .loop_bodies import (
     RecomputingBody,
     SplitBody,
@@ -179,9 +179,10 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     if known_start and not beside:
         before = _scan(eqn, lambda known, xs: (advance(values_of(known, xs)), known), known_start, known_xs)[1]
 
-    out_on = [is_differentiable(v.aval) for v in jaxpr.outvars]
-    ys_on = out_on[at.num_carry :]
-    arriving = spread(instantiate_all(cotangents, jaxpr.outvars, out_on), out_on)
+    # An output per turn whose cotangent is missing is left out: zeros made from the body's types would lack the axis of turns.
+    carry_cts = instantiate_all(cotangents[: at.num_carry], jaxpr.outvars[: at.num_carry], on_carry)
+    ys_cts = list(cotangents[at.num_carry :])
+    ys_on = [ct is not None for ct in ys_cts]
     zero_consts = [zeros(v.aval) for v in chosen(jaxpr.invars[: at.num_consts], on_consts)]
 
     def turn(state: Any, inputs: Any) -> Any:
@@ -194,8 +195,8 @@ def transpose_scan(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
         xs_cts = instantiate_all(made[at.xs], jaxpr.invars[at.xs], on_xs)
         return (advance(values) if beside else [], carry_cts, const_cts), xs_cts
 
-    state = (known_start if beside else [], chosen(arriving[: at.num_carry], on_carry), zero_consts)
-    inputs = (chosen(arriving[at.num_carry :], ys_on), known_xs, before)
+    state = (known_start if beside else [], carry_cts, zero_consts)
+    inputs = (chosen(ys_cts, ys_on), known_xs, before)
     reverse = eqn.params["reverse"] if beside else not eqn.params["reverse"]
     (_, carry_cts, const_cts), xs_cts = _scan(eqn, turn, state, inputs, reverse=reverse)
     start_cts = [ct if isinstance(x, Unknown) else None for ct, x in zip(spread(carry_cts, on_carry), operands[at.carry], strict=True)]
