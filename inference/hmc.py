@@ -66,15 +66,18 @@ class HMCTransition(Transition):
             stream, metric, dtype = state.stream, state.metric, state.position.dtype
             p = momentum(metric, noise)
             start_energy = energy(metric, state.log_density, p)
-            length = jnp.ceil(options["trajectory_length"] / state.step_size)
-            wanted = options["num_steps"].astype(dtype) if options["num_steps"] > 0 else length
+            counted = options["num_steps"] > 0
             shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
-            n_steps = jnp.clip(jnp.ceil(wanted * shortening), 1, _MAX_STEPS).astype(jnp.int32)
+            length = options["trajectory_length"] * shortening
+            wanted = options["num_steps"].astype(dtype) * shortening if counted else length / state.step_size
+            n_steps = jnp.clip(jnp.ceil(wanted), 1, _MAX_STEPS).astype(jnp.int32)
+            # a trajectory of given length has that length, and not the next multiple of the step size
+            step = state.step_size if counted else jnp.minimum(state.step_size, length / n_steps)
             phase, log_density, auxiliary = Phase(state.position, p, state.gradient), state.log_density, state.auxiliary
             for _ in range(n_steps):
-                phase = half_kick_and_drift(metric, state.step_size, phase)
+                phase = half_kick_and_drift(metric, step, phase)
                 log_density, gradient, auxiliary = density(phase.position, auxiliary)
-                phase = kick(state.step_size, phase, gradient)
+                phase = kick(step, phase, gradient)
             end_energy = energy(metric, log_density, phase.momentum)
             error = energy_error(end_energy, start_energy)
             acceptance_rate = jnp.minimum(jnp.exp(-error), 1)
@@ -108,7 +111,8 @@ class HMC(TunedKernel):
     Args:
         model: a model, or a log density that already holds its data.
         num_steps: leapfrog steps of a trajectory, at most 1024; or give
-        trajectory_length: step size times number of steps; 2 pi when neither is given. At most 1024 steps are taken.
+        trajectory_length: length of a trajectory; 2 pi when neither is given. It is divided into as few equal steps as are no longer
+            than the step size; at most 1024 are taken, of the step size then.
         jitter: in [0, 1): each trajectory is shortened by a uniform fraction up to this; breaks resonances.
         target_accept_prob, dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix: as for `NUTS`.
 
