@@ -3,6 +3,7 @@
 if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
 
+from ..ppl.factors.host import NotOnHostError
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
 from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
@@ -29,6 +30,7 @@ __all__ = [
     "FailedRestartWarning",
     "FlyMC",
     "InterruptWarning",
+    "NotOnHostError",
     "RowsOnDeviceWarning",
     "Slice",
     "bounds",

@@ -9,10 +9,12 @@ from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_media
 from .language import condition, deterministic, factor, model, plate, sample
 from .predictive import log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
+from .walker import LostDerivativeWarning
 
 __all__ = [
     "InitStrategy",
     "LogDensity",
+    "LostDerivativeWarning",
     "ModelProgram",
     "ScaledLatentWarning",
     "Site",

@@ -20,6 +20,7 @@ _ROOMS = ("inference", "ppl", "sharding", "transforms")
 _NAMES_BY_ROOM = {
     ".ppl": (
         "LogDensity",
+        "LostDerivativeWarning",
         "ModelProgram",
         "ScaledLatentWarning",
         "condition",
@@ -53,6 +54,7 @@ _NAMES_BY_ROOM = {
         "FailedRestartWarning",
         "FlyMC",
         "InterruptWarning",
+        "NotOnHostError",
         "RowsOnDeviceWarning",
         "Slice",
         "bounds",

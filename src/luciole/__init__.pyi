@@ -16,12 +16,14 @@ from .inference import EvidenceRangeWarning as EvidenceRangeWarning
 from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FlyMC as FlyMC
 from .inference import InterruptWarning as InterruptWarning
+from .inference import NotOnHostError as NotOnHostError
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import bounds as bounds
 from .inference import compare_evidence as compare_evidence
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
+from .ppl import LostDerivativeWarning as LostDerivativeWarning
 from .ppl import ModelProgram as ModelProgram
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
 from .ppl import condition as condition
@@ -74,11 +76,13 @@ __all__ = [
     "InterruptWarning",
     "KeywordError",
     "LogDensity",
+    "LostDerivativeWarning",
     "LucioleError",
     "LucioleWarning",
     "ModelError",
     "ModelProgram",
     "NoAttributeError",
+    "NotOnHostError",
     "ProgramError",
     "RowsOnDeviceWarning",
     "SamplerError",
