@@ -10,7 +10,7 @@ from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartW
 from .flymc import BreakEvenWarning, FlyMC, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
-from .notices import DivergenceWarning, InterruptWarning
+from .notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
 from .nuts import NUTS
 from .random_walk import RWM
 from .slice import Slice
@@ -31,6 +31,7 @@ __all__ = [
     "FlyMC",
     "InterruptWarning",
     "NotOnHostError",
+    "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "Slice",
     "bounds",

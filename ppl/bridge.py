@@ -24,6 +24,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 
 from ..transforms import ModelError
 from .checks import check_observation, check_shape, check_value
+from .precision import warn_of_lost_precision
 from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, split_distribution
 
@@ -102,6 +103,7 @@ class Bridge(Messenger):
         name, dist = msg["name"], msg["fn"]
         if msg["kwargs"].get("sample_shape"):
             dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
+        warn_of_lost_precision(name, dist, jnp.result_type(float))
         leaves, treedef, static, order = split_distribution(dist, name)
         plates = _plates(msg)
         value = self._given(msg, dist)

@@ -17,6 +17,7 @@ from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FlyMC as FlyMC
 from .inference import InterruptWarning as InterruptWarning
 from .inference import NotOnHostError as NotOnHostError
+from .inference import ProgramFolderWarning as ProgramFolderWarning
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import bounds as bounds
@@ -25,6 +26,7 @@ from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
 from .ppl import LostDerivativeWarning as LostDerivativeWarning
 from .ppl import ModelProgram as ModelProgram
+from .ppl import PrecisionWarning as PrecisionWarning
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
@@ -83,7 +85,9 @@ __all__ = [
     "ModelProgram",
     "NoAttributeError",
     "NotOnHostError",
+    "PrecisionWarning",
     "ProgramError",
+    "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "SamplerError",
     "ScaledLatentWarning",
