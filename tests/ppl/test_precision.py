@@ -31,7 +31,7 @@ def model(distribution):
 @pytest.mark.parametrize("name", LIMIT)
 def test_a_large_parameter_is_announced(name):
     make, words = LIMIT[name]
-    with pytest.warns(lc.PrecisionWarning, match=f"site 'y': the {words} is 1e.08\. .*jax_enable_x64"):
+    with pytest.warns(lc.PrecisionWarning, match=rf"site 'y': the {words} is 1e.08\. .*jax_enable_x64"):
         lc.trace(model, make(1e8))
 
 
