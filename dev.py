@@ -4,7 +4,7 @@
     python3 dev.py demo [options]       sample a real posterior, summarise, save and plot it (options: demo --help)
     python3 dev.py test [pytest args]   the quick tests; `test --all` adds the slow ones and the notebooks;
                                         `test -m exhaustive` runs hours of comparisons that neither has
-    python3 dev.py lint                 ruff check, ruff format --check, pyright
+    python3 dev.py lint                 ruff check, ruff format --check, pyright; mypy on a user's script
     python3 dev.py notebooks            execute the notebooks
     python3 dev.py bench [name] [args]  run benchmarks/<name>.py; without a name, list them
 
@@ -121,6 +121,7 @@ def main(arguments):
         run(python, "-m", "ruff", "check", ".", cwd=ROOT)
         run(python, "-m", "ruff", "format", "--check", ".", cwd=ROOT)
         run(python, "-m", "pyright", "--pythonpath", python, cwd=ROOT)
+        run(python, "-m", "mypy", "--python-executable", python, cwd=ROOT)
     elif command == "bench":
         run(python, ROOT / "benchmarks" / (rest[0] + ".py"), *rest[1:], cwd=ROOT)
 

@@ -3,13 +3,14 @@
 if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
 
+from ..ppl.factors.host import NotOnHostError
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
 from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
 from .flymc import BreakEvenWarning, FlyMC, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
-from .notices import DivergenceWarning, InterruptWarning
+from .notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
 from .nuts import NUTS
 from .random_walk import RWM
 from .slice import Slice
@@ -29,6 +30,8 @@ __all__ = [
     "FailedRestartWarning",
     "FlyMC",
     "InterruptWarning",
+    "NotOnHostError",
+    "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "Slice",
     "bounds",

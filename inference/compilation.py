@@ -3,35 +3,28 @@
 The key holds everything that a compiled program depends on: the traced density, the kernel's static part, the batch, types, and the
 process's settings. It holds no identity of a Python object, so a fresh model and a fresh run find what an earlier one left.
 
-Between processes JAX's persistent cache keeps them, in the user's cache folder and for our programs only. The environment variable
-LUCIOLE_CACHE_DIR names another folder; set to nothing, it switches the cache off.
+Between processes they are kept in a folder; `program_folder` has it.
 """
 
-import contextlib
 import functools
-import logging
-import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..transforms.autobatch import gather
-from ..transforms.jax_compat import persistent_cache
 from .batching import Chunk, Sampler, batch
 from .kernel import Transition
 from .pooling import pool_chains
+from .program_folder import between_processes
 from .records import Plan
 from .target import Target
 
 __all__ = ["Compiled", "compiled_sampler"]
 
-_log = logging.getLogger("luciole")
 _MAX_PROGRAMS = 32
 _SETTINGS = ("default_device", "default_matmul_precision", "enable_x64", "debug_nans")  # of the process, that programs depend on
 _cache: OrderedDict[Hashable, "Compiled"] = OrderedDict()
@@ -85,7 +78,7 @@ def compiled_sampler(target: Target, transition: Transition, num_chains: int, ca
 def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
     # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    with _between_processes():
+    with between_processes():
         begin, (start, chains) = _program(sampler.begin, begin_args, quick)
         enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)))
         leave, chunk = _program(sampler.leave, (machine, data, plan))
@@ -94,12 +87,12 @@ def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
     @functools.lru_cache
     def advance(size):
         members = (jax.eval_shape(lambda state: gather(state, size)[0], machine[0]), machine[1])
-        with _between_processes():
+        with between_processes():
             return _program(sampler.advance, (members, data, plan, np.int32(0), np.int32(0)), donate=0)[0]
 
     @functools.lru_cache
     def pool():
-        with _between_processes():
+        with between_processes():
             return _program(pool_chains, (chunk.state, plan.tuning), quick)[0]
 
     advance(num_chains)
@@ -111,28 +104,6 @@ def _program(function, args, options=None, donate=()):
     lowered = jax.jit(function, donate_argnums=donate).lower(*args)
     out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
     return lowered.compile(options), out
-
-
-def _between_processes() -> contextlib.AbstractContextManager[None]:
-    """The persistent cache, if there is a folder for it that can be written to."""
-    folder = os.environ.get("LUCIOLE_CACHE_DIR", str(_user_cache() / "luciole"))
-    if not folder:
-        return contextlib.nullcontext()
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        _log.debug("no persistent cache: %s", e)
-        return contextlib.nullcontext()
-    return persistent_cache(folder)
-
-
-def _user_cache() -> Path:
-    """Where this platform keeps a user's caches."""
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _type(leaf):

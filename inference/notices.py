@@ -2,7 +2,7 @@
 
 from ..transforms.errors import LucioleWarning
 
-__all__ = ["DivergenceWarning", "InterruptWarning"]
+__all__ = ["DivergenceWarning", "InterruptWarning", "ProgramFolderWarning"]
 
 
 class DivergenceWarning(LucioleWarning):
@@ -11,3 +11,7 @@ class DivergenceWarning(LucioleWarning):
 
 class InterruptWarning(LucioleWarning):
     """The user interrupted the run: fewer draws than asked for were kept."""
+
+
+class ProgramFolderWarning(LucioleWarning):
+    """The folder of compiled programs is not used, because others own it or may write to it; or its bound is no number."""

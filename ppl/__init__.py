@@ -7,13 +7,17 @@ from .density import LogDensity, ScaledLatentWarning, log_density
 from .graph import render_model
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
+from .precision import PrecisionWarning
 from .predictive import log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
+from .walker import LostDerivativeWarning
 
 __all__ = [
     "InitStrategy",
     "LogDensity",
+    "LostDerivativeWarning",
     "ModelProgram",
+    "PrecisionWarning",
     "ScaledLatentWarning",
     "Site",
     "condition",

@@ -5,9 +5,9 @@ and `reparam` have done their work when the message arrives here. What arrives b
 may not contain (params, subsampling, keys) is refused here, by name.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 from ..transforms import ModelError
 from .checks import check_observation, check_shape, coded
 from .gate import as_array
+from .precision import warn_of_lost_precision
 from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, peel, split_distribution
 
@@ -32,6 +33,8 @@ __all__ = ["Bridge", "current_bridge", "trace_context"]
 
 # Names the trace in progress to JAX's caches; () outside.
 trace_context = jax.make_user_context(())
+
+_one_at_a_time = threading.RLock()  # NumPyro has one stack of handlers for all threads
 
 _REFUSED = {
     "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
@@ -41,24 +44,24 @@ _REFUSED = {
 }
 
 
-@contextlib.contextmanager
-def _validation_outside_the_trace() -> Iterator[None]:
+def _validate_outside_the_trace() -> None:
     """NumPyro checks known parameters as a distribution is made, by operations that it has JAX run at once.
 
-    Under the context of a trace each of them would be compiled for this trace alone, and again for the next.
+    Under the context of a trace each of them would be compiled for this trace alone, and again for the next. So NumPyro's method is
+    wrapped, once and for all threads, by one that does nothing but leave that context; the context is each thread's own, and outside of
+    a trace there is none to leave.
     """
     validate = Distribution.validate_args
 
     @functools.wraps(validate)
-    def outside(self: Distribution, strict: bool = True) -> None:
+    def outside(self: Distribution, *args: Any, **kwargs: Any) -> None:
         with trace_context(()):
-            validate(self, strict)
+            validate(self, *args, **kwargs)
 
     Distribution.validate_args = outside
-    try:
-        yield
-    finally:
-        Distribution.validate_args = validate
+
+
+_validate_outside_the_trace()
 
 
 class Bridge(Messenger):
@@ -69,16 +72,17 @@ class Bridge(Messenger):
         self.step: Any = None  # index of the step inside numpyro.contrib.control_flow.scan, else None
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
-        self._validation = contextlib.ExitStack()
 
     def __enter__(self) -> "Bridge":
-        self._validation.enter_context(_validation_outside_the_trace())
+        _one_at_a_time.acquire()
         super().__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._validation.close()
-        super().__exit__(*exception)
+        try:
+            super().__exit__(*exception)
+        finally:
+            _one_at_a_time.release()
 
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]
@@ -100,6 +104,7 @@ class Bridge(Messenger):
         name, dist = msg["name"], msg["fn"]
         if msg["kwargs"].get("sample_shape"):
             dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
+        warn_of_lost_precision(name, dist, jnp.result_type(float))
         leaves, treedef, static, order = split_distribution(dist, name)
         plates = _plates(msg)
         value = self._given(msg, dist)

@@ -222,7 +222,7 @@ def _warn_of_prior(program: ModelProgram) -> None:
 
 def _refuse_separate_arguments(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Answers NumPyro's form, log_density(model, args, kwargs, params), where the model can mean nothing else."""
-    if kwargs or [isinstance(a, t) for a, t in zip(args, ((tuple, list), dict, dict), strict=False)] != [True] * 3 or len(args) > 3:
+    if kwargs or len(args) != 3 or not isinstance(args[0], (tuple, list)) or not all(isinstance(a, dict) for a in args[1:]):
         return
     try:
         signature = inspect.signature(model)

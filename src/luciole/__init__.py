@@ -20,7 +20,9 @@ _ROOMS = ("inference", "ppl", "sharding", "transforms")
 _NAMES_BY_ROOM = {
     ".ppl": (
         "LogDensity",
+        "LostDerivativeWarning",
         "ModelProgram",
+        "PrecisionWarning",
         "ScaledLatentWarning",
         "condition",
         "deterministic",
@@ -53,6 +55,8 @@ _NAMES_BY_ROOM = {
         "FailedRestartWarning",
         "FlyMC",
         "InterruptWarning",
+        "NotOnHostError",
+        "ProgramFolderWarning",
         "RowsOnDeviceWarning",
         "Slice",
         "bounds",

@@ -16,13 +16,17 @@ from .inference import EvidenceRangeWarning as EvidenceRangeWarning
 from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FlyMC as FlyMC
 from .inference import InterruptWarning as InterruptWarning
+from .inference import NotOnHostError as NotOnHostError
+from .inference import ProgramFolderWarning as ProgramFolderWarning
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import bounds as bounds
 from .inference import compare_evidence as compare_evidence
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
+from .ppl import LostDerivativeWarning as LostDerivativeWarning
 from .ppl import ModelProgram as ModelProgram
+from .ppl import PrecisionWarning as PrecisionWarning
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
@@ -74,12 +78,16 @@ __all__ = [
     "InterruptWarning",
     "KeywordError",
     "LogDensity",
+    "LostDerivativeWarning",
     "LucioleError",
     "LucioleWarning",
     "ModelError",
     "ModelProgram",
     "NoAttributeError",
+    "NotOnHostError",
+    "PrecisionWarning",
     "ProgramError",
+    "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "SamplerError",
     "ScaledLatentWarning",

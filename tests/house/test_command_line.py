@@ -78,6 +78,18 @@ def test_the_main_job_from_end_to_end(tmp_path, capsys):
     assert (tmp_path / "out/eight_schools.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_what_a_newcomer_sees_first_is_a_result_that_is_fine(tmp_path, capsys):
+    assert command_line.main(["--output", str(tmp_path), "--no-progress"]) == 0
+    printed = capsys.readouterr().out
+    assert "Nothing speaks against these draws" in printed
+    assert "divergent transitions 0" in printed
+
+
+def test_the_readme_shows_the_same_setting():
+    assert "target_accept_prob=0.95" in (ROOT / "README.md").read_text()
+
+
 def load_dev():
     specification = importlib.util.spec_from_file_location("dev", ROOT / "dev.py")
     assert specification

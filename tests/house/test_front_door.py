@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pkgutil
 import tomllib
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def test_the_stub_agrees_with_the_table():
     assert sorted(stub_all) == sorted(lc.__all__)
     for name, room in lc._ROOM_OF.items():
         assert imported[name] == room.lstrip(".")
+
+
+def test_every_error_and_warning_is_exported():
+    """So that users can catch and filter them by name."""
+
+    def below(kind):
+        return {kind, *(deeper for made in kind.__subclasses__() for deeper in below(made))}
+
+    for room in ROOMS:
+        for module in pkgutil.walk_packages(importlib.import_module(f"luciole.{room}").__path__, f"luciole.{room}."):
+            importlib.import_module(module.name)
+    found = {kind for base in (lc.LucioleError, lc.LucioleWarning) for kind in below(base)}
+    ours = {kind.__name__: kind for kind in found if kind.__module__.startswith("luciole.")}
+    assert len(ours) > 15
+    assert [name for name, kind in ours.items() if getattr(lc, name, None) is not kind] == []
 
 
 def test_an_unknown_name_is_an_attribute_error():

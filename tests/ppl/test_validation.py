@@ -1,5 +1,8 @@
 """NumPyro's validation during a trace: it stays as it is, and it compiles nothing twice."""
 
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,12 +50,55 @@ def test_a_parameter_out_of_bounds_is_refused():
         lc.log_density(model, jnp.array([1.0, -1.0]))
 
 
-def test_validation_afterwards_is_as_it_was():
+def test_validation_is_the_same_before_during_and_after_a_trace_in_every_thread():
     before = dist.Distribution.validate_args
-    lc.log_density(gaussian_process, jnp.ones(4), jnp.ones(4))
+    inside, seen = threading.Event(), threading.Event()
+    during = []
+
+    def model():
+        lc.sample("x", dist.Normal(0.0, 1.0))
+        inside.set()
+        assert seen.wait(60)
+
+    def look():
+        assert inside.wait(60)
+        try:
+            during.append(dist.Distribution.validate_args)
+            dist.Normal(0.0, -1.0)
+        except ValueError as error:
+            during.append(str(error))
+        seen.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    lc.log_density(model)
+    thread.join()
+    assert during[0] is before
+    assert "invalid scale" in during[1]
     assert dist.Distribution.validate_args is before
     with pytest.raises(ValueError, match="invalid scale"):
         dist.Normal(0.0, -1.0)
+
+
+def test_two_threads_that_trace_keep_their_sites_apart():
+    """One begins while the other is in the middle of its model."""
+    inside = threading.Event()
+    found = {}
+
+    def trace(name):
+        def model(scale):
+            lc.sample(name, dist.Normal(jnp.zeros(2), scale))
+            inside.set()
+            time.sleep(0.05)  # the other is about to trace
+            lc.sample(f"{name}{name}", dist.Normal(0.0, 1.0))
+
+        found[name] = list(lc.trace(model, jnp.ones(2)).sites)
+
+    other = threading.Thread(target=lambda: (inside.wait(60), trace("b")))
+    other.start()
+    trace("a")
+    other.join()
+    assert found == {"a": ["a", "aa"], "b": ["b", "bb"]}
 
 
 def test_a_log_prob_inside_the_model_still_knows_its_support():
