@@ -3,7 +3,8 @@
 if __name__ == "ppl":
     raise ImportError("this folder is part of the package luciole: write `from luciole import ppl`")
 
-from .density import LogDensity, ScaledLatentWarning, log_density
+from .checks import MissingPlateWarning
+from .density import LogDensity, NothingObservedWarning, ScaledLatentWarning, log_density
 from .graph import render_model
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
@@ -16,7 +17,9 @@ __all__ = [
     "InitStrategy",
     "LogDensity",
     "LostDerivativeWarning",
+    "MissingPlateWarning",
     "ModelProgram",
+    "NothingObservedWarning",
     "PrecisionWarning",
     "ScaledLatentWarning",
     "Site",

@@ -21,7 +21,9 @@ _NAMES_BY_ROOM = {
     ".ppl": (
         "LogDensity",
         "LostDerivativeWarning",
+        "MissingPlateWarning",
         "ModelProgram",
+        "NothingObservedWarning",
         "PrecisionWarning",
         "ScaledLatentWarning",
         "condition",

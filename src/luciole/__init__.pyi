@@ -25,7 +25,9 @@ from .inference import compare_evidence as compare_evidence
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
 from .ppl import LostDerivativeWarning as LostDerivativeWarning
+from .ppl import MissingPlateWarning as MissingPlateWarning
 from .ppl import ModelProgram as ModelProgram
+from .ppl import NothingObservedWarning as NothingObservedWarning
 from .ppl import PrecisionWarning as PrecisionWarning
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
 from .ppl import condition as condition
@@ -81,10 +83,12 @@ __all__ = [
     "LostDerivativeWarning",
     "LucioleError",
     "LucioleWarning",
+    "MissingPlateWarning",
     "ModelError",
     "ModelProgram",
     "NoAttributeError",
     "NotOnHostError",
+    "NothingObservedWarning",
     "PrecisionWarning",
     "ProgramError",
     "ProgramFolderWarning",

@@ -78,7 +78,7 @@ def test_recursive_and_iterative_are_equal_draw_for_draw_and_to_plain_python(den
 @pytest.mark.slow
 @pytest.mark.parametrize(("length", "step_size"), [(2.0, 0.63), (1.0, 0.7)])
 def test_hmc_goes_as_far_as_it_is_told(length, step_size):
-    """Exact dynamics on N(0, 1) turn phase space: draws have autocorrelation cos(length); whole steps would make that cos(2.52), cos(1.4)."""
+    """Exact dynamics on N(0, 1) turn phase space: draws have autocorrelation cos(length); whole steps make it cos(2.52), cos(1.4)."""
     kernel = lc.HMC(lambda: lc.sample("x", dist.Normal(0, 1)), trajectory_length=length, step_size=step_size)
     mcmc = lc.MCMC(kernel, num_warmup=10, num_samples=5000, num_chains=8, progress_bar=False).run(jax.random.key(0))
     x = mcmc.get_samples(group_by_chain=True)["x"]

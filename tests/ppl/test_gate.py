@@ -254,12 +254,12 @@ def test_rows_without_a_plate():
         with lc.plate("n", 3):
             lc.sample("y", dist.Normal(m, 1), obs=y)
 
-    with pytest.warns(lc.ppl.checks.MissingPlateWarning, match=r"'y'.*\(5, 3\).*the 5 rows in front.*plate\(name, 5, dim=-2\)"):
+    with pytest.warns(lc.MissingPlateWarning, match=r"'y'.*\(5, 3\).*the 5 rows in front.*plate\(name, 5, dim=-2\)"):
         lc.trace(model, np.zeros((5, 3)))
 
 
 def test_a_forgotten_observation():
-    with pytest.warns(lc.ppl.density.NothingObservedWarning, match="the argument 'y' is None.*density of the prior.*y=y"):
+    with pytest.warns(lc.NothingObservedWarning, match="the argument 'y' is None.*density of the prior.*y=y"):
         lc.log_density(regression, Y)
 
     def weighed(x, y=None):
