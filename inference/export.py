@@ -86,7 +86,9 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
     if run.warmup_samples is not None and run.warmup_stats is not None:
         groups["warmup_posterior"] = names.draws(run.warmup_samples)
         groups["warmup_sample_stats"] = _dataset(_stats(run.warmup_stats, run.max_tree_depth), run.settings)
-    groups = {name: group for name, group in groups.items() if group.data_vars and group.sizes.get("draw", 1)}
+    # ArviZ's plots, and `extract`, stop at variables without elements; nor is there anything to see of a warm-up without draws.
+    groups = {name: group[[v for v in group.data_vars if group[v].size]] for name, group in groups.items()}
+    groups = {name: group for name, group in groups.items() if group.data_vars}
     attributes = _attributes(run.settings)
     if int(arviz.__version__.partition(".")[0]) == 0:
         return arviz.InferenceData(attrs=attributes, **groups)
@@ -162,7 +164,7 @@ class _Names:
         dims = {self.variables[site]: self._own_dims(site)[: np.ndim(value) - len(_SAMPLE_DIMS)] for site, value in values.items()}
         scores = scores_by_variable(named, dims, self.coords)
         coords = {**self.coords, **{d: labels for score in scores.values() for d, labels in score.labels.items()}}
-        attributes = {self.variables[site]: self._attributes(site) for site in values}
+        attributes: dict[str, dict[str, Any]] = {self.variables[site]: self._attributes(site) for site in values}
         for name, score in scores.items():
             attributes[name] |= {"masked": score.left_out} if score.left_out else {}
         variables = {name: score.values for name, score in scores.items()}
@@ -214,8 +216,8 @@ def _dataset(
         variables[name] = xarray.Variable(named, value, dict((attributes or {}).get(name, {})))
     labels = {d: (coords or {}).get(d, ()) for d in sizes}
     index = {d: np.asarray(labels[d]) if len(labels[d]) == size else np.arange(size) for d, size in sizes.items()}
-    attributes = _attributes(settings) | ({"sample_dims": list(lead)} if lead else {})  # as arviz-base 1.3 has it
-    return xarray.Dataset(variables, index, attributes)
+    words: dict[str, Any] = {"sample_dims": list(lead)} if lead else {}  # as arviz-base 1.3 has it
+    return xarray.Dataset(variables, index, _attributes(settings) | words)
 
 
 def _attributes(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,8 +269,10 @@ def _constant_data(run: Run, observed: Values) -> dict[str, tuple[np.ndarray, Ma
 
 
 def _same(value: np.ndarray, observed: np.ndarray) -> bool:
-    """Whether an argument is the value of an observed site, which may have changed its dtype on the way."""
-    return value.dtype.kind != "U" and value.shape == observed.shape and np.array_equal(value.astype(observed.dtype), observed)
+    """Whether an argument is the value of an observed site, which may have changed its dtype on the way. NaN, masked, is itself."""
+    if value.dtype.kind == "U" or value.shape != observed.shape:
+        return False
+    return np.array_equal(value.astype(observed.dtype), observed, equal_nan=observed.dtype.kind in "fc")
 
 
 def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -255,7 +255,8 @@ class MCMC:
         Groups: `posterior` (latent and deterministic sites), `sample_stats`, `log_likelihood` (nats, element by
         element, without event axes and without what is masked), `observed_data`, `constant_data` (the model's array arguments that are not
         observed values, by parameter name), and with `keep_warmup` `warmup_posterior` and `warmup_sample_stats`.
-        Dimensions and coordinates come from the plates. A "/" in a name becomes "." (netCDF keeps it for groups).
+        Dimensions and coordinates come from the plates. What has no elements is left out: ArviZ's plots cannot take it.
+        A "/" in a name becomes "." (netCDF keeps it for groups).
 
         Args:
             log_likelihood: whether to compute that group, which is as large as draws times observations.

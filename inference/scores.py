@@ -68,7 +68,7 @@ def _without_masked(name: str, values: np.ndarray, dims: Sequence[str], labels: 
     named = [np.asarray(labels[d]) if len(labels.get(d, ())) == n else np.arange(n) for d, n in zip(dims, never.shape, strict=True)]
     for axis, dim in enumerate(dims):
         others = tuple(i for i in range(never.ndim) if i != axis)
-        whole = never.all(axis=others)
+        whole: Any = np.logical_and.reduce(never, axis=others)
         if (np.expand_dims(whole, others) == never).all():
             return Scores(np.compress(~whole, values, axis + 2), tuple(dims), {dim: named[axis][~whole]}, int(never.sum()))
     places = np.nonzero(~never)

@@ -54,7 +54,7 @@ def follow(jaxpr: Any) -> Axes:
     """Walk a model's jaxpr. Its constants, the data, are marked; nothing is computed."""
     found = Axes()
     inner, _ = open_jaxpr(jaxpr)
-    marked = [tuple(frozenset({("data", i, a)}) for a in range(len(v.aval.shape))) for i, v in enumerate(inner.constvars)]
+    marked = [tuple(frozenset({("data", i, a)}) for a in range(len(_shape(v)))) for i, v in enumerate(inner.constvars)]
     _walk(inner, marked, found)
     return found
 
@@ -94,7 +94,7 @@ def _equation(eqn: JaxprEqn, read: list[Labels], found: Axes) -> list[Labels]:
         out = _RULES[name](eqn, read)
         return [out] * len(eqn.outvars) if isinstance(out, tuple) else out
     known = any(label for labels in read for label in labels)
-    return [(frozenset({SHUFFLED}) if known else _FREE,) * len(v.aval.shape) for v in eqn.outvars]
+    return [(frozenset({SHUFFLED}) if known else _FREE,) * len(_shape(v)) for v in eqn.outvars]
 
 
 def _united(several: Sequence[Labels], found: Axes | None = None) -> Labels:
@@ -107,8 +107,12 @@ def _united(several: Sequence[Labels], found: Axes | None = None) -> Labels:
     return united
 
 
+def _shape(atom: Any) -> tuple[int, ...]:
+    return np.shape(atom.val) if isinstance(atom, Literal) else atom.aval.shape
+
+
 def _free(atom: Any) -> Labels:
-    return (_FREE,) * len(np.shape(atom.val) if isinstance(atom, Literal) else atom.aval.shape)
+    return (_FREE,) * len(_shape(atom))
 
 
 def _shuffled(label: Label) -> Label:
@@ -167,7 +171,7 @@ def _parameters(spec: Spec, operands: Sequence[Labels]) -> Iterator[tuple[int, L
 
 
 def _broadcast(eqn: JaxprEqn, read: list[Labels]) -> Labels:
-    shape, old = eqn.outvars[0].aval.shape, eqn.invars[0].aval.shape
+    shape, old = _shape(eqn.outvars[0]), _shape(eqn.invars[0])
     out = [_FREE] * len(shape)
     for axis, (size, label) in enumerate(zip(old, read[0], strict=True)):
         to = eqn.params["broadcast_dimensions"][axis]
@@ -177,7 +181,7 @@ def _broadcast(eqn: JaxprEqn, read: list[Labels]) -> Labels:
 
 def _reshape(eqn: JaxprEqn, read: list[Labels]) -> Labels:
     """An axis keeps its label if the axes before it hold as many elements as before, and it is of the same size."""
-    new, old = eqn.outvars[0].aval.shape, eqn.invars[0].aval.shape
+    new, old = _shape(eqn.outvars[0]), _shape(eqn.invars[0])
     if 0 in old:
         return (_FREE,) * len(new)
     there = {(math.prod(old[:a]), n): read[0][a] for a, n in enumerate(old) if n != 1}
@@ -195,7 +199,7 @@ def _along(shuffles: Callable[[JaxprEqn, int], bool]) -> Callable[[JaxprEqn, lis
 
 
 def _cut(eqn: JaxprEqn, read: list[Labels]) -> Labels:
-    new, old = eqn.outvars[0].aval.shape, eqn.invars[0].aval.shape
+    new, old = _shape(eqn.outvars[0]), _shape(eqn.invars[0])
     return tuple(label if n == m else _shuffled(label) for label, n, m in zip(read[0], new, old, strict=True))
 
 
@@ -222,14 +226,14 @@ def _others(labels: Labels, used: Sequence[int]) -> list[Label]:
 
 def _gather(eqn: JaxprEqn, read: list[Labels]) -> Labels:
     """Where the slices have the whole axis its label stays; an axis of the indices brings theirs, and not that of what is indexed."""
-    n, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], eqn.invars[0].aval.shape
+    n, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], _shape(eqn.invars[0])
     operand, indices = read[0], list(read[1][:-1])
     for a, b in zip(n.operand_batching_dims, n.start_indices_batching_dims, strict=True):
         indices[b] = indices[b] | operand[a]
     window = [a for a in range(len(shape)) if a not in (*n.collapsed_slice_dims, *n.operand_batching_dims)]
     inside = iter(operand[a] if sizes[a] == shape[a] else _shuffled(operand[a]) for a in window)
     outside = iter(indices)
-    return tuple(next(inside) if a in n.offset_dims else next(outside) for a in range(len(eqn.outvars[0].aval.shape)))
+    return tuple(next(inside) if a in n.offset_dims else next(outside) for a in range(len(_shape(eqn.outvars[0]))))
 
 
 _RULES: dict[str, Callable[[JaxprEqn, list[Labels]], Any]] = {
@@ -239,7 +243,7 @@ _RULES: dict[str, Callable[[JaxprEqn, list[Labels]], Any]] = {
     "dynamic_slice": _cut,
     "dynamic_update_slice": lambda eqn, read: read[0],
     "gather": _gather,
-    "iota": lambda eqn, read: (_FREE,) * len(eqn.outvars[0].aval.shape),
+    "iota": lambda eqn, read: (_FREE,) * len(_shape(eqn.outvars[0])),
     "optimization_barrier": lambda eqn, read: read,
     "pad": lambda eqn, read: _along(lambda e, a: any(e.params["padding_config"][a]))(eqn, read[:1]),
     "reshape": _reshape,

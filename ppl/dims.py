@@ -98,11 +98,15 @@ def _by_position(spec: Spec, plates: Sequence[set[str] | None]) -> dict[int, str
     for events in range(len(own)):
         batch = len(own) - events
         reading = {batch + p.dim: p for p in spec.plates if batch + p.dim >= 0}
-        fits = all((own[a] == p.size and (plates[a] is None or p.name in plates[a])) or own[a] == 1 for a, p in reading.items())
+        fits = all(own[a] == 1 or (own[a] == p.size and _may_be(p.name, plates[a])) for a, p in reading.items())
         named = {a: p.name for a, p in reading.items() if own[a] == p.size}
         if fits and named:
             readings.append(named)
     return readings[0] if len(readings) == 1 else {}
+
+
+def _may_be(name: str, plates: set[str] | None) -> bool:
+    return plates is None or name in plates
 
 
 def _settled(plates: Mapping[int, set[str]], labels: Sequence[Label], by_position: Mapping[int, str]) -> dict[int, str]:

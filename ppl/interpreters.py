@@ -195,8 +195,8 @@ def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
             return u, total_of(_scaled(_log_prob(dist, u), scale))
         bijection = spec.bijection(dist)
         value = bijection(u)
-        if not value.size:
-            return value, jnp.zeros((), value.dtype)
+        if not jnp.size(value):
+            return value, jnp.zeros((), jnp.result_type(float))
         log_det = bijection.log_abs_det_jacobian(u, value)
         return value, total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
 

@@ -35,14 +35,13 @@ def _storable(items: Any) -> np.ndarray | None:
 
 
 def _label(item: Any) -> Any:
-    if isinstance(item, np.ndarray) and item.ndim == 0:
-        item = item[()]
-    if hasattr(item, "to_timestamp"):  # pandas.Period
-        item = item.to_timestamp()
+    begins = getattr(item, "to_timestamp", None)  # pandas.Period has it
+    item = item if begins is None else begins()
     if isinstance(item, datetime.datetime) and item.tzinfo is not None:
         item = item.astimezone(datetime.UTC).replace(tzinfo=None)
-    if hasattr(item, "to_numpy") and isinstance(item, (datetime.date, datetime.timedelta)):  # pandas.Timestamp, pandas.Timedelta
-        return item.to_numpy()
+    exactly = getattr(item, "to_numpy", None)  # pandas.Timestamp, pandas.Timedelta
+    if exactly is not None and isinstance(item, (datetime.date, datetime.timedelta)):
+        return exactly()
     if isinstance(item, (datetime.datetime, datetime.timedelta)):
         return np.datetime64(item, "us") if isinstance(item, datetime.datetime) else np.timedelta64(item, "us")
     if isinstance(item, datetime.date):
