@@ -10,17 +10,16 @@ The names "chain" and "draw" are ArviZ's, and a dimension cannot be called like 
 underscore behind it.
 """
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import jax
 import numpy as np
 
 from .. import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
 from ..ppl.dims import data_dims
+from ..ppl.gate import Argument
 from ..ppl.interpreters import generate
 from ..ppl.predictive import log_likelihood_of
 from ..ppl.program import ModelProgram, Site
@@ -28,7 +27,7 @@ from ..transforms.errors import SamplerError
 from ..transforms.keys import random_key
 from .scores import scores_by_variable
 
-__all__ = ["Run", "array_arguments", "posterior_dataset", "saturated", "to_arviz"]
+__all__ = ["Run", "posterior_dataset", "saturated", "to_arviz"]
 
 Values = Mapping[str, np.ndarray]
 _SAMPLE_DIMS = ("chain", "draw")
@@ -42,7 +41,6 @@ class Run:
         samples, warmup_samples: by site, (chain, draw, *site shape), constrained; the second None unless kept.
         sample_stats, warmup_stats: by name, (chain, draw).
         program: the model, None for a density that is not one.
-        arguments: the model's array arguments by name.
         max_tree_depth: of the kernel, None if it grows no trees.
         settings: numbers and words that become attributes of the groups.
     """
@@ -52,7 +50,6 @@ class Run:
     warmup_samples: Values | None
     warmup_stats: Values | None
     program: ModelProgram | None
-    arguments: Values
     max_tree_depth: int | None
     settings: Mapping[str, Any]
 
@@ -112,28 +109,6 @@ def saturated(stats: Values, max_tree_depth: int | None) -> np.ndarray | None:
     return np.asarray(stats["n_steps"]) >= 2**max_tree_depth - 1
 
 
-def array_arguments(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays among a model's arguments, by the parameter's name and the path to them: "x", "data.x", "args.0"."""
-    while not inspect.isfunction(model) and callable(getattr(model, "fn", None)):
-        model = model.fn  # a NumPyro handler around the model takes *args and **kwargs; the names are further in
-    try:
-        bound = inspect.signature(model).bind(*args, **kwargs)
-    except (TypeError, ValueError):
-        named: dict[str, Any] = {**({"args": tuple(args)} if args else {}), **kwargs}
-    else:
-        bound.apply_defaults()
-        named = {}
-        for name, value in bound.arguments.items():
-            keywords = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            named.update(value if keywords else {name: value})
-    found = {}
-    for name, value in named.items():
-        for path, leaf in jax.tree.leaves_with_path(value):
-            if isinstance(leaf, (np.ndarray, np.generic, jax.Array)) and np.dtype(_dtype(leaf)).kind in "biufU":
-                found[".".join((name, *(_step(key) for key in path)))] = leaf
-    return found
-
-
 class _Names:
     """Which variables and dimensions ArviZ shall see for the sites of a model."""
 
@@ -170,17 +145,20 @@ class _Names:
         variables = {name: score.values for name, score in scores.items()}
         return _dataset(variables, self.settings, _SAMPLE_DIMS, {n: s.dims for n, s in scores.items()}, coords, attributes)
 
-    def constants(self, values: Mapping[str, tuple[np.ndarray, Mapping[int, str]]]) -> Any:
-        """A Dataset of arguments, each with the plates of its axes. A dimension that is called like one of them goes without its name."""
+    def constants(self, values: Mapping[str, tuple[Argument, Mapping[int, str]]]) -> Any:
+        """A Dataset of arguments, each with the plates of its axes, else with the names that it came with.
+
+        A dimension that is called like one of the arguments goes without its name.
+        """
         variables = _free_names(values, ())
-        taken = set(variables.values())
-        dims = {}
-        for argument, (value, plates) in values.items():
-            name = variables[argument]
-            proved = {axis: self.dims[plate] for axis, plate in plates.items() if self.dims.get(plate, name) not in taken}
-            dims[name] = [proved.get(axis, f"{name}_dim_{axis}") for axis in range(value.ndim)]
+        taken, dims, coords = set(variables.values()), {}, dict(self.coords)
+        for name, (argument, plates) in zip(variables.values(), values.values(), strict=True):
+            own = dict(enumerate(argument.dims)) | {axis: self.dims[plate] for axis, plate in plates.items() if plate in self.dims}
+            dims[name] = [own[a] if own.get(a, name) not in taken else f"{name}_dim_{a}" for a in range(np.ndim(argument.value))]
+            coords = {**(argument.coords or {}), **coords}
         attributes = {name: {} if name == argument else {"site": argument} for argument, name in variables.items()}
-        return _dataset({variables[a]: v for a, (v, _) in values.items()}, self.settings, (), dims, self.coords, attributes)
+        arrays = {variables[name]: argument.value for name, (argument, _) in values.items()}
+        return _dataset(arrays, self.settings, (), dims, coords, attributes)
 
     def _own_dims(self, site: str) -> list[str]:
         return [self.dims[d] for d in self.sites[site].dims] if site in self.sites else []
@@ -251,26 +229,28 @@ def _observed(run: Run) -> dict[str, np.ndarray]:
     return {n: np.asarray(values[n]) for n in names}
 
 
-def _constant_data(run: Run, observed: Values) -> dict[str, tuple[np.ndarray, Mapping[int, str]]]:
+def _constant_data(run: Run, observed: Values) -> dict[str, tuple[Argument, Mapping[int, str]]]:
     """The array arguments that are not the value of an observed site, and the plates of their axes."""
-    values = {argument: np.asarray(value) for argument, value in run.arguments.items()}
-    kept = {a: v for a, v in values.items() if not any(_same(v, other) for other in observed.values())}
-    if run.program is None or not kept:
-        return {a: (v, {}) for a, v in kept.items()}
-    constants = list(zip(run.program.data, data_dims(run.program.jaxpr, run.program.sites), strict=True))
+    if run.program is None:
+        return {}
+    arguments = {n: a for n, a in run.program.arguments.items() if getattr(a.value.dtype, "kind", "") in tuple("biufUMm")}
+    values = {name: np.asarray(argument.value) for name, argument in arguments.items()}
+    kept = [name for name, value in values.items() if not any(_same(value, other) for other in observed.values())]
+    constants = list(zip(run.program.data, data_dims(run.program.jaxpr, run.program.sites), strict=True)) if kept else []
     constants = [(data, np.asarray(data), plates) for data, plates in constants if plates]
     found = {}
-    for argument, value in kept.items():
-        unique = not any(_same(value, other) for a, other in values.items() if a != argument)
-        its = [p for data, array, p in constants if data is run.arguments[argument] or (unique and _same(value, array))]
+    for name in kept:
+        value = values[name]
+        unique = not any(_same(value, other) for n, other in values.items() if n != name)
+        its = [p for data, array, p in constants if data is arguments[name].value or (unique and _same(value, array))]
         plates = {axis: {p[axis] for p in its if axis in p} for axis in range(value.ndim)}
-        found[argument] = value, {axis: next(iter(names)) for axis, names in plates.items() if len(names) == 1}
+        found[name] = arguments[name], {axis: next(iter(names)) for axis, names in plates.items() if len(names) == 1}
     return found
 
 
 def _same(value: np.ndarray, observed: np.ndarray) -> bool:
     """Whether an argument is the value of an observed site, which may have changed its dtype on the way. NaN, masked, is itself."""
-    if value.dtype.kind == "U" or value.shape != observed.shape:
+    if value.dtype.kind in "UMm" or value.shape != observed.shape:
         return False
     return np.array_equal(value.astype(observed.dtype), observed, equal_nan=observed.dtype.kind in "fc")
 
@@ -316,12 +296,3 @@ def _free_names(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
         used.add(free)
         found[name] = free
     return found
-
-
-def _dtype(leaf: Any) -> Any:
-    return leaf.dtype if isinstance(leaf.dtype, np.dtype) else np.dtype(object)  # a random key's dtype is not NumPy's
-
-
-def _step(key: Any) -> str:
-    """One step of a path through a pytree: a key, an index or an attribute's name."""
-    return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))

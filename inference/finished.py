@@ -1,7 +1,7 @@
 """What a run leaves, and what it cost."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..ppl import ModelProgram
 from .host import Outcome
@@ -18,7 +18,6 @@ class Finished(NamedTuple):
         names: of the values in the outcome, in program order.
         layout: of the chains' positions.
         program: the model.
-        arguments: the model's array arguments by name.
         setup_seconds, compile_seconds, sampling_seconds: wall time; tracing counts as compiling, the search for starts as sampling.
         uses_gradient, in_one: of the kernel. queries: likelihoods of rows evaluated in the set-up, by kernels that count them.
         extra_fields: the names that `run` was given.
@@ -28,7 +27,6 @@ class Finished(NamedTuple):
     names: tuple[str, ...]
     layout: Layout
     program: ModelProgram
-    arguments: dict[str, Any]
     setup_seconds: float
     compile_seconds: float
     sampling_seconds: float

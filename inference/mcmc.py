@@ -22,7 +22,7 @@ from .adaptation import warmup_schedule
 from .batching import capacity_of
 from .compilation import compiled_sampler
 from .diagnosis import Diagnosis, diagnose
-from .export import Run, array_arguments, to_arviz
+from .export import Run, to_arviz
 from .finished import Finished, cost_of
 from .host import Outcome, drive
 from .kernel import Fitted, Kernel
@@ -175,7 +175,6 @@ class MCMC:
             names=target.names,
             layout=target.layout,
             program=density.program,
-            arguments=array_arguments(self.kernel.model, args, kwargs),
             setup_seconds=fitting - begun,
             compile_seconds=driving - fitting,
             sampling_seconds=outcome.seconds,
@@ -308,7 +307,6 @@ class MCMC:
             warmup_samples=self.warmup_samples,
             warmup_stats=self.warmup_stats,
             program=run.program if run.program.sites else None,
-            arguments=run.arguments,
             max_tree_depth=getattr(kernel, "max_tree_depth", None),
             settings={
                 "kernel": type(kernel).__name__,

@@ -58,7 +58,6 @@ class Evidence:
     num_observed: int
     seconds: float
     program: ModelProgram
-    arguments: dict[str, Any]
 
     @cached_property
     def log_evidence(self) -> np.ndarray:
@@ -115,7 +114,6 @@ class Evidence:
             warmup_samples=None,
             warmup_stats=None,
             program=self.program,
-            arguments=self.arguments,
             max_tree_depth=None,
             settings={
                 "kernel": "sgd_evidence",

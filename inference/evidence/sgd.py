@@ -14,7 +14,6 @@ from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
 from ...transforms.calls import verb
 from ...transforms.keys import random_key
-from ..export import array_arguments
 from ..layout import Layout
 from ..notices import InterruptWarning
 from ..progress import Progress
@@ -137,12 +136,12 @@ def sgd_evidence(
     run_key = random_key(words)
     with Progress(num_steps, num_restarts, progress_bar) as progress:
         descended = descend(path, data, run_key, num_restarts, step_sizes, progress)
-    estimate = _estimate(path, data, run_key, descended, step_sizes, array_arguments(model, args, kwargs), words, begun)
+    estimate = _estimate(path, data, run_key, descended, step_sizes, words, begun)
     _warn(estimate, descended.interrupted, num_steps)
     return estimate
 
 
-def _estimate(path: Path, data: Data, run_key, descended: Descended, step_sizes: np.ndarray, arguments, words, begun: float) -> Evidence:
+def _estimate(path: Path, data: Data, run_key, descended: Descended, step_sizes: np.ndarray, words, begun: float) -> Evidence:
     """The result, from what the path left."""
     track = descended.track
     num_restarts, length = track.loss.shape
@@ -169,7 +168,6 @@ def _estimate(path: Path, data: Data, run_key, descended: Descended, step_sizes:
         num_observed=path.objective.num_observed,
         seconds=perf_counter() - begun,
         program=path.objective.program,
-        arguments=arguments,
     )
     best_step, positions = _peak(estimate, path, data, run_key, descended)
     values = _constrained(path.objective, data.train, positions[np.flatnonzero(estimate.finite)])

@@ -18,7 +18,7 @@ import pytest
 import luciole as lc
 from luciole.inference import MCMC, NUTS, Diagnosis
 from luciole.inference.diagnosis import diagnose
-from luciole.inference.export import Run, array_arguments, to_arviz
+from luciole.inference.export import Run, to_arviz
 from luciole.inference.summary import summary_table
 from luciole.ppl import deterministic, factor, plate, posterior_predictive, prior_predictive, sample, trace
 from luciole.transforms import SamplerError
@@ -64,7 +64,7 @@ def exported_prior(model, *args, **kwargs):
     drawn = prior_predictive(model, jax.random.key(0), 100, *args, **kwargs)
     samples = {n: v.reshape(2, 50, *v.shape[1:]) for n, v in drawn.items() if not program.sites[n].observed}
     stats = {"diverging": np.zeros((2, 50), bool)}
-    return to_arviz(Run(samples, stats, None, None, program, array_arguments(model, args, kwargs), None, {}))
+    return to_arviz(Run(samples, stats, None, None, program, None, {}))
 
 
 def group_names(data):
@@ -385,7 +385,7 @@ def planted(**samples):
         "n_steps": np.full((num_chains, num_draws), 7),
         "energy": rng.normal(size=(num_chains, num_draws)).astype(np.float32),
     }
-    return Run(samples, stats, None, None, trace(model), {}, 10, {})
+    return Run(samples, stats, None, None, trace(model), 10, {})
 
 
 def noise(*shape, seed=0):

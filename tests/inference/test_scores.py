@@ -149,7 +149,7 @@ def test_loo_is_that_of_the_rows_that_count():
 
     def exported(y, keep):
         samples = {"a": 0.4 * np.random.default_rng(0).normal(size=(2, 100)).astype(np.float32)}
-        return to_arviz(Run(samples, {"diverging": np.zeros((2, 100), bool)}, None, None, lc.trace(model, y, keep), {}, None, {}))
+        return to_arviz(Run(samples, {"diverging": np.zeros((2, 100), bool)}, None, None, lc.trace(model, y, keep), None, {}))
 
     masked, without = exported(Y, KEEP), exported(Y[KEEP], np.ones(4, bool))
     assert set(masked["log_likelihood"].data_vars) == {"y"}
