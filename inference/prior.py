@@ -7,7 +7,6 @@ on the data of that run, and enter the compiled sampler as numbers.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from ..ppl.dependence import edges
 from ..ppl.program import ModelProgram
 from ..ppl.spec import Spec, distribution_name, peel
 from ..ppl.walker import walk
+from ..transforms.bounded import bounded_jit
 from ..transforms.errors import SamplerError
 from .layout import Layout
 
@@ -101,7 +101,7 @@ def gaussian_prior(density: Any, layout: Layout) -> GaussianPrior:
     return GaussianPrior(tuple(means), tuple(factors))
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _parameters(program: ModelProgram, data: Sequence[Any]) -> dict[str, dict[str, jax.Array]]:
     """By latent site: `loc`, of the site's shape, and `scale`, of the same, or `lower`, Cholesky factors, (..., size, size).
 

@@ -173,8 +173,8 @@ class LogDensity:
         gradient is finite.
         """
         values = self.constrain(position)
-        score_sites = jax.jit(interpreters.score_sites, static_argnums=0)  # NumPyro warns of what is outside a support unless traced
-        scores = {n: float(jnp.sum(s)) for n, s in score_sites(self.program, self.data, dict(position)).items()}
+        score_sites = jax.jit(functools.partial(interpreters.score_sites, self.program))  # NumPyro warns of what is outside unless traced
+        scores = {n: float(jnp.sum(s)) for n, s in score_sites(self.data, dict(position)).items()}
         moved = {n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()}
         slopes = jax.grad(self.__call__)(moved) if gradients else {}
         rows = []

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ..transforms import ModelError, structure
+from ..transforms.bounded import bounded_jit
 from ..transforms.calls import verb
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
@@ -148,7 +149,7 @@ class _Forward:
         return hash(self._key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(static_argnums=(0, 1))
 def _batch(one: Callable[..., Any], forward: _Forward, data: Sequence[Any], key: Any, numbers: Any, values: Samples) -> dict[str, Any]:
     """`one` for every draw of a batch; draw number i uses the key fold_in(key, i), whatever the batch."""
     return jax.vmap(lambda i, v: one(forward.program, data, jax.random.fold_in(key, i), v))(numbers, values)

@@ -17,6 +17,7 @@ from jax import lax
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, LucioleError
+from ...transforms.bounded import bounded_jit
 from ...transforms.keys import random_key
 from ..settings import is_whole
 from .objective import Objective
@@ -176,7 +177,7 @@ def _check_sum(batches: Batches, objective: Objective, data: Sequence[Any], orde
         )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(static_argnums=(0, 1))
 def _whole_and_parts(batches: Batches, objective: Objective, data: Sequence[Any], keys: jax.Array, rows: jax.Array):
     """Log likelihoods at draws from the prior, (key,) each: of all rows at once, and batch by batch."""
     vectors = jax.vmap(partial(objective.draw, data))(keys)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...transforms import jvp, linearize, value_and_grad
+from ...transforms.bounded import bounded_jit
 from .batches import Batches
 from .curvature import climb, start_direction
 from .estimators import LIMITS, Order, log_det_estimate, threshold
@@ -109,7 +110,7 @@ class Track(NamedTuple):
     curvature: Any
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@bounded_jit(static_argnums=(0, 1, 2))
 def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], train: Sequence[Any], key: jax.Array) -> State:
     """Restarts drawn from the prior; restart i is the same however many there are."""
     dtype = objective.layout.dtype
@@ -135,7 +136,7 @@ def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], 
     )
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@bounded_jit(static_argnums=0, donate_argnums=1)
 def advance(path: Path, state: State, data: Data, step_sizes: jax.Array, number: jax.Array) -> tuple[State, Track]:
     """The next `number` steps, at most CAPACITY of them.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
+from ...transforms.bounded import bounded_jit
 from ...transforms.calls import verb
 from ...transforms.keys import random_key
 from ..layout import Layout
@@ -196,7 +197,7 @@ def _peak(estimate: Evidence, path: Path, data: Data, run_key, descended: Descen
     return int(allowed[peak]), descend(path, data, run_key, restarts, estimate.step_size[: allowed[peak]], again).state.position
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _constrained(objective: Objective, data, positions: jax.Array) -> dict[str, jax.Array]:
     return jax.vmap(partial(objective.constrain, data))(positions)
 

@@ -5,7 +5,6 @@ rows are computed in the float type of the data and summed in float64.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jax import lax
 
 from ...ppl.factors import Factor, Family, Rows, block_of, on_host
 from ...transforms import SamplerError, grad, hvp, jvp, value_and_grad
+from ...transforms.bounded import bounded_jit
 from .bounds import log_likelihood
 from .rest import Rest
 
@@ -75,12 +75,12 @@ def _latents(rest: Rest, inputs: _Inputs, position):
     return log_prior, jnp.concatenate([coefficients.reshape(-1), *(x[None] for x in shared.values())])
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _natural_at(rest: Rest, inputs: _Inputs, u):
     return _latents(rest, inputs, u)[1]
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _rest_at(rest: Rest, inputs: _Inputs, u, pull):
     """Of log prior + pull' n: the first term, the gradient, the Jacobian of n and the Hessian."""
 
@@ -95,7 +95,7 @@ def _rest_at(rest: Rest, inputs: _Inputs, u, pull):
     return _latents(rest, inputs, u)[0], grad(pulled)(u), jacobian.T, hessian
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(static_argnums=(0, 1))
 def _rows_at(family: Family, names: Sequence[str], rows: Rows, blocks, num, coefficients, shared):
     """The log likelihood of some blocks of rows, its gradient in the natural vector, and its Hessian by parts.
 

@@ -4,7 +4,6 @@ After the mode is found (`laplace`) two passes over the data, a tile at a time: 
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from scipy.stats import poisson
 from ...ppl import LogDensity
 from ...ppl.factors import Factor, Family, Rows
 from ...transforms import SamplerError, hvp, jvp
+from ...transforms.bounded import bounded_jit
 from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound, untuned_anchor
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
@@ -210,7 +210,7 @@ def _anchored(rows: Rows, coefficients, normal: _Normal):
     return in_tiles(tile, rows.design, rows.offset, tile=_TILE)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(static_argnums=(0, 1))
 def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared):
     """The gap of each row at the mode, (obs,), and by how much its mean over the posterior is larger, to second order in predictors and
     shared parameters, which have that covariance.
@@ -254,7 +254,7 @@ def _refuse(kind: Kind, factor: Factor, anchor, bound, reach, refuted: np.ndarra
         check(value, bound, part * reach, rows, what=f"the bound of {kind.family.distribution.__name__}")
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
     def tile(rows, anchor, bound, dimming):
         params = jax.tree.map(wide, rows.params)
@@ -279,7 +279,7 @@ def _buffer_size(least: float) -> int:
     return size
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(static_argnums=(0, 1))
 def _slope_at_mode(kind: Kind, names, moments, origin, natural):
     """Gradient and Hessian of sum_n log B_n in the natural vector."""
     size = origin.size

@@ -75,7 +75,7 @@ def _key(function: RowFunction) -> Any:
     return structure(jax.make_jaxpr(function)(*inputs), differentiated=False)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _references(dtype: str) -> list[tuple[Any, float, float, str]]:
     """(key of g(w), slope and intercept of w in x, name) of every way to write a link at this precision."""
     found = []

@@ -1,5 +1,6 @@
 """The log density of NumPyro models and its gradient equal NumPyro's, whatever handlers and statements they use."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -9,6 +10,8 @@ from numpyro import handlers
 from numpyro.contrib.control_flow import cond, scan
 from numpyro.distributions import constraints
 from numpyro.infer.reparam import LocScaleReparam, TransformReparam
+
+import luciole as lc
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -293,3 +296,15 @@ def test_conditioned_series(assert_equals_numpyro):
 
     series = jnp.asarray(np.random.default_rng(0).standard_normal((6, 3)))
     assert_equals_numpyro(handlers.condition(model, {"y": series}))
+
+
+def test_without_jit():
+    """`jax.disable_jit()` changes nothing but speed."""
+
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        numpyro.sample("y", dist.Normal(mu, 1.3), obs=Y)
+
+    expected = float(dist.Normal(0.0, 5.0).log_prob(0.4) + dist.Normal(0.4, 1.3).log_prob(Y).sum())
+    with jax.disable_jit():
+        assert float(lc.log_density(model)({"mu": 0.4})) == pytest.approx(expected, rel=1e-12)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ..errors import ProgramError
+from .captured import captured
 from .compaction import advance_compacted
 from .frames import Frames
 from .front import lower
@@ -57,8 +58,9 @@ def autobatch(
     """Makes a program for one member run for a batch.
 
     Args:
-        fn: a function with `@program` over it, or a program in the compiler's own form, which takes flat arguments. What it closes
-            over is read when it is first compiled.
+        fn: a function with `@program` over it, or a program in the compiler's own form, which takes flat arguments. What it reads from
+            outside (globals, variables around it, defaults, attributes of these) is looked at again at every call; if any of it has
+            changed, the program is compiled anew.
         strategy: "program_counter", one compiled loop that may be jitted, mapped over devices and differentiated forwards; or
             "local_static", which keeps the recursion in Python: slower, simpler, for comparison.
         in_axes: as for `jax.vmap`: an integer, None, or a tree of them that is a prefix of the positional arguments. Arguments with
@@ -85,7 +87,7 @@ def autobatch(
 
 @dataclass(frozen=True)
 class _Call:
-    """Arguments taken apart: `values` with the batch axis leading, or none where `shared`."""
+    """Arguments taken apart: `values` with the batch axis leading, or none where `shared`; `traced` if they or the program hold tracers."""
 
     program: Program
     finish: Callable[[Sequence[Any]], Any]
@@ -93,6 +95,7 @@ class _Call:
     values: tuple[Any, ...]
     shared: tuple[bool, ...]
     batch: int
+    traced: bool
 
 
 class Autobatched:
@@ -107,6 +110,7 @@ class Autobatched:
         self._compact = compact
         self._programs: dict[Any, tuple[Program, Callable[[Sequence[Any]], Any]]] = {}
         self._compiled: dict[Any, Any] = {}
+        self._captured: list[Any] | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Runs every member.
@@ -128,7 +132,7 @@ class Autobatched:
             return call.finish([jnp.asarray(r) for r in run(_whole(call), call.batch)])
         machine = self._machine(call)
         shared = [v for v, one in zip(call.values, call.shared, strict=True) if one]
-        if any(isinstance(v, Tracer) for v in call.values):
+        if call.traced:
             state = machine.advance(machine.start(call.values, call.batch), shared)
             return call.finish(_poisoned(machine, state, shared))
         if self._compact:
@@ -153,7 +157,7 @@ class Autobatched:
         """
         call = self._taken_apart(args)
         machine = self._machine(call, count=True)
-        if any(isinstance(v, Tracer) for v in call.values):
+        if call.traced:
             raise ProgramError("stats runs the program: it needs concrete arguments, not traced ones.")
         if self._strategy == "local_static":
             run = LocalStatic(call.program, self._max_depth, trace)
@@ -177,15 +181,28 @@ class Autobatched:
         moved = [_leading(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)]
         shared = tuple(axis is None for axis in axes)
         avals = [_member(v, one) for v, one in zip(moved, shared, strict=True)]
+        self._forget_changed()
         types = (tree, tuple((a.shape, a.dtype, a.weak_type) for a in avals))
         program, finish = self._programs.get(types) or _lower_source(self._fn, tree, avals)
-        if not any(isinstance(c, Tracer) for block in program.blocks.values() for c in block.consts):
+        traced = any(isinstance(c, Tracer) for block in program.blocks.values() for c in block.consts)
+        if not traced:
             self._programs[types] = program, finish
         slots = program.functions[program.main].parameters
         values = tuple(
             v if isinstance(v, jax.ShapeDtypeStruct) else v.astype(slot.dtype) for v, slot in zip(moved, slots, strict=True)
         )  # fmt: skip
-        return _Call(program, finish, (program, shared, batch), values, shared, batch)
+        traced = traced or any(isinstance(v, Tracer) for v in values)
+        return _Call(program, finish, (program, shared, batch), values, shared, batch, traced)
+
+    def _forget_changed(self) -> None:
+        """Drops what was compiled from values outside of the program that are others now."""
+        if not isinstance(self._fn, BatchProgram):
+            return
+        found = captured(self._fn)
+        if found is None or found != self._captured:
+            self._programs.clear()
+            self._compiled.clear()
+        self._captured = found
 
     def _machine(self, call: _Call, count: bool = False) -> Machine:
         return self._cached(

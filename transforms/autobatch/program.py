@@ -36,7 +36,6 @@ class BatchProgram(Generic[P, R]):
     def __init__(self, function: Callable[P, R], heavy: bool = False) -> None:
         self.function: Any = function
         self.heavy = heavy
-        self.signature = inspect.signature(function)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,6 +65,11 @@ class BatchProgram(Generic[P, R]):
         return f"<program {self.function.__module__}.{self.function.__qualname__}>"
 
     @property
+    def signature(self) -> inspect.Signature:
+        """The function's parameters, with the defaults that they have now."""
+        return inspect.signature(self.function)
+
+    @property
     def name(self) -> str:
         """The function's name."""
         return self.function.__name__
@@ -84,7 +88,7 @@ def program(function: Any = None, *, heavy: bool = False) -> Any:
     write an `if` statement to evaluate one side only.
 
     Args:
-        function: a plain function with named parameters; what it closes over is read when it is first compiled.
+        function: a plain function with named parameters; `autobatch` compiles it anew when what it reads from outside has changed.
         heavy: write `@program(heavy=True)` over the function that does the expensive work. It is compiled once, however many places
             call it, and the machine is arranged around it; without a mark a cost model decides.
 

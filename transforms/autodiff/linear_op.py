@@ -5,6 +5,9 @@
 Transposing swaps the two; JAX's transformations and ours both know how. Differentiating it in the residuals
 differentiates the body of `forward`. The two functions must be transposes of each other and refer to no traced values
 but their arguments.
+
+A backward half that says `inlined = True` need not be linear (a user's rule that clips the cotangent): transposing writes its equations in
+place, so that they are differentiated as they stand.
 """
 
 from collections.abc import Callable, Sequence
@@ -103,7 +106,11 @@ def transpose_linear_op(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> 
     """The two halves swapped."""
     n = eqn.params["num_residuals"]
     arriving = [instantiate(ct, a) for ct, a in zip(cotangents, eqn.params["out_avals"], strict=True)]
-    made = linear_op_p.bind(*operands[:n], *arriving, **_swapped(eqn.params))
+    half = eqn.params["backward"]
+    if getattr(half, "inlined", False):
+        made = half(list(operands[:n]), arriving)
+    else:
+        made = linear_op_p.bind(*operands[:n], *arriving, **_swapped(eqn.params))
     return [*[None] * n, *(ct if isinstance(x, Unknown) else None for ct, x in zip(made, operands[n:], strict=True))]
 
 
@@ -138,6 +145,10 @@ class _Batched:
 
     half: Half
     axes: tuple[int | None, ...]
+
+    @property
+    def inlined(self) -> bool:
+        return getattr(self.half, "inlined", False)
 
     def __call__(self, residuals: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
         mapped = jax.vmap(lambda r, v: list(self.half(r, v)), in_axes=(list(self.axes), 0))

@@ -6,14 +6,17 @@ of a jitted function runs compiled as the function does.
 """
 
 import functools
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.core import Tracer, eval_jaxpr
 
+from ..bounded import PROGRAMS, bounded_jit
 from ..equations import BODY_PARAMETER, dependents, reads_any, run_jaxpr
-from ..jax_compat import Literal, equation_context, open_jaxpr
+from ..jax_compat import Literal, equation_context, open_jaxpr, subjaxprs
+from ..structure import structure
 from .core import Tape, Unknown, evaluate, linearize_jaxpr, literal, push, push_forward
 from .loop_bodies import chosen, omitted
 from .registry import forwards, linearizes, transposes
@@ -70,31 +73,61 @@ class _Kept:
         return cls(residuals, *aux)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _compiled_linearize(jaxpr: Any, active: tuple[bool, ...], consts: Any, primals: Any) -> Any:
-    outs, linear = linearize_jaxpr(jaxpr, consts, primals, active)
+# Keys of called programs, by the program: they are computed once, and go with it. A value does not refer to its key.
+_keys: "weakref.WeakKeyDictionary[Any, tuple[int, Any]]" = weakref.WeakKeyDictionary()
+
+
+class _Program:
+    """A called program as a static argument: equal to any that computes the same, so that a function made anew finds what was compiled.
+
+    The contexts of equations (compute type, generator of random numbers) take part beside their structure.
+    """
+
+    def __init__(self, eqn: Any):
+        body = eqn.params[BODY_PARAMETER[eqn.primitive.name]]
+        self.jaxpr, _ = open_jaxpr(body)
+        if body not in _keys:
+            key = (structure(body), _contexts(body))
+            _keys[body] = hash(key), key
+        self._hash, self._key = _keys[body]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Program) and (self._key is other._key or (self._hash == other._hash and self._key == other._key))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def _contexts(jaxpr: Any) -> tuple[Any, ...]:
+    """The contexts of all equations, those of nested programs included."""
+    return tuple((eqn.ctx, *map(_contexts, subjaxprs(eqn))) for eqn in open_jaxpr(jaxpr)[0].eqns)
+
+
+@bounded_jit(static_argnums=(0, 1))
+def _compiled_linearize(program: _Program, active: tuple[bool, ...], consts: Any, primals: Any) -> Any:
+    outs, linear = linearize_jaxpr(program.jaxpr, consts, primals, active)
     return outs, _Kept(linear.residuals, linear.jaxpr, linear.out_active)
 
 
-@functools.cache
-def _compiled_run(name: str) -> Any:
+@functools.lru_cache(maxsize=PROGRAMS)
+def _compiled_run(name: str, jaxpr: Any) -> Any:
     """Application of a linear program, compiled; a listing shows it by the name of the function that was linearized."""
 
-    def run(jaxpr: Any, residuals: Any, tangents: Any) -> Any:
+    def run(residuals: Any, tangents: Any) -> Any:
         return eval_jaxpr(jaxpr, residuals, *tangents)
 
     run.__name__ = run.__qualname__ = name
-    return jax.jit(run, static_argnums=0)
+    return jax.jit(run)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled_forward(jaxpr: Any, consts: Any, primals: Any, tangents: Any) -> Any:
-    return push_forward(jaxpr, consts, primals, tangents)
+@bounded_jit(static_argnums=0)
+def _compiled_forward(program: _Program, consts: Any, primals: Any, tangents: Any) -> Any:
+    return push_forward(program.jaxpr, consts, primals, tangents)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _compiled_backward(jaxpr: Any, unknown: tuple[bool, ...], consts: Any, known: Any, cotangents: Any) -> Any:
-    return backward(jaxpr, consts, with_unknowns(jaxpr.invars, unknown, known), cotangents)
+@bounded_jit(static_argnums=(0, 1))
+def _compiled_backward(program: _Program, unknown: tuple[bool, ...], consts: Any, known: Any, cotangents: Any) -> Any:
+    return backward(program.jaxpr, consts, with_unknowns(program.jaxpr.invars, unknown, known), cotangents)
 
 
 @linearizes(*CALLS)
@@ -102,11 +135,11 @@ def linearize_call(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     """The rules of the called program's equations."""
     jaxpr, consts = called(eqn)
     if is_concrete(primals):
-        outs, kept = _compiled_linearize(jaxpr, tuple(active), consts, primals)
-        run_compiled = _compiled_run(eqn.params.get("name", "call"))
+        outs, kept = _compiled_linearize(_Program(eqn), tuple(active), consts, primals)
+        run_compiled = _compiled_run(eqn.params.get("name", "call"), kept.jaxpr)
 
         def linear(ts: Sequence[Any]) -> list[Any]:
-            made = iter(run_compiled(kept.jaxpr, kept.residuals, [t for t in ts if t is not None]))
+            made = iter(run_compiled(kept.residuals, [t for t in ts if t is not None]))
             return [next(made) if a else None for a in kept.out_active]
 
         return outs, linear, kept.out_active
@@ -126,8 +159,9 @@ def linearize_call(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
 def forward_call(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """The forward derivative of the called program."""
     jaxpr, consts = called(eqn)
-    run = _compiled_forward if is_concrete([*primals, *tangents]) else push_forward
-    return run(jaxpr, consts, primals, tangents)
+    if is_concrete([*primals, *tangents]):
+        return _compiled_forward(_Program(eqn), consts, primals, tangents)
+    return push_forward(jaxpr, consts, primals, tangents)
 
 
 @transposes(*CALLS)
@@ -137,5 +171,5 @@ def transpose_call(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     unknown = tuple(isinstance(x, Unknown) for x in operands)
     known = omitted(operands, unknown)
     if is_concrete([*known, *cotangents]):
-        return _compiled_backward(jaxpr, unknown, consts, known, list(cotangents))
+        return _compiled_backward(_Program(eqn), unknown, consts, known, list(cotangents))
     return backward(jaxpr, consts, operands, cotangents)

@@ -6,7 +6,7 @@ what it computes becomes part of our trace, so that it can be differentiated aga
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jax import lax
@@ -69,8 +69,12 @@ def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class _Pullback:
-    """JAX's pullback as the backward half of a `linear_op`; its leaves are the residuals."""
+    """JAX's pullback as the backward half of a `linear_op`; its leaves are the residuals.
 
+    It is what the user wrote, and linear in the cotangent only if the user's function is.
+    """
+
+    inlined: ClassVar[bool] = True
     tree: Any
     out_avals: tuple[Any, ...]
 

@@ -6,9 +6,10 @@ every turn (`loop_bodies.order_free`). Memory does not grow with the number of t
 way out: a stated capacity (`dynamic_loop`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax import lax
 from jax.core import eval_jaxpr
 
@@ -18,6 +19,7 @@ from ..jax_compat import bind, open_jaxpr
 from ..source_lines import source_line
 from .activity import fixpoint
 from .core import Unknown, add, evaluate_equations, push_forward, zeros
+from .linear_op import linearize_function
 from .loop_bodies import RecomputingBody, chosen, omitted, order_free, split_body, spread
 from .registry import forwards, linearizes, transposes
 from .transpose import backward, instantiate_all, with_unknowns
@@ -49,9 +51,37 @@ class _Layout:
         return instantiate_all(tangents[self.first :], self.carries, self.out_active)
 
 
+def _of_one(eqn: Any) -> Callable[..., list[Any]] | None:
+    """The loop of a batch, of which every member has a condition of its own (`vmap` makes such), as a loop with one condition; else None.
+
+    It goes on while any member's condition holds; a member whose condition does not keeps its carries.
+    """
+    p = eqn.params
+    (cond, cond_consts), (body, body_consts) = open_jaxpr(p["cond_jaxpr"]), open_jaxpr(p["body_jaxpr"])
+    rank = len(cond.outvars[0].aval.shape)
+    if rank == 0:
+        return None
+    first, second = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+
+    def run(*operands: Any) -> list[Any]:
+        def holds(carry: Any) -> Any:
+            return eval_jaxpr(cond, cond_consts, *operands[:first], *carry)[0]
+
+        def turn(carry: Any) -> Any:
+            going = holds(carry)
+            made = eval_jaxpr(body, body_consts, *operands[first:second], *carry)
+            return [lax.select(lax.broadcast_in_dim(going, b.shape, range(rank)), a, b) for a, b in zip(made, carry, strict=True)]
+
+        return lax.while_loop(lambda carry: lax.reduce_or(holds(carry), range(rank)), turn, list(operands[second:]))
+
+    return run
+
+
 @forwards("while")
 def forward_while(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """One loop that carries values and tangents together."""
+    if (run := _of_one(eqn)) is not None:
+        return push_forward(*open_jaxpr(jax.make_jaxpr(run)(*primals)), primals, tangents)
     at = _Layout(eqn, [t is not None for t in tangents])
     cond_consts, consts, carry = at.parts(primals)
     _, const_ts, _ = at.parts(tangents)
@@ -68,6 +98,8 @@ def forward_while(eqn: Any, primals: Sequence[Any], tangents: Sequence[Any]) -> 
 @linearizes("while")
 def linearize_while(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     """See the module."""
+    if (run := _of_one(eqn)) is not None:
+        return linearize_function(run, primals, active)
     at = _Layout(eqn, active)
     outs = bind(eqn, primals)
     if not any(at.out_active):
@@ -106,6 +138,8 @@ def transpose_while(eqn: Any, cotangents: Sequence[Any], *operands: Any) -> Any:
     Raises:
         DerivativeError: the order of the turns matters.
     """
+    if (run := _of_one(eqn)) is not None:
+        return backward(*open_jaxpr(jax.make_jaxpr(run)(*[v.aval for v in eqn.invars])), operands, cotangents)
     at = _Layout(eqn, [isinstance(x, Unknown) for x in operands])
     cond_consts, _, _ = at.parts(operands)
     on = at.out_active

@@ -3,11 +3,10 @@
 A chord in closed form is the best curvature there is; rules that have none get the piecewise one.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
+from ....transforms.bounded import bounded_jit
 from ..tiles import in_tiles
 from .majorant import majorant
 from .records import Quadratic, Row, Rule, ScaleTangent
@@ -26,7 +25,7 @@ def _with_slope(rule: Rule, anchor, row: Row, curvature) -> Quadratic:
     return Quadratic(rule.log_likelihood(anchor, row), rule.slope(anchor, row) + 0 * anchor, curvature)
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _local(rule: Rule, anchor, radius, row: Row) -> Quadratic:
     def one_tile(anchor, radius, row):
         curvature = majorant(rule, anchor, radius, row) if rule.chord is None else rule.chord(anchor, radius, row)
@@ -35,7 +34,7 @@ def _local(rule: Rule, anchor, radius, row: Row) -> Quadratic:
     return in_tiles(one_tile, anchor, radius, row)
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _everywhere(rule: Rule, anchor, row: Row) -> Quadratic:
     def one_tile(anchor, row):
         assert rule.everywhere is not None
@@ -44,7 +43,7 @@ def _everywhere(rule: Rule, anchor, row: Row) -> Quadratic:
     return in_tiles(one_tile, anchor, row)
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(static_argnums=0)
 def _tangent(rule: Rule, u, row: Row) -> ScaleTangent:
     def one_tile(u, row):
         assert rule.residual_tangent is not None
