@@ -220,5 +220,5 @@ def _warn_of_few(found: Setup) -> None:
         f"FlyMC: site {found.factor.site!r} has {num} rows of {columns} numbers, and about {touched:.0f} likelihoods will be evaluated per "
         "iteration: the data are few enough that lc.NUTS on all of them will be faster. The draws are exact all the same.",
         BreakEvenWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
