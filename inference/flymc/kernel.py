@@ -104,7 +104,8 @@ class FlyMC:
         for name in ("capacity", "num_steps"):
             if options.get(name) is not None:
                 whole("FlyMC", f"kernel_options[{name!r}]", options[name], 1)
-        choice("FlyMC", "kernel_options['z_update']", options.get("z_update"), (None, "implicit", "explicit"))
+        if options.get("z_update") is not None:
+            choice("FlyMC", "kernel_options['z_update']", options["z_update"], ("implicit", "explicit"))
         _, inner = self._options
         if self.kernel == "rotation_hmc":
             unknown = [name for name in inner if name not in _ROTATION]
