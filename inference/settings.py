@@ -51,7 +51,9 @@ def choice(owner: str, name: str, value: Any, choices: tuple[Any, ...], *, write
     for known in choices:
         if type(value) is type(known) and value == known:
             return value
-    raise error(_words(owner, name, value, "one of " + ", ".join(map(repr, choices)), write))
+    *most, last = map(repr, choices)
+    expected = f"{', '.join(most)} or {last}" if len(most) < 3 else f"one of {', '.join(most)}, {last}"
+    raise error(_words(owner, name, value, expected, write))
 
 
 def mapping(owner: str, name: str, value: Any, *, error: Error = SamplerError) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class FlyMC:
         for name in ("capacity", "num_steps"):
             if options.get(name) is not None:
                 whole("FlyMC", f"kernel_options[{name!r}]", options[name], 1)
-        choice("FlyMC", "kernel_options['z_update']", options.get("z_update"), (None, "implicit", "explicit"))
+        if options.get("z_update") is not None:
+            choice("FlyMC", "kernel_options['z_update']", options["z_update"], ("implicit", "explicit"))
         _, inner = self._options
         if self.kernel == "rotation_hmc":
             unknown = [name for name in inner if name not in _ROTATION]
@@ -220,5 +221,5 @@ def _warn_of_few(found: Setup) -> None:
         f"FlyMC: site {found.factor.site!r} has {num} rows of {columns} numbers, and about {touched:.0f} likelihoods will be evaluated per "
         "iteration: the data are few enough that lc.NUTS on all of them will be faster. The draws are exact all the same.",
         BreakEvenWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
