@@ -97,8 +97,8 @@ class Parabola:
         bent = bound.curvature.reshape(-1, *(1,) * (moved.ndim - 1)) * moved
         if is_softmax(self.family):
             bent = bent @ boehning(bent.shape[1], has_reference(self.family))
-        value = bound.value + ((bound.slope - 0.5 * bent) * moved).reshape(len(moved), -1).sum(1)
-        return bound._replace(value=value, slope=bound.slope - bent)
+        rise = ((bound.slope - 0.5 * bent) * moved).reshape(len(moved), -1).sum(1)
+        return bound._replace(value=bound.value + rise, slope=bound.slope - bent, level=bound.level + rise)
 
     def gap(self, bound, anchor, offset, params, shared) -> Gap:
         touching, moved = self._touching(anchor, params)

@@ -130,7 +130,7 @@ def gap(family: Family, bound: Quadratic, anchor, offset, params: Row) -> Gap:
     terms = _shortfall(family, anchor, offset, params)
     if terms is None:
         return gap_of(log_likelihood(family, anchor + offset, params), bound, offset, reference)
-    return Gap.of(bend(bound, offset, reference), *(-x for x in terms))
+    return Gap.of(bound.level - bound.value, bend(bound, offset, reference), *(-x for x in terms))
 
 
 def _shortfall(family: Family, anchor, offset, params: Row) -> Any:

@@ -27,7 +27,8 @@ def _with_slope(rule: Rule, anchor, row: Row, curvature, radius=0.0) -> Quadrati
     """The quadratic of that curvature; terms of l are largest at the ends of the ball, if not at the anchor."""
     ends = (rule.error(anchor + part * radius, row) for part in (-1.0, 0.0, 1.0))
     rounding = functools.reduce(jnp.fmax, ends)
-    return Quadratic(rule.log_likelihood(anchor, row), rule.slope(anchor, row) + 0 * anchor, curvature, rounding + 0 * anchor)
+    value = rule.log_likelihood(anchor, row)
+    return Quadratic(value, rule.slope(anchor, row) + 0 * anchor, curvature, rounding + 0 * anchor, value)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -26,13 +26,14 @@ class Quadratic(NamedTuple):
 
     All float64. `value` is l(a) and `slope` its derivative, to rounding; `curvature` is rounded up. `rounding` bounds the error of l as it
     is computed anywhere on the ball, which is that of its largest terms: a count of 1e8 makes l a difference of terms of 1e9. `check`
-    allows for that and nothing more.
+    allows for that and nothing more. `level` is what `value` is where the bound touches the likelihood: gaps are measured from there.
     """
 
     value: Array  # (obs,)
     slope: Array  # (obs,) or (obs, K)
     curvature: Array  # (obs,)
     rounding: Array  # (obs,), nats
+    level: Array  # (obs,)
 
 
 class ScaleTangent(NamedTuple):

@@ -71,7 +71,8 @@ def _quadratic(eta, value, reference: bool) -> Quadratic:
         slope = jax.nn.one_hot(value, logits.shape[-1], dtype=logits.dtype) - softmax(logits, axis=-1)
         free = slope[..., 1:] if reference else slope
         rounding = ROUNDING * jnp.abs(logits).max(-1)
-        return Quadratic(softmax_likelihood(eta, value, reference), free, multiple_of_boehning(logits), rounding)
+        level = softmax_likelihood(eta, value, reference)
+        return Quadratic(level, free, multiple_of_boehning(logits), rounding, level)
 
     return in_tiles(one_tile, eta, value, tile=_TILE)
 

@@ -281,7 +281,7 @@ def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeyp
     def raised(*args):
         found = fit(*args)
         f = found.tuning.options["bound_data"]
-        lifted = f._replace(bound=f.bound._replace(curvature=np.asarray(f.bound.curvature) * 0.9))
+        lifted = f._replace(bound=f.bound._replace(value=np.asarray(f.bound.value) * 0.99))
         return found._replace(tuning=found.tuning._replace(options={**found.tuning.options, "bound_data": lifted}))
 
     monkeypatch.setattr(lc.FlyMC, "fit", raised)

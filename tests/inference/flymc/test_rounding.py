@@ -90,6 +90,7 @@ def test_rounding_is_not_taken_for_a_refuted_bound_nor_a_wrong_bound_for_roundin
         assert not np.asarray(gap(bound).refuted).any()
         if abs(part) < 0.1:  # where the likelihood is the parabola
             assert np.asarray(gap(bound._replace(curvature=bent * (1 - 1e-2 * jnp.sign(bent)))).refuted).all()
+            assert np.asarray(gap(bound._replace(value=bound.value + 0.01 * jnp.abs(bound.value))).refuted).all()
     assert np.asarray(bounds.touches(family, bound, anchor, params)).all()
     for name in ("value", "slope"):
         number = np.asarray(getattr(bound, name))
