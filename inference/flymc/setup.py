@@ -3,7 +3,7 @@
 After the mode is found (`laplace`) two passes over the data, a tile at a time: the bounds, and their moments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,9 +100,22 @@ def set_up(
     """
     rest, constants = Rest.of(factor, density.dim)
     kind = _kind_of(factor, rest, bounds)
+    with_a_mode = _with_log_scales(factor, rest, constants, density.dim)
     with jax.enable_x64(True):
-        found = find_mode(factor, rest, constants, density.dim)
+        found = find_mode(factor, *with_a_mode, density.dim)
         return _around(found, factor, rest, kind, constants, softening, radius, z_update)
+
+
+def _with_log_scales(factor: Factor, rest: Rest, constants: Any, dim: int) -> tuple[Rest, Any]:
+    """The rest of the model in coordinates in which it has a mode: see `Factor.log_scales`."""
+    log_scales = factor.log_scales
+    if log_scales is None:
+        return rest, constants
+
+    def log_prior(data: Any, position: Any) -> Any:
+        return factor.log_prior(data, position) + log_scales(data, position)
+
+    return Rest.of(replace(factor, log_prior=log_prior), dim)
 
 
 def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: Any, softening, radius, z_update) -> Setup:
@@ -174,13 +187,23 @@ def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
             return Residual(family)
         raise SamplerError(
             f"{where} has latent parameters besides its linear predictor ({', '.join(rest.names)}); of such likelihoods only those of a "
-            "residual whose scale is latent have a bound: Normal, StudentT, Cauchy, Logistic. Fix the parameters, or use lc.NUTS."
+            f"residual whose scale is latent have a bound: Normal, StudentT, Cauchy, Logistic. {_advice(family)}"
         )
     if bounds == "untuned":
         return _untuned(family, where)
     if is_softmax(family) or bounds == "global":
         return Parabola(family, on_ball=False)
     return Parabola(family, on_ball=True)
+
+
+def _advice(family: Family) -> str:
+    """What to write instead of a likelihood with other latent parameters."""
+    if "NegativeBinomial" in family.distribution.__name__:
+        return (
+            "Of a negative binomial the dispersion must be a number or data: take its estimate from lc.NUTS on a few thousand of the rows, "
+            "or run lc.NUTS on all of them."
+        )
+    return "Give these parameters as numbers or data, or use lc.NUTS."
 
 
 def _untuned(family: Family, where: str) -> Parabola:

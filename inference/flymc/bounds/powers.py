@@ -4,12 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ....ppl.factors import POWER
 from .records import Row
 
 __all__ = ["POWER", "power_of", "times"]
-
-POWER = "likelihood power"
-"""Among a row's parameters, s; absent where every row counts once."""
 
 
 def power_of(params: Row) -> tuple[Any, Row]:
