@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     Attributes:
         design: (obs, d), perhaps a `HostDesign`. offset: (obs,), or (obs, predictors) where there are several.
         params: by name, (obs,) each: "value" is the observation, the others are the parameters of the likelihood that are data, and
-            `POWER`, if the likelihoods of rows are raised to powers: s_n > 0, by which `handlers.scale` multiplies log_likelihood(eta_n, row n).
+            `POWER`, if the likelihoods of rows are raised to powers: s_n > 0, by which `handlers.scale` multiplies its log.
     """
 
     design: Any
