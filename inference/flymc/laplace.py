@@ -182,7 +182,8 @@ def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
         found = _rows_at(factor.family, rest.names, factor.rows, order, some, natural[:size].reshape(rest.shape), shared)
         value, pull, parts = jax.tree.map(lambda x: num / some * np.asarray(x), found)
         prior, gradient, jacobian, hessian = (np.asarray(x) for x in _rest_at(rest, inputs, u, pull))
-        hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that went too far, and is halved
+            hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
         return _Model(value + prior, gradient, (hessian + hessian.T) / 2, natural, jacobian)
 
     u = np.zeros(dim)

@@ -186,7 +186,8 @@ def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
         if rest.names == ("scale",) and family.predictors == 1 and scale_bound(family, one, 1.0, params) is not None:
             return Residual(family)
         raise SamplerError(
-            f"{where}, {family.distribution.__name__}, has latent parameters besides its linear predictor ({', '.join(rest.names)}); of such likelihoods only those of a "
+            f"{where}, {family.distribution.__name__}, has latent parameters besides its linear predictor "
+            f"({', '.join(rest.names)}); of such likelihoods only those of a "
             f"residual whose scale is latent have a bound: Normal, StudentT, Cauchy, Logistic. {_advice(family)}"
         )
     if bounds == "untuned":

@@ -117,7 +117,11 @@ def _tanh(order: int) -> Derivative:
     derivative, critical, error = _LOGISTIC[order]
     scale = 2.0 ** (order + 1)
     moved = tuple((at / 2, scale * value) for at, value in critical)
-    return Derivative(lambda x: scale * derivative(2 * x), moved, None if error is None else lambda x: scale * error(2 * x))
+
+    def scaled_error(x):
+        return scale * (_TINY + (0.0 if error is None else error(2 * x)))  # what is flushed to 0 is lost `scale` times
+
+    return Derivative(lambda x: scale * derivative(2 * x), moved, scaled_error)
 
 
 def _erf_1(x):

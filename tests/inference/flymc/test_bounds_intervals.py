@@ -115,7 +115,7 @@ LONG_DERIVATIVES = {
     "log": [np.log, *powers(-1)[:3]], "log1p": [np.log1p, *(lambda x, f=f: f(1 + x) for f in powers(-1)[:3])],
     "sqrt": [np.sqrt, *powers(0.5)[1:]], "rsqrt": [lambda x: 1 / np.sqrt(x), *powers(-0.5)[1:]],
     "reciprocal": powers(-1), "square": powers(2), "sinh": [np.sinh, np.cosh] * 2, "cosh": [np.cosh, np.sinh] * 2,
-    "logistic": [lambda x: 1 / (1 + np.exp(-x)), *of_sigmoids(1)], "softplus": [LONG["softplus"], lambda x: 1 / (1 + np.exp(-x)), *of_sigmoids(1)[:2]],
+    "logistic": [LONG["logistic"], *of_sigmoids(1)], "softplus": [LONG["softplus"], LONG["logistic"], *of_sigmoids(1)[:2]],
     "tanh": [np.tanh, *(lambda x, f=f: 2 * f(x) for f in of_sigmoids(2))],
     "atan": [np.arctan, lambda x: 1 / (1 + x * x), lambda x: -2 * x / (1 + x * x) ** 2, lambda x: (6 * x * x - 2) / (1 + x * x) ** 3],
     **{f"power {n}": powers(n) for n in (3, 7, 30, -2, -5, -12, 0.3, 1.7, -2.5)},
