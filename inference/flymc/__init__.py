@@ -13,8 +13,8 @@ rotation                one iteration of rotation HMC, which evaluates nothing t
 transitions             the same as a transition for chains; other kernels on the conditional density
 """
 
-from ...ppl.factors import RowsOnDeviceWarning
+from ...ppl.factors import FullEvaluationWarning, RowsOnDeviceWarning
 from . import bounds
 from .kernel import BreakEvenWarning, FlyMC
 
-__all__ = ["BreakEvenWarning", "FlyMC", "RowsOnDeviceWarning", "bounds"]
+__all__ = ["BreakEvenWarning", "FlyMC", "FullEvaluationWarning", "RowsOnDeviceWarning", "bounds"]

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...transforms import grad, vjp
-from .bounds import log_likelihood
 from .kinds import Kind
 from .records import BoundData, BrightSet, Natural, Point
 from .rest import Rest
@@ -108,20 +107,21 @@ class Conditional:
         return ((bound_data.metric @ natural.shift.reshape(-1)) ** 2).sum() <= bound_data.radius**2
 
     def whole(self, bound_data: BoundData, natural: Natural, skip):
-        """The log likelihood of all rows, (), a tile at a time; 0 and no work if `skip`, of many chains if all do."""
+        """The log likelihood of all rows, (), a tile at a time; means nothing, and is no work, if `skip`, of many chains if all do.
+
+        It is sum_n log B_n + gap_n, though B_n is no bound here, so that rows count outside the ball to the last digit as they do inside.
+        """
         num = len(bound_data.anchor)
 
         def body(k, total):
             first = jnp.minimum(k * PASS, max(num - PASS, 0))
             index = first + jnp.arange(min(PASS, num))
-            value = self._likelihood(bound_data, index, bound_data.rows[index] @ natural.shift, natural.shared)
-            return total + jnp.where(index >= k * PASS, value, 0).sum()  # the last tile is moved back to fit
+            bound, params, anchor, dimming = _at(bound_data, index)
+            offset = bound_data.rows[index].astype(anchor.dtype) @ natural.shift
+            gap = self.kind.gap(bound, anchor, offset, params, natural.shared).gap + dimming
+            return total + jnp.where(index >= k * PASS, gap, 0).sum()  # the last tile is moved back to fit
 
-        return lax.fori_loop(0, jnp.where(skip, 0, -(-num // PASS)), body, jnp.float64(0))
-
-    def _likelihood(self, bound_data: BoundData, index, offset, shared):
-        params = jax.tree.map(lambda x: x[index], bound_data.params)
-        return log_likelihood(self.kind.family, bound_data.anchor[index] + offset, {**params, **shared})
+        return lax.fori_loop(0, jnp.where(skip, 0, -(-num // PASS)), body, self.kind.total(bound_data.moments, natural))
 
     def evaluate(self, bound_data: BoundData, index, rows, valid, natural: Natural, finite: bool = True) -> Evaluated:
         """Evaluates the likelihood of some rows.
@@ -130,11 +130,10 @@ class Conditional:
             index: (k,). rows: (k, d), theirs. valid: (k,) bool; what is found at others means nothing.
             finite: whether a gap that is NaN is refuted; not so on the way, where a trajectory may run off.
         """
-        bound, params, anchor = jax.tree.map(lambda x: x[index], (bound_data.bound, bound_data.params, bound_data.anchor))
+        bound, params, anchor, dimming = _at(bound_data, index)
 
         def gap(offset, shared):
-            value = self._likelihood(bound_data, index, offset, shared)
-            found = self.kind.gap(bound, value, anchor, offset, params, shared)
+            found = self.kind.gap(bound, anchor, offset, params, shared)
             return found.gap, found.refuted
 
         shared = {name: jnp.broadcast_to(x, index.shape) for name, x in natural.shared.items()}
@@ -142,7 +141,7 @@ class Conditional:
         pull = Natural(*back(jnp.ones_like(value)))
         wrong = refuted & valid & (jnp.isfinite(value) | finite)
         first = jnp.where(wrong.any(), index[jnp.argmax(wrong)], -1)
-        return Evaluated(jnp.maximum(value, 0) + bound_data.dimming[index], pull, first.astype(jnp.int32))
+        return Evaluated(jnp.maximum(value, 0) + dimming, pull, first.astype(jnp.int32))
 
     def effective_gap(self, bound_data: BoundData, index, gap, inside):
         """The gap to the bound that holds at the point: the fitted one's inside the ball, the rate outside."""
@@ -201,6 +200,12 @@ class Conditional:
             return log_prior + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, pulls, natural)))
 
         return grad(surrogate)(position)
+
+
+def _at(bound_data: BoundData, index):
+    """Bounds, parameters, anchors and dimming of some rows."""
+    arrays = bound_data.bound, bound_data.params, bound_data.anchor, bound_data.dimming
+    return jax.tree.map(lambda x: x[index], arrays)
 
 
 def _scaled(x, weight):

@@ -13,17 +13,19 @@ import jax.numpy as jnp
 
 from ...ppl.factors import Family
 from .bounds import (
+    POWER,
     Gap,
     Quadratic,
     ScaleTangent,
     boehning,
-    gap_of,
+    gap,
     global_bound,
     has_reference,
     is_softmax,
     local_bound,
-    residual_gap_of,
+    residual_gap,
     scale_bound,
+    touches,
     untuned_anchor,
 )
 from .records import Natural
@@ -32,7 +34,7 @@ __all__ = ["Kind", "Moments", "Parabola", "Residual"]
 
 
 class Moments(NamedTuple):
-    """Sums over rows: level (), tilt (d,) or (d, predictors), gram (d, d), number of rows ()."""
+    """Sums over rows: level (), tilt (d,) or (d, predictors), gram (d, d), number of rows (), or of their powers."""
 
     level: Any
     tilt: Any
@@ -54,8 +56,12 @@ class Kind(Protocol):
         """The bounds of rows, from predictors at the centre, their balls and the shared parameters there; None if there is none."""
         ...
 
-    def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
-        """log L_n - log B_n, without dimming, from the log likelihood; `shared` are scalars or, like the others, by rows."""
+    def gap(self, bound, anchor, offset, params, shared) -> Gap:
+        """log L_n - log B_n, without dimming; `shared` are scalars or, like the others, by rows."""
+        ...
+
+    def touches(self, bound, anchor, params) -> Any:
+        """Whether bounds agree with the likelihood at the anchor as they should, (obs,) bool."""
         ...
 
     def moments(self, design, bound, anchor, params, dimming) -> Moments:
@@ -82,20 +88,31 @@ class Parabola:
     def fit(self, anchor, radius, params, shared) -> Quadratic | None:
         if self.on_ball:
             return local_bound(self.family, anchor, radius, params)
-        touching = untuned_anchor(self.family, anchor, params) if self.untuned else anchor
+        touching, moved = self._touching(anchor, params)
         bound = global_bound(self.family, touching, params)
-        return bound if bound is None or not self.untuned else self._seen_from(bound, anchor - touching)
+        return bound if bound is None or not self.untuned else self._seen_from(bound, moved)
 
     def _seen_from(self, bound: Quadratic, moved) -> Quadratic:
         """The same parabolas in the offset from other anchors."""
         bent = bound.curvature.reshape(-1, *(1,) * (moved.ndim - 1)) * moved
         if is_softmax(self.family):
             bent = bent @ boehning(bent.shape[1], has_reference(self.family))
-        value = bound.value + ((bound.slope - 0.5 * bent) * moved).reshape(len(moved), -1).sum(1)
-        return Quadratic(value, bound.slope - bent, bound.curvature)
+        rise = ((bound.slope - 0.5 * bent) * moved).reshape(len(moved), -1).sum(1)
+        return bound._replace(value=bound.value + rise, slope=bound.slope - bent, level=bound.level + rise)
 
-    def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
-        return gap_of(likelihood, bound, offset, has_reference(self.family))
+    def gap(self, bound, anchor, offset, params, shared) -> Gap:
+        touching, moved = self._touching(anchor, params)
+        return gap(self.family, bound, touching, moved + offset, params)
+
+    def touches(self, bound, anchor, params):
+        if self.untuned:  # seen from elsewhere
+            return jnp.ones(len(anchor), bool)
+        return touches(self.family, bound, anchor, params)
+
+    def _touching(self, anchor, params):
+        """Where the parabola touches the likelihood, and how far the anchor is from there."""
+        touching = untuned_anchor(self.family, anchor, params) if self.untuned else anchor
+        return touching, anchor - touching
 
     def moments(self, design, bound, anchor, params, dimming) -> Moments:
         gram = design.T @ (bound.curvature[:, None] * design)
@@ -122,14 +139,18 @@ class Residual:
     def fit(self, anchor, radius, params, shared) -> ScaleTangent | None:
         return scale_bound(self.family, anchor, shared["scale"], params)
 
-    def gap(self, bound, likelihood, anchor, offset, params, shared) -> Gap:
-        return residual_gap_of(likelihood, bound, params["value"] - anchor - offset, shared["scale"])
+    def gap(self, bound, anchor, offset, params, shared) -> Gap:
+        return residual_gap(self.family, bound, params["value"] - anchor - offset, shared["scale"], params)
+
+    def touches(self, bound, anchor, params):
+        return jnp.ones(anchor.shape, bool)  # everywhere where the residual has its size; tangents are made for no place of their own
 
     def moments(self, design, bound, anchor, params, dimming) -> Moments:
         residual = params["value"] - anchor
         level = jnp.stack([(bound.constant - dimming).sum(), (bound.weight * residual**2).sum()])
         gram = design.T @ (bound.weight[:, None] * design)
-        return Moments(level, design.T @ (bound.weight * residual), gram, jnp.float64(len(design)))
+        rows = params.get(POWER, jnp.ones(len(design))).sum()
+        return Moments(level, design.T @ (bound.weight * residual), gram, rows)
 
     def total(self, moments, natural):
         scale, shift = natural.shared["scale"], natural.shift

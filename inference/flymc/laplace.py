@@ -18,11 +18,12 @@ from ...transforms.bounded import bounded_jit
 from .bounds import log_likelihood
 from .rest import Rest
 
-__all__ = ["Laplace", "columns", "directions", "find_mode", "wide"]
+__all__ = ["SMALLEST", "Laplace", "columns", "directions", "find_mode", "product", "scaled_eigh", "wide"]
 
 BLOCK = 2048  # rows that are taken together, at random places
 _SUBSAMPLE = 20  # blocks
 _MAX_NEWTON = 100
+SMALLEST = 1e-12  # eigenvalue of a scaled Hessian: a hundred times their error
 _CLOSE, _NEAR = 1e-2, 1.0  # nats that a step promises: a mode; so near to one that bounds around the point serve as well
 
 
@@ -56,6 +57,11 @@ class _Model(NamedTuple):
 
 def wide(x: Any) -> Any:
     return x.astype(jnp.float64)
+
+
+def product(x: Any, y: Any) -> Any:
+    """x @ y to the last digits of their type; left to themselves, matrix units round to ten bits."""
+    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
 
 
 class _Inputs(NamedTuple):
@@ -120,7 +126,7 @@ def _rows_at(family: Family, names: Sequence[str], rows: Rows, blocks, num, coef
         value, slopes = value_and_grad(total)(at)
         bent = jnp.stack([columns(hvp(total, (at,), (along,))) for along in directions(at)])  # (size, size, n)
         k = bent.shape[0] - len(names)  # predictors
-        grams = [wide(design.T @ (bent[i, j].astype(design.dtype)[:, None] * design)) for i in range(k) for j in range(k)]
+        grams = [product(x.T, bent[i, j][:, None] * x) for i in range(k) for j in range(k)]
         first = jnp.stack(grams).reshape(k, k, *grams[0].shape)
         mixed = bent[k:, :k] @ x
         gradient = jnp.concatenate([(x.T @ slopes[0]).reshape(-1), *(s.sum()[None] for s in slopes[1:])])
@@ -176,7 +182,8 @@ def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
         found = _rows_at(factor.family, rest.names, factor.rows, order, some, natural[:size].reshape(rest.shape), shared)
         value, pull, parts = jax.tree.map(lambda x: num / some * np.asarray(x), found)
         prior, gradient, jacobian, hessian = (np.asarray(x) for x in _rest_at(rest, inputs, u, pull))
-        hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that went too far, and is halved
+            hessian = -hessian - jacobian.T @ _assembled(*parts) @ jacobian
         return _Model(value + prior, gradient, (hessian + hessian.T) / 2, natural, jacobian)
 
     u = np.zeros(dim)
@@ -191,17 +198,31 @@ def find_mode(factor: Factor, rest: Rest, constants: Any, dim: int) -> Laplace:
     return Laplace(u, found.hessian, found.natural, found.jacobian, bend_of, queries)
 
 
+def scaled_eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(values, vectors V) with V^-T diag(values) V^-1 = matrix, (dim, dim) symmetric, and inverse V diag(1 / values) V^T.
+
+    They are those of D matrix D, with D the diagonal matrix that makes its diagonal 1 if the matrix is positive definite, and V = D times
+    eigenvectors. So neither depends on the units of the coordinates, and a value is small only where coordinates nearly determine one
+    another: with columns of 1e-6 and 1e6 the eigenvalues of the matrix itself would differ by 1e24.
+    """
+    diagonal = np.abs(np.diag(matrix))
+    with np.errstate(divide="ignore", invalid="ignore"):  # an off-diagonal element in place of a diagonal one that nearly vanishes
+        size = np.nan_to_num(matrix**2 / diagonal, nan=0.0, posinf=0.0).max(1, initial=0.0)
+    scale = 1 / np.sqrt(np.where(size > 0, size, 1.0))
+    values, vectors = np.linalg.eigh(scale[:, None] * matrix * scale)
+    return values, scale[:, None] * vectors
+
+
 def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -> tuple[np.ndarray, _Model]:
     """Maximises, by steps along |Hessian|^-1 gradient with halving."""
     here = at(u)
     for _ in range(_MAX_NEWTON):
         if not np.isfinite(here.value) or not np.isfinite(here.gradient).all() or not np.isfinite(here.hessian).all():
             break
-        values, vectors = np.linalg.eigh(here.hessian)
-        floor = 1e-9 * max(np.abs(values).max(), 1e-300)
-        step = vectors @ ((here.gradient @ vectors) / np.maximum(np.abs(values), floor))
+        values, vectors = scaled_eigh(here.hessian)
+        step = vectors @ ((here.gradient @ vectors) / np.maximum(np.abs(values), SMALLEST))
         decrement = here.gradient @ step
-        if decrement < _CLOSE and values[0] > floor:
+        if decrement < _CLOSE and values[0] > SMALLEST:
             return u, here
         length, trial = 1.0, at(u + step)
         while not (np.isfinite(trial.value) and trial.value >= here.value + 1e-4 * length * decrement - 1e-10 * abs(here.value)):
@@ -209,7 +230,7 @@ def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -
             if length < 1e-10:
                 break
             trial = at(u + length * step)
-        if length < 1e-10 and decrement < _NEAR and values[0] > floor:  # a kink, as a Laplace prior has at 0; or rounding
+        if length < 1e-10 and decrement < _NEAR and values[0] > SMALLEST:  # a kink, as a Laplace prior has at 0; or rounding
             return u, here
         u, here = u + length * step, trial
     steepest = np.abs(here.gradient).max()

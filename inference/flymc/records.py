@@ -32,7 +32,7 @@ class BoundData(NamedTuple):
         cumulative: (obs,). Running sum of the rates. poisson: distribution function of a Poisson variable with mean sum(rate).
         moments: of the bounds, from which their sum is known.
         metric: (m, size of the coefficients). radius: ().
-        centre: (dim,), (near) the mode. scale: (dim, dim), symmetric. position = centre + scale @ w, w whitened by the bounds.
+        centre: (dim,), (near) the mode. scale: (dim, dim). position = centre + scale @ w, w whitened by the bounds.
         origin: the coefficients at the centre.
         matrix: of an affine map to the coefficients, (size of the coefficients, dim), or the numbers of the coordinates that they are,
             int32 (size of the coefficients,); nothing, (0,), if there is none.

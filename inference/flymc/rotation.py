@@ -85,7 +85,7 @@ def _move(conditional: Conditional, bound_data: BoundData, stream: Stream, here:
 
     def force_at(w, position, natural, bright):
         """Minus the gradient of V."""
-        return bound_data.scale @ conditional.force(bound_data, position, natural, bright, rows) + w
+        return bound_data.scale.T @ conditional.force(bound_data, position, natural, bright, rows) + w
 
     def body(_, carry):
         w, p, force, bright, refuted = carry

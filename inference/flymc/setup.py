@@ -3,22 +3,24 @@
 After the mode is found (`laplace`) two passes over the data, a tile at a time: the bounds, and their moments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from scipy.stats import poisson
 
 from ...ppl import LogDensity
 from ...ppl.factors import Factor, Family, Rows
 from ...transforms import SamplerError, hvp, jvp
 from ...transforms.bounded import bounded_jit
-from .bounds import check, is_softmax, log_likelihood, refuse_unbounded, scale_bound, untuned_anchor
+from ...transforms.errors import BoundError
+from .bounds import is_softmax, refuse, refuse_unbounded, scale_bound, untuned_anchor
 from .conditional import TILE, Conditional
 from .kinds import Kind, Parabola, Residual
-from .laplace import Laplace, columns, directions, find_mode, wide
+from .laplace import SMALLEST, Laplace, columns, directions, find_mode, product, scaled_eigh, wide
 from .records import BoundData, Natural
 from .rest import Rest
 from .tiles import in_tiles, sum_tiles
@@ -98,9 +100,22 @@ def set_up(
     """
     rest, constants = Rest.of(factor, density.dim)
     kind = _kind_of(factor, rest, bounds)
+    with_a_mode = _with_log_scales(factor, rest, constants, density.dim)
     with jax.enable_x64(True):
-        found = find_mode(factor, rest, constants, density.dim)
+        found = find_mode(factor, *with_a_mode, density.dim)
         return _around(found, factor, rest, kind, constants, softening, radius, z_update)
+
+
+def _with_log_scales(factor: Factor, rest: Rest, constants: Any, dim: int) -> tuple[Rest, Any]:
+    """The rest of the model in coordinates in which it has a mode: see `Factor.log_scales`."""
+    log_scales = factor.log_scales
+    if log_scales is None:
+        return rest, constants
+
+    def log_prior(data: Any, position: Any) -> Any:
+        return factor.log_prior(data, position) + log_scales(data, position)
+
+    return Rest.of(replace(factor, log_prior=log_prior), dim)
 
 
 def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: Any, softening, radius, z_update) -> Setup:
@@ -108,15 +123,15 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     coefficients, shared = found.natural[:m], dict(zip(rest.names, found.natural[m:], strict=True))
     origin = coefficients.reshape(rest.shape)
     normal = _normal(found, m, factor.family.predictors)
-    radius = float(np.sqrt(np.linalg.matrix_rank(found.jacobian[:m])) + 4 if radius is None else radius)
+    radius = float(np.sqrt(_rank(found.jacobian[:m])) + 4 if radius is None else radius)
     anchor, covariance, width = _anchored(factor.rows, origin, normal)
     bound = kind.fit(anchor, radius * _SAFETY * width, factor.rows.params, shared)
     if isinstance(kind, Parabola):
         refuse_unbounded(factor.family, bound, factor.rows.params)
     judged = _judged(kind, rest.names, factor.rows.params, anchor, bound, covariance, radius * width, tuple(shared.values()))
-    least, spread, refuted = judged
-    _refuse(kind, factor, anchor, bound, radius * width, np.asarray(refuted))
-    predicted = jnp.maximum(least + spread, 0.0)
+    _refuse(kind, judged)
+    spread = judged.spread
+    predicted = jnp.maximum(judged.least + spread, 0.0)
     few = float(predicted.sum()) < _FEW
     if float(spread.sum()) > len(anchor):
         raise SamplerError(
@@ -157,6 +172,12 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
     return Setup(conditional, bound_data, softening, 1.7 if few else 2.5, bright, found.queries + 2 * len(anchor), factor)
 
 
+def _rank(matrix: np.ndarray) -> int:
+    """Of rows of unit length, for the rank does not depend on their units."""
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return int(np.linalg.matrix_rank(matrix / np.where(lengths > 0, lengths, 1)))
+
+
 def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
     where, family = f"FlyMC: site {factor.site!r} ({factor.site_line})", factor.family
     if rest.names:
@@ -165,14 +186,25 @@ def _kind_of(factor: Factor, rest: Rest, bounds: str) -> Kind:
         if rest.names == ("scale",) and family.predictors == 1 and scale_bound(family, one, 1.0, params) is not None:
             return Residual(family)
         raise SamplerError(
-            f"{where} has latent parameters besides its linear predictor ({', '.join(rest.names)}); of such likelihoods only those of a "
-            "residual whose scale is latent have a bound: Normal, StudentT, Cauchy, Logistic. Fix the parameters, or use lc.NUTS."
+            f"{where}, {family.distribution.__name__}, has latent parameters besides its linear predictor "
+            f"({', '.join(rest.names)}); of such likelihoods only those of a "
+            f"residual whose scale is latent have a bound: Normal, StudentT, Cauchy, Logistic. {_advice(family)}"
         )
     if bounds == "untuned":
         return _untuned(family, where)
     if is_softmax(family) or bounds == "global":
         return Parabola(family, on_ball=False)
     return Parabola(family, on_ball=True)
+
+
+def _advice(family: Family) -> str:
+    """What to write instead of a likelihood with other latent parameters."""
+    if "NegativeBinomial" in family.distribution.__name__:
+        return (
+            "Of a negative binomial the dispersion must be a number or data: take its estimate from lc.NUTS on a few thousand of the rows, "
+            "or run lc.NUTS on all of them."
+        )
+    return "Give these parameters as numbers or data, or use lc.NUTS."
 
 
 def _untuned(family: Family, where: str) -> Parabola:
@@ -198,60 +230,85 @@ def _normal(found: Laplace, m: int, predictors: int) -> _Normal:
 @jax.jit
 def _anchored(rows: Rows, coefficients, normal: _Normal):
     """Each row's predictors at the mode, (obs,) or (obs, predictors); by Laplace the covariance of predictors and shared parameters,
-    (obs, size, size); and what bounds |t_n| on the unit ball, (obs,), for one predictor. Float64."""
+    (obs, size, size); and what bounds |t_n| on the unit ball, (obs,), for one predictor. Float64.
+
+    That width is |x S|, S = `spread`, which is computed in the float type of the rows, with a unit rounding error u. Each element of x S is
+    a sum of d products, of which S was rounded once: it is off by at most g sum_i |x_i S_ij|, g = (d + 2) u / (1 - (d + 2) u) (Higham,
+    2002, section 3.1), so that by the triangle inequality the width is off by at most g sum_i |x_i| |S_i|. This is added.
+    """
+    size = normal.spread.shape[0]
 
     def tile(x, offset):
         anchor = wide(x) @ coefficients + wide(offset)
-        moved = jnp.stack([x @ normal.spread[:, k].astype(x.dtype) for k in range(normal.spread.shape[1])])
+        moved = jnp.stack([product(x, normal.spread[:, k].astype(x.dtype)) for k in range(normal.spread.shape[1])])
         every = jnp.concatenate([moved, jnp.broadcast_to(normal.shared[:, None].astype(x.dtype), (len(normal.shared), *moved.shape[1:]))])
-        covariance = wide(jnp.einsum("knw,lnw->nkl", every, every))
-        return anchor, covariance, jnp.sqrt(covariance[:, 0, 0] + wide(x**2) @ normal.ridge)
+        covariance = wide(jnp.einsum("knw,lnw->nkl", every, every, precision=lax.Precision.HIGHEST))
+        unit = float(jnp.finfo(x.dtype).eps) / 2 * (size + 2)
+        error = unit / (1 - unit) * (jnp.abs(wide(x)) @ jnp.sqrt((normal.spread[:, 0] ** 2).sum(-1)))
+        return anchor, covariance, error + jnp.sqrt((wide(moved[0]) ** 2).sum(-1) + wide(x) ** 2 @ normal.ridge)
 
     return in_tiles(tile, rows.design, rows.offset, tile=_TILE)
 
 
-@bounded_jit(static_argnums=(0, 1))
-def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared):
-    """The gap of each row at the mode, (obs,), and by how much its mean over the posterior is larger, to second order in predictors and
-    shared parameters, which have that covariance.
+class _Judged(NamedTuple):
+    """What the set-up found out about each row's bound, (obs,).
 
-    And which rows have a bound that exceeds the likelihood, (obs,) bool, as far as it was checked: beside the anchor and, of some rows, on
-    their balls. A row that is never bright will not be checked again.
+    least: the gap at the mode. spread: by how much its mean over the posterior is larger, to second order in predictors and shared
+    parameters. touches: whether the bound has the likelihood's value and slope at the anchor. gap, offset, refuted: the worst that was
+    found at offsets that were tried, beside the anchor for all rows, on the ball for some.
     """
+
+    least: Any
+    spread: Any
+    touches: Any
+    gap: Any
+    offset: Any
+    refuted: Any
+
+
+@bounded_jit(static_argnums=(0, 1))
+def _judged(kind: Kind, names, params, anchor, bound, covariance, reach, shared) -> _Judged:
+    """Tries the bounds: a row that is never bright will not be tried again. `covariance` is that of predictors and shared parameters."""
 
     def gap(params, anchor, bound, at):
         offset, *shared = at
-        named = dict(zip(names, shared, strict=True))
-        value = log_likelihood(kind.family, anchor + offset, {**params, **named})
-        return kind.gap(bound, value, anchor, offset, params, named)
+        return kind.gap(bound, anchor, offset, params, dict(zip(names, shared, strict=True)))
 
     def tile(params, anchor, bound, covariance):
         at = (jnp.zeros_like(anchor), *(jnp.broadcast_to(s, (len(anchor),)) for s in shared))
-        here = gap(params, anchor, bound, at).gap
+        here = gap(params, anchor, bound, at)
         bent = [columns(hvp(lambda at: gap(params, anchor, bound, at).gap.sum(), (at,), (along,))) for along in directions(at)]
-        return here, 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
+        spread = 0.5 * jnp.einsum("kln,nkl->n", jnp.stack(bent), covariance)
+        return here.gap, here.refuted, spread, kind.touches(bound, anchor, params)
 
-    least, spread = in_tiles(tile, params, anchor, bound, covariance, tile=_TILE)
-    refuted = spread < -1e-6 * (1e-6 + jnp.abs(spread).max())
+    least, refuted, spread, touches = in_tiles(tile, params, anchor, bound, covariance, tile=_TILE)
+    refuted |= spread < -1e-6 * (1e-6 + jnp.abs(spread).max())
+    worst, offset = jnp.minimum(least, spread), jnp.zeros_like(least)
     if kind.on_ball:
         some = np.linspace(0, len(anchor) - 1, min(_CHECKED, len(anchor))).astype(int)
         some_params, some_bound = jax.tree.map(lambda x: x[some], (params, bound))
-        wrong = [gap(some_params, anchor[some], some_bound, (part * reach[some],)).refuted for part in _PLACES]
-        refuted = refuted.at[some].max(jnp.stack(wrong).any(0))
-    return least, spread, refuted
+        offsets = jnp.asarray(_PLACES)[:, None] * reach[some]
+        tried = [gap(some_params, anchor[some], some_bound, (t,)) for t in offsets]
+        gaps, wrong = jnp.stack([g.gap for g in tried]), jnp.stack([g.refuted for g in tried])
+        at = jnp.where(wrong, jnp.where(jnp.isnan(gaps), -jnp.inf, gaps), jnp.inf).argmin(0), jnp.arange(len(some))
+        worst = worst.at[some].set(jnp.where(wrong.any(0), gaps[at], worst[some]))
+        offset = offset.at[some].set(jnp.where(wrong.any(0), offsets[at], 0))
+        refuted = refuted.at[some].max(wrong.any(0))
+    return _Judged(least, spread, touches, worst, offset, refuted)
 
 
-def _refuse(kind: Kind, factor: Factor, anchor, bound, reach, refuted: np.ndarray) -> None:
+def _refuse(kind: Kind, judged: _Judged) -> None:
     """Raises:
-    BoundError: names the first row that is refuted.
+    BoundError: a bound was refuted; names the row, from what was found there.
     """
-    if not refuted.any():
-        return
-    rows = np.flatnonzero(refuted)[:1]
-    anchor, bound, params, reach = jax.tree.map(lambda x: x[rows], (anchor, bound, factor.rows.params, reach))
-    for part in _PLACES:
-        value = log_likelihood(kind.family, anchor + part * reach, params)
-        check(value, bound, part * reach, rows, what=f"the bound of {kind.family.distribution.__name__}")
+    what = f"the bound of {kind.family.distribution.__name__}"
+    away = np.flatnonzero(~np.asarray(judged.touches))
+    if away.size:
+        raise BoundError(
+            f"FlyMC: {what} does not have the likelihood's value or slope at its anchor, first at row {away[0]} ({away.size} of "
+            f"{judged.touches.size} rows); this is a fault of the bound, not of the data."
+        )
+    refuse(np.asarray(judged.gap), np.asarray(judged.refuted), np.asarray(judged.offset), what=what)
 
 
 @bounded_jit(static_argnums=0)
@@ -264,11 +321,11 @@ def _moments(kind: Kind, rows: Rows, anchor, bound, dimming):
 
 
 def _whitening(kind: Kind, bound_data: BoundData, found: Laplace, names: tuple[str, ...]) -> np.ndarray:
-    """scale = C^(-1/2), symmetric, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
-    values, vectors = np.linalg.eigh(found.bend_of(*_slope_at_mode(kind, names, bound_data.moments, bound_data.origin, found.natural)))
-    if not values[0] > 1e-9 * values[-1]:  # bounds that are no maximum there
-        values, vectors = np.linalg.eigh(found.hessian)
-    return (vectors / np.sqrt(values)) @ vectors.T
+    """scale scale' = C^-1, for C minus the Hessian of log prior + sum_n log B_n at the mode."""
+    values, vectors = scaled_eigh(found.bend_of(*_slope_at_mode(kind, names, bound_data.moments, bound_data.origin, found.natural)))
+    if not values[0] > SMALLEST:  # bounds that are no maximum there
+        values, vectors = scaled_eigh(found.hessian)
+    return vectors / np.sqrt(values)
 
 
 def _buffer_size(least: float) -> int:

@@ -1,7 +1,18 @@
 """The likelihood of tall data, found in a plain model: rows of a design matrix, a family, and the rest of the density."""
 
-from .find import RowsOnDeviceWarning, find_factor
+from .find import FullEvaluationWarning, RowsOnDeviceWarning, find_factor
 from .host import HostDesign, block_of, on_host
-from .records import Factor, Family, Rows
+from .records import POWER, Factor, Family, Rows
 
-__all__ = ["Factor", "Family", "HostDesign", "Rows", "RowsOnDeviceWarning", "block_of", "find_factor", "on_host"]
+__all__ = [
+    "POWER",
+    "Factor",
+    "Family",
+    "FullEvaluationWarning",
+    "HostDesign",
+    "Rows",
+    "RowsOnDeviceWarning",
+    "block_of",
+    "find_factor",
+    "on_host",
+]

@@ -114,6 +114,10 @@ class ModelEquations:
 
         return run_equations(needed_between(self.equations, atoms, given), env, atoms, apply)
 
+    def sites_read(self, atom: Any) -> list[str]:
+        """The names of the latent sites that a value is computed from, sorted."""
+        return sorted({e.params["spec"].name for e in needed_between(self.equations, [atom], {}) if is_site(e)})
+
     def data_read(self, atoms: Sequence[Any], given: Mapping[Var, Any]) -> list[int]:
         """The numbers of the data that atoms are computed from, where some variables are given."""
         read = {x for eqn in needed_between(self.equations, atoms, given) for x in eqn.invars if not isinstance(x, Literal)}

@@ -17,24 +17,32 @@ from ...transforms.jax_compat import Var, open_jaxpr
 from ..density import LogDensity
 from ..dependence import edges
 from ..interpreters import constrain, score_sites
-from ..program import Site
+from ..program import ModelProgram, Site
 from ..spec import Spec, peel
+from .centred import log_scales_of
 from .classes import class_design
 from .cut import Cuts
 from .elementwise import Placed, to_rows
 from .equations import ModelEquations
 from .extract import CoefficientMap, Coefficients, LatentValues, design_of, prior_of
 from .families import SOFTMAX, reference_softmax, softmax
-from .host import HostDesign, NotOnHostError, is_mapped, on_host
+from .host import NotOnHostError, is_mapped
 from .likelihood import Likelihood, read_likelihood
-from .records import Factor, Family, Rows
+from .records import POWER, Factor, Family, Rows
 from .stay import computed_but_rows
+from .usable import powers_of, usable, used_rows
 
-__all__ = ["RowsOnDeviceWarning", "find_factor"]
+__all__ = ["FullEvaluationWarning", "RowsOnDeviceWarning", "find_factor"]
+
+_TALL = 1000
 
 
 class RowsOnDeviceWarning(LucioleWarning):
     """Memory-mapped rows are copied to the device as a whole: the model does more with them than `X @ beta`."""
+
+
+class FullEvaluationWarning(LucioleWarning):
+    """Another observed site is tall as well, and is evaluated in full wherever the log density without the chosen one is asked for."""
 
 
 def find_factor(log_density: LogDensity, plate: str | None = None, rows: str = "device") -> Factor:
@@ -55,11 +63,12 @@ def find_factor(log_density: LogDensity, plate: str | None = None, rows: str = "
         The factor; its rows are in the order of the site's elements, masked ones left out.
 
     Raises:
-        ModelError: no observed site depends on a latent one, or several do; the site is no sum over rows, stands in a loop or is scaled;
-            its likelihood is no function of one linear predictor; the predictor is not affine; a row is not finite; or rows cannot stay in
-            host memory.
+        ModelError: no observed site depends on a latent one, or several do; the site is no sum over rows, or stands in a loop; it is scaled
+            by what is latent or negative; its likelihood is no function of one linear predictor; the predictor is not affine; a row is not
+            finite; or rows cannot stay in host memory.
 
     Warns:
+        FullEvaluationWarning: another observed site that depends on latent ones has a thousand elements or more.
         RowsOnDeviceWarning: memory-mapped rows cannot stay in host memory.
     """
     site = _choose(log_density, plate)
@@ -79,7 +88,11 @@ def find_factor(log_density: LogDensity, plate: str | None = None, rows: str = "
     find = _softmax if isinstance(base, SOFTMAX) else _one_predictor
     read = partial(find, log_density, model, base, value, site, where)
     parts = _parts(log_density, read, math.prod(site.shape), rows)
-    table = _checked(parts.table, _used_rows(model, masks, tuple(site.shape), log_density.data, where), where)
+    powers = powers_of(model, spec, tuple(site.shape), log_density.data, where)
+    table = parts.table
+    if powers is not None:
+        table = table._replace(params={**table.params, POWER: powers})
+    table = usable(table, used_rows(model, masks, powers, tuple(site.shape), log_density.data, where), where)
     names = [p.name for p in spec.plates]
     return Factor(
         site=site.name,
@@ -94,6 +107,7 @@ def find_factor(log_density: LogDensity, plate: str | None = None, rows: str = "
         coefficient_offset=parts.coefficients.offset,
         data=[np.zeros(0, x.dtype) if i in parts.on_host else x for i, x in enumerate(log_density.data)],
         site_line=site.line,
+        log_scales=log_scales_of(log_density),
     )
 
 
@@ -228,7 +242,22 @@ def _choose(log_density: LogDensity, plate: str | None) -> Site:
         raise ModelError(
             f"several observed sites could be the data: {words}. Say which by `plate=`, with the name of the plate or of the site."
         )
+    _warn_of_others(program, found[0], depends)
     return found[0]
+
+
+def _warn_of_others(program: ModelProgram, chosen: Site, depends: set[str]) -> None:
+    others = [s for s in program.sites.values() if s.observed and s.name in depends and s.name != chosen.name]
+    for site in others:
+        size = math.prod(site.shape)
+        if size >= _TALL:
+            warnings.warn(
+                f"site {site.name!r} ({site.line}) has {size} observations, all of which are evaluated for every log density: "
+                f"only {chosen.name!r} ({chosen.line}) is taken apart into rows. Where both have one family, write them as one `sample` "
+                "statement on joined data; or choose the taller one by `plate=`.",
+                FullEvaluationWarning,
+                stacklevel=4,
+            )
 
 
 def _check_site(site: Site, where: str) -> None:
@@ -240,11 +269,6 @@ def _check_site(site: Site, where: str) -> None:
         )
     if spec.vmaps:
         raise ModelError(f"{where} stands inside `jax.vmap`; expected one `sample` statement for all rows. Put it into a plate instead.")
-    if spec.scale is not None:
-        raise ModelError(
-            f"{where} is scaled by `handlers.scale`, so that its rows are powers of likelihoods. Expected plain rows: repeat the rows, "
-            "or sum counts into a Binomial."
-        )
 
 
 def _with_atoms(spec: Spec, atoms: Sequence[Any]) -> Any:
@@ -275,45 +299,3 @@ def _rows(
     if link.exposure is not None:
         offset = offset + jnp.log(read(link.exposure)).astype(dtype)
     return Rows(matrix, offset, params)
-
-
-def _used_rows(model: ModelEquations, masks: Any, rows: tuple[int, ...], data: Sequence[Any], where: str) -> np.ndarray | None:
-    """The numbers of the rows that no mask hides; None if there is no mask."""
-    used = np.ones(rows, bool)
-    for mask, event_dim in masks:  # a mask outside of `to_event` has no axes for the event's
-        if isinstance(mask, Var) and model.is_latent(mask):
-            raise ModelError(f"{where} is masked by a value that depends on a latent variable; expected a mask made of data.")
-        (found,) = model.values([mask], data) if hasattr(mask, "aval") else (mask,)
-        found = np.asarray(found, bool)
-        used &= np.broadcast_to(found.reshape(found.shape + (1,) * event_dim), rows)
-    return np.flatnonzero(used.reshape(-1)) if masks else None
-
-
-def _checked(table: Rows, used: np.ndarray | None, where: str) -> Rows:
-    """The rows in use, every number of which is finite."""
-    for name, good in _finite(table).items():
-        if bool(good.all()):
-            continue
-        bad = np.flatnonzero(~np.asarray(good))
-        bad = bad if used is None else np.intersect1d(bad, used)
-        if bad.size:
-            shown = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-            raise ModelError(
-                f"{where}: {name} is NaN or infinite in row{'s' if bad.size > 1 else ''} {shown} ({bad.size} of {good.size}). Drop these "
-                "rows from the data, or mask them with `numpyro.handlers.mask`."
-            )
-    if used is None:
-        return table
-    return jax.tree.map(lambda x: x.take(used) if isinstance(x, HostDesign) else x[used], table, is_leaf=on_host)
-
-
-def _finite(table: Rows) -> dict[str, Any]:
-    """For each part of the table, which rows are finite, (obs,)."""
-    parts = {"the design matrix": table.design, "the offset": table.offset, **{f"{n!r}": v for n, v in table.params.items()}}
-    here = _finite_rows({n: x for n, x in parts.items() if not on_host(x)})
-    return {n: x.finite() if on_host(x) else here[n] for n, x in parts.items()}
-
-
-@jax.jit
-def _finite_rows(parts: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {n: jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for n, x in parts.items()}

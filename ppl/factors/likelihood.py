@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import tree_flatten, tree_unflatten
 from numpyro.distributions import Distribution, Unit
 from numpyro.distributions.conjugate import NegativeBinomial2
-from numpyro.distributions.discrete import CategoricalProbs
+from numpyro.distributions.discrete import CategoricalProbs, OrderedLogistic
 
 from ...transforms import ModelError
 from ...transforms.affine.rules import aval
@@ -19,7 +19,7 @@ from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr
 from ...transforms.structure import structure
 from .cut import Cuts, Obstacle
 from .elementwise import Placed, RowFunction
-from .equations import size_of
+from .equations import ModelEquations, size_of
 from .families import KNOWN, Known
 from .links import Link, link_of
 from .records import Family
@@ -65,6 +65,11 @@ def read_likelihood(cuts: Cuts, base: Distribution, value: Any, rank: int, where
     """
     if isinstance(base, Unit):
         raise ModelError(f"{where} is a factor without an observation. Write it as a distribution of the data, observed in a plate.")
+    if isinstance(base, OrderedLogistic):
+        raise ModelError(
+            f"{where}: {type(base).__name__} gives ordered classes the probabilities between cut points, for which there is no bound. Use "
+            "lc.NUTS; or, for two classes, write `dist.Bernoulli(logits=predictor - cutpoint)`."
+        )
     if isinstance(base, CategoricalProbs):
         raise ModelError(f"{where}: probabilities of classes are no linear predictors. Write `dist.Categorical(logits=X @ B + a)`.")
     words = ""
@@ -134,7 +139,7 @@ def _mean(cuts: Cuts, base: Distribution, rank: int) -> Placed:
 def _traced(cuts: Cuts, base: Distribution, value: Any, rank: int, where: str, words: str) -> Likelihood:
     """By the distribution's own `log_prob`: of the parameters that depend on rows and latent variables, one has the predictor."""
     leaves, treedef = tree_flatten(base)
-    fields = {name: getattr(base, name, None) for name in sorted(type(base).gather_pytree_data_fields())}
+    fields = _fields(base)
     varying = [n for n, a in fields.items() if isinstance(a, Var) and cuts.model.is_latent(a) and size_of(a) > 1]
     found: RowFunction | Obstacle | None = None
     for name in sorted(varying, key=lambda n: (_FIRST.index(n) if n in _FIRST else len(_FIRST), n)):
@@ -149,11 +154,26 @@ def _traced(cuts: Cuts, base: Distribution, value: Any, rank: int, where: str, w
             "elementwise function of such a value; the other parameters may be data, or latent scalars."
         )
     rows = _names(found.rows, {n: Placed.at_the_right(a, rank) for n, a in fields.items() if hasattr(a, "aval")}, "data")
-    shared = _names(found.shared, {n: a for n, a in fields.items() if isinstance(a, Var)}, "latent")
+    shared = _names(found.shared, {n: a for n, a in fields.items() if isinstance(a, Var)} | _sites(cuts.model, found.shared), "latent")
     log_likelihood = _Traced.of(found, leaves, treedef, rows, shared, value)
     family = Family(type(base), _link_name(cuts, fields, varying, rank), 1, log_likelihood)
     params, latents = dict(zip(rows, found.rows, strict=True)), dict(zip(shared, found.shared, strict=True))
     return Likelihood(family, found.predictors[0], _PLAIN, params, latents)
+
+
+def _fields(dist: Distribution) -> dict[str, Any]:
+    """The parameters of a distribution and of those that it is made of, by name; its own first."""
+    own = {name: getattr(dist, name, None) for name in sorted(type(dist).gather_pytree_data_fields())}
+    found = {name: value for name, value in own.items() if not isinstance(value, Distribution)}
+    for value in own.values():
+        if isinstance(value, Distribution):
+            found = {**_fields(value), **found}
+    return found
+
+
+def _sites(model: ModelEquations, found: list[Var]) -> dict[str, Any]:
+    """The values among `found` that are computed from one latent site, by its name."""
+    return {repr(names[0]): v for v in found if len(names := model.sites_read(v)) == 1}
 
 
 _FIRST = ("loc", "mean", "logits", "probs", "rate")

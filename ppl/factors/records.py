@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-__all__ = ["Factor", "Family", "Rows"]
+__all__ = ["POWER", "Factor", "Family", "Rows"]
+
+POWER = "likelihood power"
 
 
 class Family(NamedTuple):
@@ -32,7 +34,8 @@ class Rows(NamedTuple):
 
     Attributes:
         design: (obs, d), perhaps a `HostDesign`. offset: (obs,), or (obs, predictors) where there are several.
-        params: by name, (obs,) each: "value" is the observation, the others are the parameters of the likelihood that are data.
+        params: by name, (obs,) each: "value" is the observation, the others are the parameters of the likelihood that are data, and
+            `POWER`, if the likelihoods of rows are raised to powers: s_n > 0, by which `handlers.scale` multiplies its log.
     """
 
     design: Any
@@ -61,6 +64,8 @@ class Factor:
         coefficient_matrix, coefficient_offset: if the coefficients are affine in the position, c.ravel() = matrix @ position + offset;
             (size of c, dim) and (size of c,). None if not.
         site_line: the user's line of the site.
+        log_scales: (data, position) -> what the log density is larger by in coordinates that do not depend on latent scales, up to a
+            constant: see `centred`. None if no site has a scale that is latent.
     """
 
     site: str
@@ -75,3 +80,4 @@ class Factor:
     coefficient_offset: Array | None
     data: Sequence[Any]
     site_line: str = ""
+    log_scales: Callable[[Sequence[Any], Any], Array] | None = None

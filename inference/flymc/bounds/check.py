@@ -2,13 +2,15 @@
 
 At an offset t the likelihood is evaluated anyway, so its distance from the bound is known,
 
-    gap = l(a + t) - (value + slope t - curvature t^2 / 2)  >=  0,
+    gap = l(a + t) - (value + slope t - curvature t^2 / 2)  =  curvature t^2 / 2 - (l(a) + l'(a) t - l(a + t))  >=  0,
 
-up to cancellation of the terms it is made of. A gap below that tolerance is a bound that exceeds the likelihood: an error, by row.
+up to the rounding of the terms it is computed from. A gap below that tolerance is a bound that exceeds the likelihood: an error, by row.
+For a tangent that the rule of a likelihood has made the second form is taken, whose terms are of the gap's own size; the value and slope
+of such a bound are compared with the likelihood once, at the anchor (`touches`).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +18,13 @@ import numpy as np
 from jax import Array
 
 from ....transforms.errors import BoundError
-from .records import Quadratic, ScaleTangent
+from .records import Quadratic
 from .softmax import quadratic_form
 
-__all__ = ["TOLERANCE", "Gap", "check", "gap_of", "refuse_rows", "residual_gap_of"]
+__all__ = ["TOLERANCE", "Gap", "bend", "check", "gap_of", "refuse", "refuse_rows"]
 
 TOLERANCE = 1e-12
-"""Relative to |l| and the bound's terms: a few thousand times the rounding error of float64, far below any gap that a wrong bound makes."""
+"""Relative to the terms that a gap is the sum of: a few thousand times the rounding error of float64, far below a wrong bound's."""
 _LEAST = 1e-3
 """A log likelihood near 0 is the logarithm of a number near 1, and good to 1e-16 at best; 1e-15 nats are forgiven it."""
 
@@ -33,6 +35,11 @@ class Gap(NamedTuple):
     gap: Array
     tolerance: Array
 
+    @classmethod
+    def of(cls, *terms: Any, rounding: Any = 0.0) -> "Gap":
+        """The gap that is the sum of some terms, each good to a few units in the last place and, all together, to `rounding`."""
+        return cls(sum(terms), TOLERANCE * (sum(jnp.abs(x) for x in terms) + _LEAST) + rounding)
+
     @property
     def refuted(self):
         """(obs,) bool; a gap that is NaN is refuted too."""
@@ -40,12 +47,12 @@ class Gap(NamedTuple):
 
     @property
     def clamped(self):
-        """The gap with cancellation taken away: at least 0 where the bound holds, NaN where it is refuted."""
+        """The gap with rounding taken away: at least 0 where the bound holds, NaN where it is refuted."""
         return jnp.where(self.refuted, jnp.nan, jnp.maximum(self.gap, 0.0))
 
 
 def gap_of(log_likelihood, bound: Quadratic, offset, reference: bool = True) -> Gap:
-    """The gap at an offset from the anchor. Pure JAX.
+    """The gap at an offset from the anchor, from values of the likelihood, of which it is a small difference. Pure JAX.
 
     Args:
         log_likelihood: l(a + offset), (obs,), float64.
@@ -56,23 +63,14 @@ def gap_of(log_likelihood, bound: Quadratic, offset, reference: bool = True) -> 
     Returns:
         Gap, (obs,).
     """
-    if offset.ndim == 1:
-        linear, square = bound.slope * offset, offset**2
-        size = jnp.abs(linear)
-    else:
-        linear, square = (bound.slope * offset).sum(-1), quadratic_form(offset, reference)
-        size = (jnp.abs(bound.slope) * jnp.abs(offset)).sum(-1)
-    bend = bound.curvature * square / 2
-    gap = log_likelihood - bound.value - linear + bend
-    size = jnp.abs(log_likelihood) + jnp.abs(bound.value) + size + jnp.abs(bend)
-    return Gap(gap, TOLERANCE * (size + _LEAST))
+    linear = bound.slope * offset
+    linear = (linear,) if offset.ndim == 1 else tuple(jnp.moveaxis(linear, -1, 0))
+    return Gap.of(log_likelihood, -bound.value, *(-x for x in linear), bend(bound, offset, reference), rounding=bound.rounding)
 
 
-def residual_gap_of(log_likelihood, bound: ScaleTangent, residual, scale) -> Gap:
-    """The gap of a bound in the residual y - eta, (obs,), at a scale, () or (obs,). Pure JAX."""
-    bend, width = bound.weight * (residual / scale) ** 2, jnp.log(scale)
-    size = jnp.abs(log_likelihood) + jnp.abs(bound.constant) + bend + jnp.abs(width)
-    return Gap(log_likelihood - bound.constant + bend + width, TOLERANCE * (size + _LEAST))
+def bend(bound: Quadratic, offset, reference: bool = True):
+    """By how much the parabola falls short of its tangent at the anchor: curvature t^2 / 2, or curvature t' A t / 2."""
+    return bound.curvature * (offset**2 if offset.ndim == 1 else quadratic_form(offset, reference)) / 2
 
 
 def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the bound", reference: bool = True) -> None:
@@ -88,18 +86,23 @@ def check(log_likelihood, bound: Quadratic, offset, rows=None, what: str = "the 
     """
     with jax.enable_x64(True):
         found = gap_of(jnp.asarray(log_likelihood), Quadratic(*map(jnp.asarray, bound)), jnp.asarray(offset), reference)
-        refuted, gap = np.asarray(found.refuted), np.asarray(found.gap)
+    refuse(np.asarray(found.gap), np.asarray(found.refuted), np.asarray(offset), rows, what)
+
+
+def refuse(gap: np.ndarray, refuted: np.ndarray, offset: np.ndarray, rows: Any = None, what: str = "the bound") -> None:
+    """Refuse a bound that is refuted, from what was found at some offsets: (obs,) each.
+
+    Raises:
+        BoundError: names the worst row.
+    """
     if not refuted.any():
         return
     worst = int(np.argmin(np.where(refuted, np.where(np.isnan(gap), -np.inf, gap), np.inf)))
     row = worst if rows is None else int(np.asarray(rows)[worst])
-    likelihood = float(np.asarray(log_likelihood)[worst])
     raise BoundError(
-        f"{what} does not hold at row {row}: at the offset {np.asarray(offset)[worst]} of its linear predictor the log likelihood is "
-        f"{likelihood:.17g} and the bound {likelihood - gap[worst]:.17g}, {-gap[worst]:.3g} above it ({int(refuted.sum())} of "
-        f"{refuted.size} rows checked are refuted); a registered bound must return a curvature no smaller than the supremum "
-        "of -l'' between anchor and offset, "
-        "and the slope l'(anchor)."
+        f"{what} does not hold at row {row}: at the offset {offset[worst]} of its linear predictor it is {-gap[worst]:.3g} nats above the "
+        f"log likelihood ({int(refuted.sum())} of {refuted.size} rows checked are refuted); a registered bound must return a curvature no "
+        "smaller than the supremum of -l'' between anchor and offset, and the slope l'(anchor)."
     )
 
 
@@ -113,7 +116,7 @@ def refuse_rows(name: str, kinks: Sequence[str], bound: Quadratic, rows=None) ->
     Raises:
         BoundError: names the first such row, and the primitives that may be the cause.
     """
-    numbers = np.stack([np.asarray(x).reshape(np.shape(x)[0], -1).sum(-1) for x in bound], axis=-1)
+    numbers = np.stack([np.asarray(x).reshape(np.shape(x)[0], -1).sum(-1) for x in bound[:3]], axis=-1)
     wrong = ~np.isfinite(numbers)
     if not wrong.any():
         return

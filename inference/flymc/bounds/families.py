@@ -11,7 +11,7 @@ from jax.nn import sigmoid, softplus
 from jax.scipy.special import gammaln
 from numpyro.distributions import discrete
 
-from . import gaussian_tail
+from . import gaussian_tail, shortfalls
 from .closed import exponential_chord, exponential_sup, jaakkola_jordan, logistic_chord, logistic_sup
 from .records import Row, Rule
 
@@ -22,7 +22,7 @@ _UP = 1 + 16 * _EPSILON
 _LOG_TWO_PI = float(np.log(2 * np.pi))
 
 
-def _softplus_rule(name, weight, argument, rate, log_likelihood, slope, **more) -> Rule:
+def _softplus_rule(name, weight, argument, rate, terms, slope, **more) -> Rule:
     """l = -weight softplus(argument) + linear, the argument affine in eta with derivative +-rate; all three are functions of (eta, row)."""
 
     def factor(row):
@@ -34,12 +34,15 @@ def _softplus_rule(name, weight, argument, rate, log_likelihood, slope, **more) 
         return factor(row) * logistic_sup(jnp.minimum(*ends) - margin, jnp.maximum(*ends) + margin)
 
     def chord(anchor, radius, row):
-        return factor(row) * logistic_chord(argument(anchor, row), radius * rate(row) * _UP)
+        return factor(row) * logistic_chord(argument(anchor, row), radius * jnp.abs(rate(row)) * _UP)
 
     def everywhere(anchor, row):
         return factor(row) * jaakkola_jordan(argument(anchor, row))
 
-    return Rule(name, log_likelihood, slope, sup_curvature, chord, everywhere, **more)
+    def shortfall(anchor, offset, row):
+        return (weight(row) * shortfalls.softplus(argument(anchor, row), offset * rate(row)),)
+
+    return Rule(name, terms, slope, sup_curvature, chord, everywhere, shortfall=shortfall, **more)
 
 
 def _one(row: Row):
@@ -54,7 +57,7 @@ def _itself(eta, row: Row):
 
 
 def _bernoulli(eta, row):
-    return -softplus(jnp.where(row["value"] > 0, -eta, eta))
+    return (-softplus(jnp.where(row["value"] > 0, -eta, eta)),)
 
 
 def _bernoulli_slope(eta, row):
@@ -63,8 +66,7 @@ def _bernoulli_slope(eta, row):
 
 def _binomial(eta, row):
     n, y = row["total_count"], row["value"]
-    constant = gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1)
-    return constant - y * softplus(-eta) - (n - y) * softplus(eta)
+    return gammaln(n + 1), -gammaln(y + 1), -gammaln(n - y + 1), -y * softplus(-eta), -(n - y) * softplus(eta)
 
 
 def _binomial_slope(eta, row):
@@ -81,8 +83,7 @@ BINOMIAL_LOGIT = _softplus_rule("binomial, logit", lambda row: row["total_count"
 
 def _negative_binomial(eta, row, k, shift):
     y = row["value"]
-    constant = gammaln(y + k) - gammaln(y + 1) - gammaln(k)
-    return constant - y * softplus(shift - eta) - k * softplus(eta - shift)
+    return gammaln(y + k), -gammaln(y + 1), -gammaln(k), -y * softplus(shift - eta), -k * softplus(eta - shift)
 
 
 def _negative_binomial_slope(eta, row, k, shift):
@@ -116,17 +117,24 @@ def _residual(eta, row):
 
 def _logistic_noise(eta, row):
     r = jnp.abs(_residual(eta, row))
-    return -r - 2 * jnp.log1p(jnp.exp(-r)) - jnp.log(row["scale"])
+    return -r, -2 * jnp.log1p(jnp.exp(-r)), -jnp.log(row["scale"])
+
+
+def _logistic_noise_gap(r, touching, row):
+    r = jnp.abs(r)
+    rise = jaakkola_jordan(touching) * (r - touching) * (r + touching)
+    return -r, -2 * jnp.log1p(jnp.exp(-r)), touching, 2 * jnp.log1p(jnp.exp(-touching)), rise
 
 
 LOGISTIC_NOISE = _softplus_rule(
     "logistic noise",
     lambda row: 2.0,
     _residual,
-    lambda row: 1 / row["scale"],
+    lambda row: -1 / row["scale"],
     _logistic_noise,
     lambda eta, row: jnp.tanh(_residual(eta, row) / 2) / row["scale"],
     residual_tangent=lambda u, row: jaakkola_jordan(jnp.sqrt(u)),
+    residual_gap=_logistic_noise_gap,
 )
 
 
@@ -134,7 +142,7 @@ LOGISTIC_NOISE = _softplus_rule(
 
 
 def _poisson(eta, row):
-    return row["value"] * eta - jnp.exp(eta) - gammaln(row["value"] + 1)
+    return row["value"] * eta, -jnp.exp(eta), -gammaln(row["value"] + 1)
 
 
 POISSON_LOG = Rule(
@@ -143,6 +151,7 @@ POISSON_LOG = Rule(
     lambda eta, row: row["value"] - jnp.exp(eta),
     lambda low, high, row: exponential_sup(low, high),
     lambda anchor, radius, row: exponential_chord(anchor, radius),
+    shortfall=lambda anchor, offset, row: (jnp.exp(anchor) * shortfalls.exponential(offset),),
 )
 
 
@@ -150,7 +159,7 @@ POISSON_LOG = Rule(
 
 
 def _gaussian(eta, row):
-    return -0.5 * _residual(eta, row) ** 2 - jnp.log(row["scale"]) - 0.5 * _LOG_TWO_PI
+    return -0.5 * _residual(eta, row) ** 2, -jnp.log(row["scale"]), -0.5 * _LOG_TWO_PI
 
 
 def _gaussian_curvature(row):
@@ -165,6 +174,8 @@ GAUSSIAN = Rule(
     lambda anchor, radius, row: _gaussian_curvature(row) * jnp.ones_like(anchor),
     lambda anchor, row: _gaussian_curvature(row) * jnp.ones_like(anchor),
     lambda u, row: 0.5 * jnp.ones_like(u),
+    lambda r, touching, row: (jnp.zeros_like(r),),
+    lambda anchor, offset, row: (0.5 * (offset / row["scale"]) ** 2,),
 )
 
 
@@ -186,7 +197,7 @@ def _probit_chord(anchor, radius, row):
 
 PROBIT = Rule(
     "Bernoulli, probit",
-    lambda eta, row: gaussian_tail.log_ndtr(_sign(row) * eta),
+    lambda eta, row: (gaussian_tail.log_ndtr(_sign(row) * eta),),
     lambda eta, row: _sign(row) * gaussian_tail.hazard(_sign(row) * eta),
     _probit_sup,
     _probit_chord,
@@ -199,10 +210,10 @@ PROBIT = Rule(
 
 
 def _student_rule(name, df) -> Rule:
-    def log_likelihood(eta, row):
+    def terms(eta, row):
         nu = df(row)
-        constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * jnp.log(nu * np.pi) - jnp.log(row["scale"])
-        return constant - (nu + 1) / 2 * jnp.log1p(_residual(eta, row) ** 2 / nu)
+        constants = gammaln((nu + 1) / 2), -gammaln(nu / 2), -0.5 * jnp.log(nu * np.pi), -jnp.log(row["scale"])
+        return *constants, -(nu + 1) / 2 * jnp.log1p(_residual(eta, row) ** 2 / nu)
 
     def slope(eta, row):
         r, nu = _residual(eta, row), df(row)
@@ -228,7 +239,19 @@ def _student_rule(name, df) -> Rule:
     def everywhere(anchor, row):
         return 2 * residual_tangent(_residual(anchor, row) ** 2, row) / row["scale"] ** 2 * _UP
 
-    return Rule(name, log_likelihood, slope, sup_curvature, None, everywhere, residual_tangent)
+    def shortfall(anchor, offset, row):
+        """(nu + 1) / 2 (log1p(q - k) + k) with u = q - k = (s^2 - 2 r s) / (nu + r^2), s = t / scale; log1p(u) = u - (u - log1p(u))."""
+        nu, r, s = df(row), _residual(anchor, row), offset / row["scale"]
+        inverse = 1 / (nu + r**2)
+        u = s * (s - 2 * r) * inverse
+        return (nu + 1) / 2 * s**2 * inverse, -(nu + 1) / 2 * shortfalls.log1p(u)
+
+    def residual_gap(r, touching, row):
+        """(nu + 1) / 2 (x - log1p(x)) with x = (r^2 - touching^2) / (nu + touching^2)."""
+        nu, r = df(row), jnp.abs(r)
+        return ((nu + 1) / 2 * shortfalls.log1p((r - touching) * (r + touching) / (nu + touching**2)),)
+
+    return Rule(name, terms, slope, sup_curvature, None, everywhere, residual_tangent, residual_gap, shortfall)
 
 
 STUDENT_T = _student_rule("Student-t", lambda row: row["df"])

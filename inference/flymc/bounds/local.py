@@ -3,6 +3,8 @@
 A chord in closed form is the best curvature there is; rules that have none get the piecewise one.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -21,15 +23,19 @@ def _spread(x, num: int, widen: bool = True):
     return jnp.broadcast_to(x, (num,)) if x.ndim == 0 else x
 
 
-def _with_slope(rule: Rule, anchor, row: Row, curvature) -> Quadratic:
-    return Quadratic(rule.log_likelihood(anchor, row), rule.slope(anchor, row) + 0 * anchor, curvature)
+def _with_slope(rule: Rule, anchor, row: Row, curvature, radius=0.0) -> Quadratic:
+    """The quadratic of that curvature; terms of l are largest at the ends of the ball, if not at the anchor."""
+    ends = (rule.error(anchor + part * radius, row) for part in (-1.0, 0.0, 1.0))
+    rounding = functools.reduce(jnp.fmax, ends)
+    value = rule.log_likelihood(anchor, row)
+    return Quadratic(value, rule.slope(anchor, row) + 0 * anchor, curvature, rounding + 0 * anchor, value)
 
 
 @bounded_jit(static_argnums=0)
 def _local(rule: Rule, anchor, radius, row: Row) -> Quadratic:
     def one_tile(anchor, radius, row):
         curvature = majorant(rule, anchor, radius, row) if rule.chord is None else rule.chord(anchor, radius, row)
-        return _with_slope(rule, anchor, row, curvature)
+        return _with_slope(rule, anchor, row, curvature, radius)
 
     return in_tiles(one_tile, anchor, radius, row)
 
@@ -44,15 +50,15 @@ def _everywhere(rule: Rule, anchor, row: Row) -> Quadratic:
 
 
 @bounded_jit(static_argnums=0)
-def _tangent(rule: Rule, u, row: Row) -> ScaleTangent:
-    def one_tile(u, row):
+def _tangent(rule: Rule, touching, row: Row) -> ScaleTangent:
+    def one_tile(touching, row):
         assert rule.residual_tangent is not None
-        weight = rule.residual_tangent(u, row)
-        unit = {**row, "scale": jnp.ones_like(u)}
-        level = rule.log_likelihood(row["value"] - jnp.sqrt(u), unit)
-        return ScaleTangent(level + weight * u, weight)
+        weight = rule.residual_tangent(touching**2, row)
+        unit = {**row, "value": jnp.zeros_like(touching), "scale": jnp.ones_like(touching)}
+        level = rule.log_likelihood(touching, unit)
+        return ScaleTangent(level + weight * touching**2, weight, touching)
 
-    return in_tiles(one_tile, u, row)
+    return in_tiles(one_tile, touching, row)
 
 
 def prepared(rule: Rule, anchor, row: Row):
@@ -85,5 +91,4 @@ def scale_tangent(rule: Rule, anchor, scale, row: Row) -> ScaleTangent | None:
     with jax.enable_x64(True):
         anchor, row = prepared(rule, anchor, row)
         scale = _spread(scale, anchor.shape[0])
-        u = ((row["value"] - anchor) / scale) ** 2
-        return _tangent(rule, u, row)
+        return _tangent(rule, jnp.abs(row["value"] - anchor) / scale, row)

@@ -20,9 +20,10 @@ from jax import lax
 from jax.nn import logsumexp, softmax
 
 from ..tiles import in_tiles
-from .records import Quadratic
+from . import shortfalls
+from .records import ROUNDING, Quadratic
 
-__all__ = ["boehning", "multiple_of_boehning", "quadratic_form", "softmax_likelihood", "softmax_quadratic"]
+__all__ = ["boehning", "multiple_of_boehning", "quadratic_form", "softmax_likelihood", "softmax_quadratic", "softmax_shortfall"]
 
 _SMALLEST, _LARGEST = 0.05, 40.0
 _RINGS, _SECTORS = 48, 48
@@ -52,6 +53,11 @@ def softmax_likelihood(eta, value, reference: bool = True):
     return chosen - logsumexp(logits, axis=-1)
 
 
+def softmax_shortfall(anchor, offset, reference: bool = True):
+    """l(a) + l'(a)' t - l(a + t) by rows, whatever was observed; anchor and offset (obs, K)."""
+    return shortfalls.categorical(_all_logits(anchor, reference), _all_logits(offset, reference))
+
+
 def softmax_quadratic(eta, value, reference: bool = True) -> Quadratic:
     """The quadratic of every row that holds for every offset; see `bounds.global_bound`."""
     with jax.enable_x64(True):
@@ -64,7 +70,9 @@ def _quadratic(eta, value, reference: bool) -> Quadratic:
         logits = _all_logits(eta, reference)
         slope = jax.nn.one_hot(value, logits.shape[-1], dtype=logits.dtype) - softmax(logits, axis=-1)
         free = slope[..., 1:] if reference else slope
-        return Quadratic(softmax_likelihood(eta, value, reference), free, multiple_of_boehning(logits))
+        rounding = ROUNDING * jnp.abs(logits).max(-1)
+        level = softmax_likelihood(eta, value, reference)
+        return Quadratic(level, free, multiple_of_boehning(logits), rounding, level)
 
     return in_tiles(one_tile, eta, value, tile=_TILE)
 

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ....transforms.equations import BODY_PARAMETER, needed_equations, run_equations
 from ....transforms.errors import BoundError
-from ....transforms.jax_compat import bind, open_jaxpr
+from ....transforms.jax_compat import open_jaxpr
 from ....transforms.structure import structure
 from .intervals import Interval, point
-from .records import Row, Rule
+from .records import ROUNDING, Row, Rule
+from .running import run_wide, running_error
 from .walk import KINKS, jet_of, primitives_of
 
 __all__ = ["evaluated", "traced_rule"]
@@ -60,6 +60,15 @@ class Traced:
         """The function in float64, differentiable."""
         return jax.vmap(lambda e, *rest: run_wide(self.jaxpr, self.consts, [e, *rest]))(eta, *self.inputs(row))
 
+    def terms(self, eta, row: Row):
+        """See `Rule`: as one, for the form it is written in is the user's."""
+        return (self.log_likelihood(eta, row),)
+
+    def rounding(self, eta, row: Row):
+        """A bound of the error of `log_likelihood`, nats; 0 where that is not finite."""
+        found = jax.vmap(lambda e, *rest: running_error(self.jaxpr, self.consts, [e, *rest]))(eta, *self.inputs(row))
+        return ROUNDING * jnp.where(jnp.isfinite(found), found, 0)
+
     def slope(self, eta, row: Row):
         """l', the middle of its interval at a point: to a few rounding errors."""
 
@@ -86,44 +95,18 @@ class Traced:
         return jnp.where(jnp.isnan(found), jnp.inf, found)
 
 
-def run_wide(jaxpr: Any, consts: Any, operands: Any) -> Any:
-    """A scalar function traced in some precision, evaluated in float64 from its first operand on; the rest stays as it is."""
-
-    def inexact(x):
-        return jnp.issubdtype(jnp.result_type(x), jnp.floating)
-
-    def wide(x):
-        return jnp.asarray(x).astype(jnp.float64) if inexact(x) else x
-
-    def literal(x):
-        return jnp.asarray(x.val, x.aval.dtype), False
-
-    def run(jaxpr, consts, operands, moving):
-        marks = [*[False] * len(consts), *moving]
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], zip([*consts, *operands], marks, strict=True), strict=True))
-        return run_equations(needed_equations(jaxpr.eqns, jaxpr.outvars), env, jaxpr.outvars, apply, literal)
-
-    def apply(eqn, marked):
-        values, moving = [x for x, _ in marked], [m for _, m in marked]
-        name = eqn.primitive.name
-        if not any(moving):
-            return [(x, False) for x in bind(eqn, values)]
-        if name in BODY_PARAMETER:
-            inner, inner_consts = open_jaxpr(eqn.params[BODY_PARAMETER[name]])
-            return run(inner, inner_consts, values, moving)
-        if name == "convert_element_type" and inexact(values[0]) and jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
-            return [(values[0], True)]
-        return [(wide(x), True) for x in bind(eqn, [wide(x) for x in values])]
-
-    result, _ = run(jaxpr, consts, operands, [True, *[False] * (len(operands) - 1)])[0]
-    return wide(result)
-
-
 @functools.lru_cache(maxsize=256)
 def _rule_of(traced: Traced) -> Rule:
     """Equal programs share one rule, so that what is compiled for one serves the other."""
     return Rule(
-        traced.name, traced.log_likelihood, traced.slope, traced.sup_curvature, widen=False, kinks=tuple(traced.kinks), prove=traced.prove
+        traced.name,
+        traced.terms,
+        traced.slope,
+        traced.sup_curvature,
+        rounding=traced.rounding,
+        widen=False,
+        kinks=tuple(traced.kinks),
+        prove=traced.prove,
     )
 
 

@@ -92,6 +92,71 @@ def test_every_rule_is_tested():
     assert set(DOMAINS) == set(ranges.UNIVARIATE) == set(LONG) | set(DOUBLE)
 
 
+def powers(exponent):
+    """Of long doubles, with their derivatives."""
+    factors = [np.prod([long(exponent) - k for k in range(order)]) if order else long(1) for order in range(4)]
+    return [lambda x, f=f, n=n: f * x ** (long(exponent) - n) if f else 0 * x for n, f in enumerate(factors)]
+
+
+def of_sigmoids(scale):
+    """The derivatives of sigmoid(scale x), from the first."""
+
+    def product(x):
+        return 1 / ((1 + np.exp(-abs(x))) * (1 + np.exp(abs(x))))
+
+    first = [product, lambda x: -product(x) * np.tanh(x / 2), lambda x: product(x) * (1 - 6 * product(x))]
+    return [lambda x, f=f, n=n: long(scale) ** n * f(scale * x) for n, f in enumerate(first, 1)]
+
+
+EXPONENTIALS = [np.exp] * 4
+LONG_DERIVATIVES = {
+    "exp": EXPONENTIALS, "expm1": [np.expm1, *EXPONENTIALS[1:]],
+    "exp2": [lambda x, k=k: np.log(long(2)) ** k * np.exp2(x) for k in range(4)],
+    "log": [np.log, *powers(-1)[:3]], "log1p": [np.log1p, *(lambda x, f=f: f(1 + x) for f in powers(-1)[:3])],
+    "sqrt": [np.sqrt, *powers(0.5)[1:]], "rsqrt": [lambda x: 1 / np.sqrt(x), *powers(-0.5)[1:]],
+    "reciprocal": powers(-1), "square": powers(2), "sinh": [np.sinh, np.cosh] * 2, "cosh": [np.cosh, np.sinh] * 2,
+    "logistic": [LONG["logistic"], *of_sigmoids(1)], "softplus": [LONG["softplus"], LONG["logistic"], *of_sigmoids(1)[:2]],
+    "tanh": [np.tanh, *(lambda x, f=f: 2 * f(x) for f in of_sigmoids(2))],
+    "atan": [np.arctan, lambda x: 1 / (1 + x * x), lambda x: -2 * x / (1 + x * x) ** 2, lambda x: (6 * x * x - 2) / (1 + x * x) ** 3],
+    **{f"power {n}": powers(n) for n in (3, 7, 30, -2, -5, -12, 0.3, 1.7, -2.5)},
+}  # fmt: skip
+
+
+def far_and_wide(function):
+    """Numbers of all sizes inside a domain, and beside those where a value cancels."""
+    size = np.exp(np.concatenate([RNG.uniform(np.log(lo), np.log(hi), 4000) for lo, hi in ((1e-12, 1e-3), (1e-3, 1), (1, 50), (50, 700))]))
+    near = np.array([0.41421356, 1.3169578969, 0.6584789485, 0.5773502692]) + 1e-9 * RNG.normal(size=(500, 4))
+    x = np.concatenate([size, -size, near.ravel(), -near.ravel(), np.exp(RNG.uniform(-30, -1e-3, 4000)) - 1])
+    return x if function.lowest is None else x[x > function.lowest]
+
+
+@pytest.mark.parametrize("name", LONG_DERIVATIVES)
+def test_values_and_derivatives_are_rounded_outward(name):
+    """Every primitive that long doubles know, at points, where nothing but the rounding keeps the exact value inside."""
+    kind, _, exponent = name.partition(" ")
+    number = float(exponent or 0)
+    function = ranges.power(int(number) if number == int(number) else number) if exponent else ranges.UNIVARIATE[kind]
+    x = far_and_wide(function)
+    point = intervals.Interval(jnp.asarray(x), jnp.asarray(x))
+    found = jax.jit(lambda p: [ranges.range_of(function, order, p) for order in range(len(function.derivatives))])(point)
+    for exact, (low, high) in zip(LONG_DERIVATIVES[name], found, strict=True):
+        with np.errstate(all="ignore"):
+            value = exact(long(x))
+        inside = np.isfinite(value.astype(float))
+        assert inside.mean() > 0.5
+        assert within(value[inside], np.asarray(low)[inside], np.asarray(high)[inside])
+
+
+def test_a_bound_of_eight_units_is_not_enough():
+    """The broken twin: the far ends of exp2, and a derivative beside its zero, without errors of their own."""
+    for name, order, x in (("exp2", 0, -698.9161), ("cosh", 0, 528.543), ("logistic", 3, 1.31708)):
+        near = x + 1e-3 * RNG.random(4000)
+        short = ranges.UNIVARIATE[name].derivatives[order]._replace(error=None)
+        broken = ranges.Univariate([short])
+        low, high = ranges.range_of(broken, 0, intervals.Interval(jnp.asarray(near), jnp.asarray(near)))
+        assert not within(LONG_DERIVATIVES[name][order](long(near)), np.asarray(low), np.asarray(high))
+
+
 def samples(low, high):
     return [low, high, *(low + s * (high - low) for s in RNG.random((10, len(low))))]
 
@@ -140,7 +205,9 @@ def test_ranges_hold_the_derivatives_and_are_exact(name):
 def test_a_planted_wrong_turning_point_is_seen():
     """The broken twin of the two tests above."""
     right = ranges.UNIVARIATE["logistic"]
-    broken = right._replace(derivatives=[right.derivatives[0], (right.derivatives[1][0], ((0.0, 0.24),)), *right.derivatives[2:]])
+    broken = right._replace(
+        derivatives=[right.derivatives[0], right.derivatives[1]._replace(critical=((0.0, 0.24),)), *right.derivatives[2:]]
+    )
     found = ranges.range_of(broken, 1, intervals.Interval(jnp.array(-1.0), jnp.array(1.0)))
     assert float(found.high) < 0.25
 

@@ -89,7 +89,7 @@ def test_a_bound_that_exceeds_the_likelihood_is_reported_with_the_row(mine, rows
 
 
 def test_the_check_names_the_worst_row_and_clamps_nothing_else():
-    bound = bounds.Quadratic(np.zeros(3), np.zeros(3), np.zeros(3))
+    bound = bounds.Quadratic(*np.zeros((5, 3)))
     with jax.enable_x64(True):
         gap = bounds.gap_of(jnp.array([1e-3, -1e-17, -1.0]), bound, jnp.ones(3))
         assert list(np.asarray(gap.refuted)) == [False, False, True]

@@ -1,0 +1,118 @@
+"""The set-up: where the mode is, whatever the units of the columns; how wide each row's ball is; what is refused, and in which words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import luciole as lc
+from luciole import dist
+from luciole.inference.flymc import laplace, setup
+from luciole.inference.flymc.setup import set_up
+from luciole.ppl.factors import find_factor
+
+RNG = np.random.default_rng(7)
+
+
+def logistic(x, y, scale):
+    w = lc.sample("w", dist.Normal(jnp.zeros(x.shape[1]), scale).to_event(1))
+    with lc.plate("row", len(x)):
+        lc.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
+
+
+def columns(num=400):
+    """Designs of three columns that nothing is wrong with, by name."""
+    one, z = np.ones(num), RNG.normal(size=(num, 2))
+    seconds = 1.7e9 + np.round(RNG.uniform(0, 3e7, num) / 128) * 128  # which float32 can tell apart
+    return {
+        "year": np.stack([one, 1990.0 + RNG.integers(0, 30, num), z[:, 0]], 1),
+        "sizes": np.stack([one, 1e-6 * z[:, 0], 1e6 * z[:, 1]], 1),
+        "seconds": np.stack([one, seconds, z[:, 0]], 1),
+        "extremes": np.stack([1e-12 * one, 1e-8 * z[:, 0], 1e9 * z[:, 1]], 1),
+    }
+
+
+def newton(x, y, precision):
+    """The mode and the covariance, in columns that are centred and scaled; the first is the intercept's."""
+    middle, size = x.mean(0), x.std(0)
+    middle[0], size[0] = 0, x[0, 0]
+    change = np.diag(1 / size)  # w = change @ v: x w = ((x - middle) / size) v, the intercept taking the middle
+    change[0, 1:] -= (middle / size / x[0, 0])[1:]
+    q, v = (x - middle) / size, np.zeros(x.shape[1])
+    prior = change.T @ (precision[:, None] * change)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-q @ v))
+        hessian = q.T @ ((p * (1 - p))[:, None] * q) + prior
+        v = v + np.linalg.solve(hessian, q.T @ (y - p) - prior @ v)
+    return change @ v, change @ np.linalg.inv(hessian) @ change.T
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("double", [False, True])
+def test_the_mode_is_found_whatever_the_units_of_the_columns(double):
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", double)
+    try:
+        for x in columns().values():
+            scale = 30 / np.abs(x).max(0)
+            x = x if double else x.astype(np.float32)
+            y = (RNG.uniform(size=len(x)) < 0.3) * 1.0
+            density = lc.log_density(lc.model(logistic), x, y, scale)
+            found = set_up(find_factor(density), density)
+            mode, covariance = newton(x.astype(float), y, 1 / np.asarray(scale, x.dtype).astype(float) ** 2)
+            error = np.asarray(found.bound_data.centre) - mode
+            assert error @ np.linalg.solve(covariance, error) < 0.05
+            ours = np.asarray(found.bound_data.scale) @ np.asarray(found.bound_data.scale).T
+            # the bounds' own covariance is nearly the posterior's
+            assert 0.7 < np.linalg.eigvals(np.linalg.solve(covariance, ours)).real.min() <= 1.1
+            assert found.predicted < 40
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def test_a_scaled_eigendecomposition_knows_no_units():
+    a = RNG.normal(size=(5, 5))
+    matrix, units = a @ a.T, 10.0 ** np.array([-9.0, 6, 0, 3, -2])
+    values, vectors = laplace.scaled_eigh(units[:, None] * matrix * units)
+    np.testing.assert_allclose(values, laplace.scaled_eigh(matrix)[0], rtol=1e-9)
+    inverse = units[:, None] * (vectors / values) @ vectors.T * units
+    np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-7)
+    saddle = np.array([[0.0, 1.0], [1.0, 2.0]])  # a diagonal element that vanishes
+    values, vectors = laplace.scaled_eigh(saddle)
+    np.testing.assert_allclose((vectors / values) @ vectors.T, np.linalg.inv(saddle), atol=1e-12)
+    assert np.isfinite(laplace.scaled_eigh(np.zeros((2, 2)))[0]).all()
+
+
+@pytest.mark.parametrize("bits", [24, 11])
+def test_no_row_falls_short_of_its_ball(bits, monkeypatch):
+    """In the precision of float32; the twin has matrix units that round their operands, as they do where that is not forbidden."""
+    d, num = 20, 500
+    a = RNG.normal(size=(d, d))
+    x = np.concatenate([np.ones((num, 1)), 50 + RNG.normal(size=(num, d - 1))], 1).astype(np.float32)
+    half = np.linalg.inv(np.linalg.cholesky(x.T.astype(float) @ x + 1e-3 * a @ a.T)).T  # much cancels in x @ half
+    normal = setup._Normal(np.eye(d), np.zeros(d), half[:, None, :], np.zeros((0, d)))
+    if bits == 11:
+        rounded = lambda v: jnp.asarray(v).astype(jnp.bfloat16).astype(v.dtype)  # noqa: E731
+        monkeypatch.setattr(setup, "product", lambda a, b: jnp.matmul(rounded(a), rounded(b)))
+    with jax.enable_x64(True):
+        rows = setup.Rows(jnp.asarray(x), jnp.zeros(num), {})
+        _, _, width = setup._anchored.__wrapped__(rows, jnp.zeros(d), normal)
+    exact = np.sqrt(((x.astype(np.longdouble) @ half.astype(np.longdouble)) ** 2).sum(1)).astype(float)
+    short = np.asarray(width) < exact
+    assert not short.any() if bits == 24 else short.any()
+    assert (np.asarray(width) < 1.01 * exact).mean() > 0.9 or bits == 11
+
+
+def test_what_was_computed_is_what_is_refused():
+    """Whatever a second look would give: one row is refuted by its second derivative, one on its ball, one does not touch."""
+    quiet = setup._Judged(*np.zeros((2, 5)), np.ones(5, bool), *np.zeros((2, 5)), np.zeros(5, bool))
+    kind = type("Kind", (), {"family": type("Family", (), {"distribution": dist.Poisson})})
+    setup._refuse(kind, quiet)
+    refuted = np.array([False, False, True, False, True])
+    found = quiet._replace(refuted=refuted, gap=np.array([0, 0, -1e-9, 0, -1e-3]), offset=np.array([0, 0, 0, 0, 0.25]))
+    with pytest.raises(lc.BoundError, match=r"the bound of Poisson does not hold at row 4: at the offset 0.25 .* 0.001 nats above.*2 of 5"):
+        setup._refuse(kind, found)
+    with pytest.raises(lc.BoundError, match="does not hold at row 2"):  # NaN is the worst
+        setup._refuse(kind, found._replace(gap=np.array([0, 0, np.nan, 0, -1e-3])))
+    with pytest.raises(lc.BoundError, match=r"value or slope at its anchor, first at row 3 \(1 of 5 rows\)"):
+        setup._refuse(kind, quiet._replace(touches=np.arange(5) != 3))
