@@ -1,7 +1,6 @@
 """Where chains start: the search for a point that a sampler can leave, and the user's own points."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..ppl import InitStrategy
 from ..transforms.autobatch import program
+from ..transforms.bounded import bounded_jit
 from ..transforms.errors import InitError, SamplerError
 from ..transforms.keys import random_key
 from ..transforms.streams import random_bits
@@ -123,7 +123,7 @@ def _fitting(what: str, value: Any, shape: tuple[int, ...], num_chains: int) -> 
     return np.broadcast_to(value, (num_chains, *shape))
 
 
-@partial(jax.jit, static_argnums=(2, 3))
+@bounded_jit(static_argnums=(2, 3))
 def proposed_starts(density: Any, words: Any, strategy: InitStrategy, num_chains: int, fixed: dict[str, Any]) -> Any:
     """Starting points from a strategy, (chain,) of them by site, for kernels that search for none."""
     keys = jax.random.split(random_key(words), num_chains)

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import constraints
+from jax.core import ShapedArray
+from numpyro.distributions import Distribution, constraints
 
 from ..transforms import ModelError
 from ..transforms.indices import IndexUse, index_uses
@@ -91,7 +92,7 @@ def _check_observation(eqn: JaxprEqn, spec: Spec, operands: Sequence[Value], at:
         value = value if axis is None else np.moveaxis(value, depth + i + axis, depth + i)
     batch = value.shape[: value.ndim - base.event_dim]
     try:
-        check_values(spec.name, base, value, np.broadcast_to(used, batch), _support(spec))
+        check_values(spec.name, base, value, np.broadcast_to(used, batch), _support(spec, base))
     except ModelError as e:
         raise ModelError(f"{e} ({source_line(eqn, at.around)})") from None
 
@@ -105,9 +106,9 @@ def _leaf(operand: Value) -> Any:
 _UNKNOWN = object()
 
 
-def _support(spec: Spec) -> Any:
-    """The support of one element, where it does not depend on parameters that are arrays; else None."""
+def _support(spec: Spec, base: Distribution) -> Any:
+    """The support of one event of the base distribution, where its parameters are known numbers, the same for all elements; else None."""
     support = spec.support
-    while isinstance(support, constraints.independent):
+    while isinstance(support, constraints.independent) and support.event_dim > base.event_dim:
         support = support.base_constraint
-    return None if jax.tree.leaves(support, is_leaf=lambda x: hasattr(x, "shape")) else support
+    return support if all(np.ndim(x) == 0 and not isinstance(x, ShapedArray) for x in jax.tree.leaves(support)) else None

@@ -238,3 +238,23 @@ def test_events_in_loops():
     data[4, 1, 2] = np.nan
     with pytest.raises(ModelError, match=r"NaN at index \(4, 1, 2\)"):
         lc.trace(model, data)
+
+
+@pytest.mark.parametrize(
+    ("law", "good", "bad"),
+    [
+        (dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)), [0.5, 1.0], [0.5, np.inf]),
+        (dist.Dirichlet(jnp.ones(3)), [0.2, 0.3, 0.5], [0.2, 0.3, 0.9]),
+        (dist.Multinomial(3, jnp.ones(2) / 2), [1, 2], [1, 1]),
+        (dist.Bernoulli(0.5).expand([2]).to_event(1), [0, 1], [0, 2]),
+        (dist.Beta(1.0, 1.0).expand([2, 2]).to_event(2), np.full((2, 2), 0.5), np.full((2, 2), 1.5)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_supports_of_events_in_loops(law, good, bad):
+    def model(y):
+        jax.lax.scan(lambda c, v: (c, lc.sample("y", law, obs=v)), 0.0, y)
+
+    lc.trace(model, np.array([good] * 3))
+    with pytest.raises(ModelError, match=r"'y': the observed value .* at index (\(?1\b).*outside the support"):
+        lc.trace(model, np.array([good, bad, good]))
