@@ -6,7 +6,7 @@ if __name__ == "inference":
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
 from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
-from .flymc import BreakEvenWarning, FlyMC, RowsOnDeviceWarning, bounds
+from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
@@ -28,6 +28,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FlyMC",
+    "FullEvaluationWarning",
     "InterruptWarning",
     "RowsOnDeviceWarning",
     "Slice",
