@@ -7,7 +7,7 @@ from ..ppl.factors.host import NotOnHostError
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
 from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
-from .flymc import BreakEvenWarning, FlyMC, RowsOnDeviceWarning, bounds
+from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
@@ -29,6 +29,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FlyMC",
+    "FullEvaluationWarning",
     "InterruptWarning",
     "NotOnHostError",
     "ProgramFolderWarning",

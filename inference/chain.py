@@ -57,7 +57,7 @@ class Buffer(NamedTuple):
 
     Attributes:
         real: (capacity, dim + number of them). The position and the real statistics.
-        whole: int32, (capacity, number of them). The other statistics.
+        whole: int32, or int64 if a statistic is, (capacity, number of them). The other statistics.
     """
 
     real: jax.Array
@@ -137,7 +137,8 @@ def buffer_for(capacity: int, dim: int, dtype: Any, stats: dict[str, str]) -> Bu
         stats: kinds by name, as in `Transition.stats`.
     """
     real, whole = _by_kind(stats)
-    return Buffer(jnp.zeros((capacity, dim + len(real)), dtype), jnp.zeros((capacity, len(whole)), jnp.int32))
+    kept = jnp.int64 if "int64" in stats.values() else jnp.int32
+    return Buffer(jnp.zeros((capacity, dim + len(real)), dtype), jnp.zeros((capacity, len(whole)), kept))
 
 
 def read_buffer(buffer: Buffer, dim: int, stats: dict[str, str]) -> Draw:
@@ -155,7 +156,7 @@ def _by_kind(stats: dict[str, str]) -> tuple[list[str], list[str]]:
 def _write(buffer: Buffer, count: Any, draw: Draw, kinds: dict[str, str]) -> Buffer:
     real, whole = _by_kind(kinds)
     values = jnp.concatenate([draw.position, jnp.stack([draw.stats[name].astype(buffer.real.dtype) for name in real])])
-    others = jnp.stack([draw.stats[name].astype(jnp.int32) for name in whole])
+    others = jnp.stack([draw.stats[name].astype(buffer.whole.dtype) for name in whole])
     return Buffer(buffer.real.at[count].set(values), buffer.whole.at[count].set(others))
 
 

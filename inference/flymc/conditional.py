@@ -51,20 +51,17 @@ class Conditional:
 
     Attributes:
         kind: of the bounds. rest: the model without its rows.
-        capacity: of the list of bright rows. candidates: of the list of proposed ones.
+        capacity: of the buffer of bright rows.
         explicit: whether updates look at all dark rows instead.
     """
 
     kind: Kind
     rest: Rest
     capacity: int
-    candidates: int
     explicit: bool = False
 
     def with_larger_buffer(self, num: int) -> "Conditional":
-        """With a longer list: four times of bright rows or, where that holds all `num` already, twice of proposed ones."""
-        if self.capacity >= num:
-            return replace(self, candidates=2 * self.candidates)
+        """With a buffer of four times as many bright rows, or of all `num`. That of proposed rows has no end to overflow (`propose`)."""
         return self.with_capacity(min(4 * self.capacity, num))
 
     def with_capacity(self, bright: int) -> "Conditional":
@@ -98,7 +95,7 @@ class Conditional:
         rows = jnp.where(
             inside, self.kind.total(bound_data.moments, natural), self.whole(bound_data, natural, inside | skip) - bound_data.cumulative[-1]
         )
-        return Point(position, natural, inside, log_prior + rows), jnp.where(inside, 0, len(bound_data.anchor)).astype(jnp.int32)
+        return Point(position, natural, inside, log_prior + rows), jnp.where(inside, 0, len(bound_data.anchor)).astype(jnp.int64)
 
     def holds(self, bound_data: BoundData, natural: Natural):
         """Whether the bounds hold there."""

@@ -35,19 +35,22 @@ class Purpose(IntEnum):
     DARKEN = 23
 
 
-def propose(bound_data: BoundData, stream: Stream, size: int):
+def propose(bound_data: BoundData, stream: Stream):
     """The rows proposed to become bright.
 
+    Their number comes from a table that ends with 1, `BoundData.poisson`, so that it is below the table's length.
+
     Returns:
-        index, (size,) int32; which of them count, (size,) bool, each row once; whether the buffer was too small, () bool.
+        index, (length of the table,) int32; which of them count, bool, each row once.
     """
+    size = len(bound_data.poisson)
     dtype = bound_data.cumulative.dtype
     number = jnp.searchsorted(bound_data.poisson, uniform(stream, Purpose.NUMBER, dtype=dtype), side="right")
     at = uniform(stream, Purpose.WHICH, (size,), dtype=dtype) * bound_data.cumulative[-1]
     index = jnp.minimum(jnp.searchsorted(bound_data.cumulative, at, side="right"), len(bound_data.cumulative) - 1).astype(jnp.int32)
     order = jnp.arange(size)
     again = ((index[:, None] == index) & (order < order[:, None])).any(1)
-    return index, (order < number) & ~again, number >= size
+    return index, (order < number) & ~again
 
 
 def update(conditional: Conditional, bound_data: BoundData, stream: Stream, point: Point, bright: BrightSet):
@@ -98,7 +101,7 @@ def _appended(bright: BrightSet, kept, index, gap, pull) -> BrightSet:
 
 def flip(conditional: Conditional, bound_data: BoundData, stream: Stream, point: Point, bright: BrightSet):
     """The implicit `update`."""
-    capacity, size, dtype = conditional.capacity, conditional.candidates, bound_data.cumulative.dtype
+    capacity, size, dtype = conditional.capacity, len(bound_data.poisson), bound_data.cumulative.dtype
 
     def odds(index, gap):
         """o_n, of being bright at this point."""
@@ -107,7 +110,7 @@ def flip(conditional: Conditional, bound_data: BoundData, stream: Stream, point:
     used = jnp.arange(capacity) < bright.count
     asked = -jnp.expm1(-bound_data.rate[bright.index])
     stays = uniform(stream, Purpose.DARKEN, (capacity,), dtype=dtype) * odds(bright.index, bright.gap) >= asked
-    index, new, short = propose(bound_data, stream, size)
+    index, new = propose(bound_data, stream)
 
     def already(k, found):
         part = lax.dynamic_slice_in_dim(jnp.where(used, bright.index, -1), k * TILE, TILE)
@@ -121,4 +124,4 @@ def flip(conditional: Conditional, bound_data: BoundData, stream: Stream, point:
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), (bright.index, bright.gap, bright.pull), (index, seen.gap, seen.pull))
     bright = _appended(conditional.all_dark(bound_data), kept, *both)
     refuted = jnp.where(point.inside, seen.refuted, -1)
-    return bright, new.sum(dtype=jnp.int32), short | (bright.count > capacity), refuted
+    return bright, new.sum(dtype=jnp.int32), bright.count > capacity, refuted

@@ -51,7 +51,8 @@ class FlyMC:
     An iteration moves the parameters given z, and then updates z. Rows, predictors and bounds are found in the model: the observed site of
     a plate whose likelihood depends on the latent variables through linear predictors (Bernoulli, Binomial, Poisson, negative
     binomial, Categorical, Normal, Student-t, Cauchy, logistic or, by interval arithmetic, your own). Bounds are proved, not searched for;
-    most hold on a ball around the mode, and where a chain leaves it a pass over all rows keeps it exact. Chains run in float64.
+    most hold on a ball around the mode, and where a chain leaves it a pass over all rows keeps it exact. Chains run in float64. Rows may
+    have weights, L_n^s (`handlers.scale`), and priors may be hierarchies, centred or not.
 
     Args:
         model: a model, or its log density, which already holds its data.

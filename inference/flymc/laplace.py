@@ -237,5 +237,6 @@ def _newton(at: Callable[[np.ndarray], _Model], u: np.ndarray, factor: Factor) -
     raise SamplerError(
         f"FlyMC: no mode of the posterior was found: after {_MAX_NEWTON} Newton steps the gradient still is {steepest:.3g}. Either site "
         f"{factor.site!r} ({factor.site_line}) and the priors have no mode at a finite point (perfectly separated classes without a "
-        "prior), or the posterior is not log-concave near its centre; give proper priors, or use lc.NUTS."
+        "prior), or the posterior is not log-concave near its centre, even with latent scales factored out; give proper priors, or use "
+        "lc.NUTS."
     )

@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
     Attributes:
         acceptance_rate: (). log_density: (), nats, of the parameters and the bright rows that it ended with.
-        queries: int32, (). Likelihoods evaluated.
+        queries: int64, (). Likelihoods evaluated; those of one move of many steps over many bright rows may be more than 2^31.
         short: bool, (). A buffer overflowed: the chain is no longer exact. refuted: int32, (). A row whose bound exceeded its likelihood,
             or -1.
     """
@@ -106,4 +106,4 @@ def _move(conditional: Conditional, bound_data: BoundData, stream: Stream, here:
     rate = jnp.where(jnp.isfinite(gain), jnp.exp(jnp.minimum(gain, 0)), 0)
     accepted = uniform(stream, Purpose.ACCEPT, dtype=dtype) < rate
     here = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), Location(w, end, bright), here)
-    return here, rate, num_steps * bright.count + passed, refuted
+    return here, rate, num_steps * bright.count.astype(jnp.int64) + passed, refuted

@@ -155,7 +155,7 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
         dimming=dimming,
         rate=rate,
         cumulative=jnp.cumsum(rate),
-        poisson=jnp.asarray(poisson.cdf(np.arange(candidates), total)),
+        poisson=jnp.asarray(_table(candidates, total)),
         moments=_moments(kind, factor.rows, anchor, bound, dimming),
         metric=jnp.asarray(normal.metric),
         radius=jnp.asarray(radius),
@@ -167,7 +167,7 @@ def _around(found: Laplace, factor: Factor, rest: Rest, kind: Kind, constants: A
         constants=constants,
     )
     explicit = z_update == "explicit" or (z_update is None and bright > _MANY * len(anchor))
-    conditional = Conditional(kind, rest, capacity, candidates, explicit)
+    conditional = Conditional(kind, rest, capacity, explicit)
     bound_data = bound_data._replace(scale=jnp.asarray(_whitening(kind, bound_data, found, rest.names)))
     return Setup(conditional, bound_data, softening, 1.7 if few else 2.5, bright, found.queries + 2 * len(anchor), factor)
 
@@ -326,6 +326,14 @@ def _whitening(kind: Kind, bound_data: BoundData, found: Laplace, names: tuple[s
     if not values[0] > SMALLEST:  # bounds that are no maximum there
         values, vectors = scaled_eigh(found.hessian)
     return vectors / np.sqrt(values)
+
+
+def _table(size: int, mean: float) -> np.ndarray:
+    """The distribution function of a Poisson variable on 0, 1, ..., size - 1, which leaves out ten standard deviations: 1e-22 at most."""
+    table = poisson.cdf(np.arange(size), mean)
+    assert table[-1] > 1 - 1e-14  # what rounding leaves of it
+    table[-1] = 1.0
+    return table
 
 
 def _buffer_size(least: float) -> int:

@@ -63,7 +63,7 @@ class GivenState(NamedTuple):
 
     Attributes:
         last: at the point where it was evaluated last. first: where the transition began. A move mostly ends at one of the two.
-        queries: int32, (). Likelihoods evaluated in this transition.
+        queries: int64, (). Likelihoods evaluated in this transition.
     """
 
     last: EvaluatedPoint
@@ -113,7 +113,7 @@ class RotationTransition(Transition):
         return {
             "n_steps": "int32",
             "n_bright": "int32",
-            "n_queries": "int32",
+            "n_queries": "int64",
             "acceptance_rate": "float",
             "lp": "float",
             "step_size": "float",
@@ -183,7 +183,7 @@ class GivenTransition(Transition):
 
     @property
     def stats(self) -> dict[str, str]:
-        return {**self.inner.stats, "n_bright": "int32", "n_queries": "int32"}
+        return {**self.inner.stats, "n_bright": "int32", "n_queries": "int64"}
 
     @property
     def uses_gradient(self) -> bool:
@@ -195,7 +195,7 @@ class GivenTransition(Transition):
     def start(self, plan: Plan, position: Any):
         bound_data = _bound_data_of(plan)
         known = EvaluatedPoint(self.conditional.point_at(bound_data, position)[0], self.conditional.all_dark(bound_data))
-        return self._evaluate(bound_data, position, GivenState(known, known, jnp.int32(0), Faults.none()))
+        return self._evaluate(bound_data, position, GivenState(known, known, jnp.int64(0), Faults.none()))
 
     def _evaluate(self, bound_data: BoundData, position, auxiliary: GivenState):
         """Log density given z and, if it is used, gradient; the auxiliary state, with the likelihoods counted."""
@@ -248,7 +248,7 @@ class GivenTransition(Transition):
         @program
         def transition(state, noise):
             stream = state.stream
-            state, draw = move(state._replace(auxiliary=state.auxiliary._replace(first=state.auxiliary.last, queries=jnp.int32(0))), noise)
+            state, draw = move(state._replace(auxiliary=state.auxiliary._replace(first=state.auxiliary.last, queries=jnp.int64(0))), noise)
             log_density, gradient, auxiliary = reconsider(stream, state.position, state.auxiliary)
             stats = {**draw.stats, "n_bright": auxiliary.last.bright.count, "n_queries": auxiliary.queries, "lp": log_density}
             return state._replace(log_density=log_density, gradient=gradient, auxiliary=auxiliary), Draw(draw.position, stats)

@@ -50,12 +50,11 @@ def log_scales_of(density: LogDensity) -> Callable[[Sequence[Any], Any], jax.Arr
 
 def _log_scale(dist: Distribution) -> Any:
     """log |det| of the linear map from the distribution's standard form to a sample; 0 if it has none."""
-    shape = dist.batch_shape
-    base, _ = peel(dist)
+    base: Any = peel(dist)[0]
     while isinstance(base, TransformedDistribution):
-        base, _ = peel(base.base_dist)
+        base = peel(base.base_dist)[0]
     if isinstance(base, _SCALED):
         return jnp.log(jnp.broadcast_to(base.scale, dist.shape())).sum()
     if isinstance(base, continuous.MultivariateNormal):
-        return jnp.broadcast_to(jnp.log(jnp.diagonal(base.scale_tril, axis1=-2, axis2=-1)).sum(-1), shape).sum()
+        return jnp.broadcast_to(jnp.log(jnp.diagonal(base.scale_tril, axis1=-2, axis2=-1)).sum(-1), dist.batch_shape).sum()
     return jnp.zeros(())

@@ -56,6 +56,7 @@ _NAMES_BY_ROOM = {
         "EvidenceRangeWarning",
         "FailedRestartWarning",
         "FlyMC",
+        "FullEvaluationWarning",
         "InterruptWarning",
         "NotOnHostError",
         "ProgramFolderWarning",

@@ -15,6 +15,7 @@ from .inference import EllipticalSlice as EllipticalSlice
 from .inference import EvidenceRangeWarning as EvidenceRangeWarning
 from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FlyMC as FlyMC
+from .inference import FullEvaluationWarning as FullEvaluationWarning
 from .inference import InterruptWarning as InterruptWarning
 from .inference import NotOnHostError as NotOnHostError
 from .inference import ProgramFolderWarning as ProgramFolderWarning
@@ -76,6 +77,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FlyMC",
+    "FullEvaluationWarning",
     "InitError",
     "InterruptWarning",
     "KeywordError",

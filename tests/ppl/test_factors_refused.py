@@ -86,10 +86,21 @@ def joint_event():
     lc.sample("y", dist.MultivariateNormal(linear(), jnp.eye(N)), obs=REAL)  # SITE
 
 
-def scaled():
-    predictor = linear()
-    with handlers.scale(scale=2.0):
+def scaled_by_a_latent():
+    predictor, power = linear(), lc.sample("power", dist.HalfNormal(1.0))
+    with handlers.scale(scale=power):
         observed(dist.Normal(predictor, 1.0))
+
+
+def scaled_by_nan():
+    predictor, weights = linear(), np.ones(N)
+    weights[[3, 5]] = np.nan
+    with numpyro.validation_enabled(False), handlers.scale(scale=jnp.asarray(weights)):
+        observed(dist.Normal(predictor, 1.0))
+
+
+def ordered_classes():
+    observed(dist.OrderedLogistic(linear(), jnp.array([-1.0, 1.0])), np.zeros(N, int))
 
 
 def masked_by_a_latent():
@@ -170,7 +181,9 @@ CASES = [
     (inside_vmap, r"site 'y' \(SITE\) stands inside `jax.vmap`.*plate"),
     (inside_a_branch, r"site 'y' \(SITE\) stands inside a `cond`"),
     (joint_event, r"site 'y' \(SITE\): MultivariateNormal has events of shape \(12,\)"),
-    (scaled, r"site 'y' \(SITE\) is scaled by `handlers.scale`.*repeat the rows"),
+    (scaled_by_a_latent, r"site 'y' \(SITE\) is scaled by a latent variable.*survey weights"),
+    (scaled_by_nan, r"site 'y' \(SITE\) is scaled by nan in row 3 \(2 of 12 rows\)"),
+    (ordered_classes, r"site 'y' \(SITE\): OrderedLogistic gives ordered classes.*cut points.*lc.NUTS"),
     (masked_by_a_latent, r"site 'y' \(SITE\) is masked by a value that depends on a latent"),
     (sorted_rows, r"site 'y' \(SITE\).*`loc` is not affine.*`sort` \(HERE.*\) is not affine"),
     (rows_mixed, r"site 'y' \(SITE\).*`loc` is not affine.*`exp` \(HERE"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from luciole.inference.flymc import flips
+from luciole.inference.flymc import flips, setup
 from luciole.inference.flymc.flips import flip, redraw
 from luciole.transforms.streams import key_words, stream_for
 
@@ -113,9 +113,13 @@ def test_where_many_rows_are_bright_all_are_drawn_anew(small_logistic):
     assert not small_logistic(softening=60.0, z_update="implicit").conditional.explicit
 
 
-def test_too_little_room_is_reported(found):
-    f = found.bound_data
-    with jax.enable_x64(True):
-        run = jax.jit(lambda stream: flips.propose(f, stream, 4))
-        short = [bool(run(stream_for(key_words(jax.random.key(k)), 0))[2]) for k in range(3)]
-    assert all(short)
+def test_proposals_never_reach_the_end_of_their_table(found):
+    """Whatever the uniform number: the table ends with 1, and leaves out next to nothing."""
+    table = np.asarray(found.bound_data.poisson)
+    assert np.searchsorted(table, np.nextafter(1.0, 0.0), side="right") < len(table)
+    for mean in (1e-9, 0.3, 5.0, 300.0, 1e5):
+        size = setup._buffer_size(mean + 10 * np.sqrt(mean) + 16)
+        whole = stats.poisson.cdf(np.arange(2 * size), mean)
+        np.testing.assert_allclose(setup._table(size, mean), whole[:size], rtol=0, atol=1e-15)
+        assert setup._table(size, mean)[-1] == 1.0
+    assert found.conditional.with_larger_buffer(60).capacity == 64 and found.conditional.with_larger_buffer(10**6).capacity >= 128

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro import handlers
 
 import luciole as lc
 from luciole import dist
 from luciole.inference.flymc import laplace, setup
 from luciole.inference.flymc.setup import set_up
-from luciole.ppl.factors import find_factor
+from luciole.ppl.factors import POWER, FullEvaluationWarning, find_factor, usable
 
 RNG = np.random.default_rng(7)
 
@@ -116,3 +117,107 @@ def test_what_was_computed_is_what_is_refused():
         setup._refuse(kind, found._replace(gap=np.array([0, 0, np.nan, 0, -1e-3])))
     with pytest.raises(lc.BoundError, match=r"value or slope at its anchor, first at row 3 \(1 of 5 rows\)"):
         setup._refuse(kind, quiet._replace(touches=np.arange(5) != 3))
+
+
+X = RNG.normal(size=(30, 2)).astype(np.float32)
+Y = (RNG.uniform(size=30) < 0.5).astype(np.float32)
+GROUP = RNG.integers(0, 5, 30)
+
+
+def rows(distribution, y=Y, name="row", site="y"):
+    with lc.plate(name, len(y)):
+        lc.sample(site, distribution, obs=y)
+
+
+def normals(name, *shape):
+    return lc.sample(name, dist.Normal(0, 1).expand(shape).to_event(len(shape)))
+
+
+@pytest.mark.parametrize("scale", [0.25, "data"])
+def test_survey_weights_and_tempering_are_powers(scale):
+    weights = RNG.gamma(2.0, 0.5, 30).astype(np.float32)
+
+    def model(x, weights):
+        w = normals("w", 2)
+        with handlers.scale(scale=0.25 if scale == 0.25 else weights):
+            rows(dist.Bernoulli(logits=x @ w))
+
+    density = lc.log_density(lc.model(model), X, weights)
+    factor = find_factor(density)
+    np.testing.assert_allclose(factor.rows.params[POWER], 0.25 if scale == 0.25 else weights)
+    u = np.array([0.3, -0.7], np.float32)
+    each = jax.vmap(factor.family.log_likelihood, (0, 0, None))(factor.rows.design @ u, factor.rows.params, {})
+    total = (factor.rows.params[POWER] * each).sum() + factor.log_prior(factor.data, u)
+    np.testing.assert_allclose(total, density({"w": u}), rtol=1e-6)
+
+
+def test_rows_of_weight_nothing_are_left_out():
+    """NumPyro refuses a scale of 0 that it can see; one that is computed it cannot."""
+    powers = jnp.asarray(np.where(np.arange(30) % 3 == 0, 0.0, 2.0))
+    used = usable.used_rows(None, [], powers, (30,), [], "site 'y'")
+    np.testing.assert_array_equal(used, np.flatnonzero(np.arange(30) % 3))
+    assert usable.used_rows(None, [], None, (30,), [], "site 'y'") is None
+
+
+def hierarchy(scale):
+    def model():
+        mu, tau = lc.sample("mu", dist.Normal(0, 2)), lc.sample("tau", dist.HalfNormal(1.0))
+        with lc.plate("group", 5):
+            a = scale(mu, tau)
+        rows(dist.Bernoulli(logits=a[GROUP]))
+
+    return model
+
+
+@pytest.mark.parametrize(
+    ("site", "count"),
+    [
+        (lambda mu, tau: lc.sample("a", dist.Normal(mu, tau)), 5),
+        (lambda mu, tau: lc.sample("a", dist.StudentT(4.0, mu, 2 * tau)), 5),
+        (lambda mu, tau: jnp.log(lc.sample("a", dist.LogNormal(mu, tau))), 5),
+        (lambda mu, tau: lc.sample("a", dist.MultivariateNormal(mu * jnp.ones(2), scale_tril=tau * jnp.eye(2)))[:, 0], 10),
+        (lambda mu, tau: mu + tau * lc.sample("a", dist.Normal(0, 1)), None),
+    ],
+)
+def test_a_centred_hierarchy_has_its_mode_where_it_has_one_uncentred(site, count):
+    density = lc.log_density(lc.model(hierarchy(site)))
+    factor = find_factor(density)
+    assert (factor.log_scales is None) == (count is None)
+    if count is not None:
+        at = [0.0 if n != "tau" else 0.3 for n, s in density.positions.items() for _ in range(int(np.prod(s.shape)))]
+        zero = [0.0] * len(at)
+        rise = factor.log_scales(factor.data, jnp.asarray(at)) - factor.log_scales(factor.data, jnp.asarray(zero))
+        np.testing.assert_allclose(rise, 0.3 * count, rtol=1e-5)
+
+
+def test_another_tall_site_is_named():
+    long = np.zeros(2000, np.float32)
+
+    def two():
+        b = normals("b")
+        rows(dist.Normal(b * jnp.ones(2000), 1.0), long)
+        rows(dist.Poisson(jnp.exp(b * jnp.ones(1500))), long[:1500].astype(int), "other", "counts")
+
+    with pytest.warns(FullEvaluationWarning, match=r"site 'counts' .* has 1500 observations.*only 'y' .* taken apart"):
+        find_factor(lc.log_density(lc.model(two)), "y")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda w, p: dist.NegativeBinomial2(jnp.exp(X @ w), p),
+            r"NegativeBinomial2, has latent .*\(concentration\).*dispersion must",
+        ),
+        (lambda w, p: dist.ZeroInflatedPoisson(0.5 * p / (1 + p), jnp.exp(X @ w)), r"ZeroInflatedPoisson, has latent .*\('p'\).*lc.NUTS"),
+        (lambda w, p: dist.ZeroInflatedNegativeBinomial2(jnp.exp(X @ w), p, gate=0.3), r"ZeroInflatedProbs, has latent .*\('p'\)"),
+    ],
+)
+def test_other_latent_parameters_are_named(model, message):
+    def whole():
+        w, p = normals("w", 2), lc.sample("p", dist.Gamma(2, 1))
+        rows(model(w, p), Y.astype(int))
+
+    density = lc.log_density(lc.model(whole))
+    with pytest.raises(lc.SamplerError, match=message):
+        set_up(find_factor(density), density)
