@@ -11,6 +11,7 @@ from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning
 from .nuts import NUTS
+from .predict import predict
 from .random_walk import RWM
 from .slice import Slice
 
@@ -33,5 +34,6 @@ __all__ = [
     "Slice",
     "bounds",
     "compare_evidence",
+    "predict",
     "sgd_evidence",
 ]

@@ -61,6 +61,7 @@ class MCMC:
         step_size: (chain,). As adapted.
         inverse_mass_matrix: (chain, dim) or (chain, dim, dim). As adapted.
         state: the chains after their last transition.
+        program: the traced model of the run.
         cost: `setup_seconds` (of kernels that look at the data first; 0 for others), `compile_seconds` (tracing included),
             `sampling_seconds`, `gradient_evaluations` (that chains needed, the search for starts included), `gradient_slots`
             (computed, chains that wait included), `log_density_evaluations` and `log_density_slots` (the same for log densities
@@ -175,6 +176,10 @@ class MCMC:
         if not self.keep_warmup:
             return None
         return {name: stat[:, self._warming] for name, stat in self._done.outcome.stats.items()}
+
+    @property
+    def program(self) -> ModelProgram:
+        return self._done.program
 
     @property
     def state(self) -> ChainState:

@@ -7,13 +7,16 @@ from .density import LogDensity, ScaledLatentWarning, log_density
 from .graph import render_model
 from .initial import InitStrategy, init_to_median, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
-from .predictive import log_likelihood, posterior_predictive, prior_predictive
+from .predictive import SaturatedDrawWarning, log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
+from .samples import PriorDrawWarning
 
 __all__ = [
     "InitStrategy",
     "LogDensity",
     "ModelProgram",
+    "PriorDrawWarning",
+    "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Site",
     "condition",

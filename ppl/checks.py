@@ -69,7 +69,8 @@ def check_observation(name: str, dist: Distribution, value: Any) -> None:
         if (nan & used).any():
             raise ModelError(
                 f"site {name!r}: the observed value is NaN at index {_first(nan & used)} ({int((nan & used).sum())} of {nan.size} in "
-                "all). Drop these rows, or mask them: `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
+                "all). Drop these rows; or have them imputed, `lc.sample(name, fn, obs=y, obs_mask=~jnp.isnan(y))`; or leave them out of "
+                "the density, `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
             )
     support = base.support
     if support is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(support)):

@@ -39,11 +39,7 @@ class _Skeleton:
 
     @functools.cached_property
     def positions(self) -> dict[str, jax.ShapeDtypeStruct]:
-        found = {}
-        for s in self.program.latents.values():
-            lead = (*s.loops, *(size for size, _ in reversed(s.spec.vmaps)))
-            found[s.name] = jax.ShapeDtypeStruct((*lead, *(s.spec.unconstrained_shape or ())), s.dtype)
-        return found
+        return {n: jax.ShapeDtypeStruct(s.unconstrained_shape, s.dtype) for n, s in self.program.latents.items()}
 
     @functools.cached_property
     def scored(self) -> Split:

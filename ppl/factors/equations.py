@@ -18,8 +18,8 @@ from ...transforms.equations import dependents, reads_any, run_equations, run_ja
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, equation_context, open_jaxpr
 from ...transforms.source_lines import equation_frames
 from ..interpreters import site_value
-from ..primitives import is_site
-from ..program import ModelProgram, has_sites
+from ..primitives import has_sites, is_site
+from ..program import ModelProgram
 from ..spec import Spec
 from ..walker import run_equation
 from .hoist import Hoist

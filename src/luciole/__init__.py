@@ -21,6 +21,8 @@ _NAMES_BY_ROOM = {
     ".ppl": (
         "LogDensity",
         "ModelProgram",
+        "PriorDrawWarning",
+        "SaturatedDrawWarning",
         "condition",
         "deterministic",
         "factor",
@@ -47,6 +49,7 @@ _NAMES_BY_ROOM = {
         "Slice",
         "bounds",
         "compare_evidence",
+        "predict",
         "sgd_evidence",
     ),
     ".transforms": (

@@ -13,9 +13,12 @@ from .inference import FlyMC as FlyMC
 from .inference import Slice as Slice
 from .inference import bounds as bounds
 from .inference import compare_evidence as compare_evidence
+from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
 from .ppl import ModelProgram as ModelProgram
+from .ppl import PriorDrawWarning as PriorDrawWarning
+from .ppl import SaturatedDrawWarning as SaturatedDrawWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
 from .ppl import factor as factor
@@ -59,8 +62,10 @@ __all__ = [
     "LucioleWarning",
     "ModelError",
     "ModelProgram",
+    "PriorDrawWarning",
     "ProgramError",
     "SamplerError",
+    "SaturatedDrawWarning",
     "Slice",
     "__version__",
     "bounds",
@@ -79,6 +84,7 @@ __all__ = [
     "plate",
     "posterior_predictive",
     "ppl",
+    "predict",
     "prior_predictive",
     "render_model",
     "sample",
