@@ -52,7 +52,7 @@ def predict(fitted: MCMC | Callable[..., Any], key: Any, *args: Any, **kwargs: A
         return predictions(trace(fitted, *args[1:], **kwargs), key, args[0], "predict")
     samples, before = fitted.get_samples(), fitted.program
     program = trace(fitted.kernel.model, *args, **kwargs)
-    names = {*program.sites, *program.missing.absent}
+    names = {*program.sites, *program.missing.absent} & set(before.latents)
     _check_places(before, program)
     data = [n for n, s in before.sites.items() if s.role == "observed"]
     return predictions(program, key, {n: v for n, v in samples.items() if n in names}, "predict", data=data)

@@ -39,13 +39,15 @@ def checked_samples(
     if not isinstance(samples, Mapping):
         raise ModelError(f"{what}: samples are a {type(samples).__name__}; expected a dict by site, such as `mcmc.get_samples()`.")
     known = [*program.sites, *program.missing.absent]
+    known += [n for n in samples if n.endswith("_unobserved") and n.removesuffix("_unobserved") in known]  # of a run on data with holes
+    together = {n for n in samples if f"{n}_unobserved" in samples}  # records of partly given sites, which may be latent in this model
     for name in samples:
         if name not in known:
             raise ModelError(f"{what}: the samples have {name!r}, which is no site of the model{nearest(name, known)}. It has {known}.")
     given: dict[str, np.ndarray] = {}
     lead: tuple[int, ...] | None = None
     for name, site in program.latents.items():
-        if name not in samples:
+        if name not in samples or name in together:
             continue
         value = np.asarray(samples[name])
         cut = value.ndim - len(site.shape)
