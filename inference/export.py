@@ -233,9 +233,9 @@ def _constant_data(run: Run, observed: Values) -> Any:
 
 def _same(value: np.ndarray, observed: np.ndarray) -> bool:
     """Whether an argument is the value of an observed site, which may have changed its dtype on the way."""
-    return (
-        value.dtype.kind != "U" and value.shape == observed.shape and np.array_equal(value.astype(observed.dtype), observed, equal_nan=True)
-    )
+    if value.dtype.kind == "U" or value.shape != observed.shape:
+        return False
+    return np.array_equal(value.astype(observed.dtype), observed, equal_nan=True)
 
 
 def _by_chain(group: str, names: _Names, values: Values, chains: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -169,13 +169,7 @@ def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed
 
 def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values, *, gather: bool = True) -> dict[str, Any]:
     """The records by site, in program order; with `gather`, of the sites of missing data those of the missing elements."""
-
-    def present(spec: Spec, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
-        if spec.name in program.missing.absent:
-            return jnp.zeros(spec.shape, spec.dtype), None
-        return rule(spec, operands, given)
-
-    _, records = walk(program.jaxpr, data, present, inputs)
+    _, records = walk(program.jaxpr, data, program.missing.rule(rule), inputs)
     records = {n: records[n] for n in program.sites if n in records}
     return program.missing.gather(data, records) if gather else records
 

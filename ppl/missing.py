@@ -23,7 +23,7 @@ from jax.core import Tracer
 from ..transforms.equations import run_jaxpr
 from ..transforms.jax_compat import live_jaxpr, open_jaxpr
 from .spec import Spec
-from .walker import walk
+from .walker import Rule, walk
 
 __all__ = ["Missing", "find_missing"]
 
@@ -51,10 +51,25 @@ class Missing:
         """Sites that have no missing element: nobody outside sees them."""
         return {n for n, count in self.counts.items() if count == 0}
 
+    def rule(self, rule: Rule) -> Rule:
+        """The rule for the sites that there are; the others, behind a mask that is nowhere True, are zero."""
+
+        def present(spec: Spec, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
+            return (jnp.zeros(spec.shape, spec.dtype), None) if spec.name in self.absent else rule(spec, operands, given)
+
+        return present if self.absent else rule
+
     def spread(self, data: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` by site with those of missing elements in their places in the whole array, and zero elsewhere."""
         where = self._places(data, values)
         return {n: self._spread(n, where[n], jnp.asarray(v)) if n in where else v for n, v in values.items()}
+
+    def spread_at(self, spec: Spec, operands: Sequence[Any], value: Any) -> Any:
+        """`spread` for one site that stands in no loop, from the operands of its equation."""
+        if not self.counts.get(spec.name):
+            return value
+        mask = spec.apply(lambda dist, scale, missing: missing, operands)
+        return self._spread(spec.name, _places(mask, self.counts[spec.name]), jnp.asarray(value))
 
     def gather(self, data: Sequence[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """The other way: of whole arrays, the missing elements."""
@@ -66,7 +81,7 @@ class Missing:
         if not counts:
             return {}
         masks = dict(zip(self.counts, run_jaxpr(*self.jaxpr, [data[i] for i in self.reads]), strict=True))
-        return {n: jnp.nonzero(jnp.reshape(masks[n], -1), size=count)[0] for n, count in counts.items()}
+        return {n: _places(masks[n], count) for n, count in counts.items()}
 
     def _spread(self, name: str, where: Any, value: Any) -> Any:
         shape = self.shapes[name]
@@ -76,6 +91,11 @@ class Missing:
     def _flat(self, name: str, value: Any) -> Any:
         shape = self.shapes[name]
         return jnp.reshape(value, (math.prod(shape), *value.shape[len(shape) :]))
+
+
+def _places(mask: Any, count: int) -> Any:
+    """Where a mask is True, of the array made flat."""
+    return jnp.nonzero(jnp.reshape(mask, -1), size=count)[0]
 
 
 def find_missing(jaxpr: Any, data: Sequence[Any], latents: Mapping[str, jax.ShapeDtypeStruct], imputed: Sequence[str]) -> Missing:
