@@ -98,6 +98,8 @@ def _masked(name: str, fn: Distribution, sample_shape: tuple[int, ...], obs: Any
     events = np.ndim(obs) - len(fn.event_shape)
     try:
         shape = np.broadcast_shapes(batch, np.shape(obs)[: max(events, 0)], obs_mask.shape)
+        if fn.event_shape and obs_mask.ndim > max(len(batch), events):
+            raise ValueError
     except ValueError:
         raise ModelError(
             f"site {name!r}: obs_mask has shape {obs_mask.shape} and obs {np.shape(obs)}, and the distribution has batch shape {batch} and "

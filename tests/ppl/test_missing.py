@@ -286,6 +286,13 @@ def test_messages(obs, mask, words):
         lc.trace(lambda: lc.sample("y", dist.Normal(jnp.zeros(6), 1.0), obs=obs, obs_mask=mask))
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_an_event_is_missing_as_a_whole(n):
+    d = dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)).expand([n])
+    with pytest.raises(ModelError, match=r"site 'y': obs_mask has shape .* an event is there or missing as a whole"):
+        lc.trace(lambda: lc.sample("y", d, obs=np.zeros((n, 2)), obs_mask=np.ones((n, 2), bool)))
+
+
 def test_without_an_observation_a_mask_plays_no_part():
     program = lc.trace(lambda: lc.sample("y", dist.Normal(jnp.zeros(6), 1.0), obs_mask=GIVEN))
     assert list(program.sites) == ["y"]
