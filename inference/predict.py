@@ -54,7 +54,7 @@ def predict(fitted: MCMC | Callable[..., Any], key: Any, *args: Any, **kwargs: A
     program = trace(fitted.kernel.model, *args, **kwargs)
     names = {*program.sites, *program.missing.absent} & set(before.latents)
     _check_places(before, program)
-    data = [n for n, s in before.sites.items() if s.role == "observed"]
+    data = [n for n in program.sites if n not in before.latents]  # observed in the run, or not there at all
     return predictions(program, key, {n: v for n, v in samples.items() if n in names}, "predict", data=data)
 
 

@@ -181,6 +181,11 @@ def log_density(model: Callable[..., Any], *args: Any, **kwargs: Any) -> LogDens
 
 
 def _check_latent(site: Site) -> None:
+    if site.spec.discrete and site.spec.imputed:
+        raise ModelError(
+            f"site {site.name!r} ({site.line}): the missing values are discrete (support {site.support}), and gradients cannot move them. "
+            "Leave these rows out, or out of the density: `with numpyro.handlers.mask(mask=given)`; `lc.predict` draws them afterwards."
+        )
     if site.spec.discrete:
         raise ModelError(
             f"site {site.name!r} ({site.line}) is latent and discrete (support {site.support}). Gradients cannot move it: observe it, or "

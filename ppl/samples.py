@@ -72,9 +72,14 @@ def _begins(shape: tuple[int, ...], site: Site) -> bool:
 
 
 def _advice(site: Site, begun: bool) -> str:
-    if begun and site.loops and not site.backwards:
+    if not begun:
+        return ""
+    if site.loops and not site.backwards:
         return ", or fewer steps, of which the rest is drawn"
-    return ""
+    return (
+        ". Only a site of a loop goes on from shorter draws: of a plate or an event nobody knows which elements are the old ones. Leave "
+        "the site out of the samples to have it drawn from its prior, or write the series as a `jax.lax.scan`"
+    )
 
 
 def warn_of_open_sites(

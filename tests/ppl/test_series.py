@@ -197,6 +197,15 @@ def test_samples_of_a_loop_that_runs_backwards():
         lc.posterior_predictive(model, KEY, {"x": np.zeros((5, 3))}, 4)
 
 
+def test_samples_of_a_plate_that_has_grown():
+    def model(n):
+        with lc.plate("row", n):
+            lc.sample("e", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ModelError, match=r"site 'e': .* \(5, 20\); expected .*Only a site of a loop .* as a `jax.lax.scan`"):
+        lc.posterior_predictive(model, KEY, {"e": np.zeros((5, 20))}, 25)
+
+
 # --- lc.predict: given the past -----------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +254,23 @@ def test_forecast_of_a_state_space_model_given_its_past():
     ahead = 0.36 + 0.25 * np.arange(1.0, 4.0)
     assert_moments(drawn["level"][:, 4:], 1.5, ahead)
     assert_moments(drawn["y_unobserved"], 1.5, ahead + 1.0)
+
+
+def test_a_forecast_by_a_second_loop():
+    """A model that goes on from its last state: replicates forget the past, predictions do not."""
+
+    def model(y, future):
+        def step(before, y_t):
+            return lc.sample("y", dist.Normal(0.8 * before + a, 1.0), obs=y_t), None
+
+        a = lc.sample("a", dist.Normal(0.0, 1.0))
+        last, _ = jax.lax.scan(step, 0.0, y)
+        jax.lax.scan(lambda before, _: (lc.sample("next", dist.Normal(0.8 * before + a, 1.0)), None), last, None, length=future)
+
+    y, samples = np.array([0.0, 1.0, 2.0]), {"a": np.zeros(DRAWS)}
+    drawn = inference.predict(model, KEY, samples, y, 2)
+    assert set(drawn) == {"next"}
+    assert_moments(drawn["next"], *ar_forecast(0.8, 2, last=2.0))
 
 
 def test_predict_new_rows():
