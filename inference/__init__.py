@@ -12,6 +12,7 @@ from .hmc import HMC
 from .mcmc import MCMC
 from .notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
 from .nuts import NUTS
+from .predict import predict
 from .random_walk import RWM
 from .slice import Slice
 
@@ -37,5 +38,6 @@ __all__ = [
     "Slice",
     "bounds",
     "compare_evidence",
+    "predict",
     "sgd_evidence",
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import numpy as np
 
-from ..ppl import InitStrategy, log_density
+from ..ppl import InitStrategy, ModelProgram, log_density
 from ..ppl.initial import as_strategy
 from ..transforms.calls import answering, check_arguments, verb
 from ..transforms.errors import NoAttributeError, SamplerError
@@ -69,6 +69,7 @@ class MCMC:
         step_size: (chain,). As adapted.
         inverse_mass_matrix: (chain, dim) or (chain, dim, dim). As adapted.
         state: the chains after their last transition.
+        program: the traced model of the run.
         cost: `setup_seconds` (of kernels that look at the data first; 0 for others), `compile_seconds` (tracing included),
             `sampling_seconds`, `gradient_evaluations` (that chains needed, the search for starts included), `gradient_slots`
             (computed, chains that wait included), `log_density_evaluations` and `log_density_slots` (the same for log densities
@@ -225,6 +226,10 @@ class MCMC:
         if not self.keep_warmup:
             return None
         return {name: stat[:, self._warming] for name, stat in self._done.outcome.stats.items()}
+
+    @property
+    def program(self) -> ModelProgram:
+        return self._done.program
 
     @property
     def state(self) -> ChainState:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..ppl import InitStrategy
+from ..ppl.gate import as_array
 from ..transforms.autobatch import program
 from ..transforms.bounded import bounded_jit
-from ..transforms.errors import InitError, SamplerError
+from ..transforms.errors import InitError, ModelError, SamplerError
 from ..transforms.keys import random_key
 from ..transforms.streams import random_bits
 from .layout import Layout
@@ -109,8 +110,10 @@ def start_positions(init_params: Any, layout: Layout, num_chains: int) -> np.nda
 def _fitting(what: str, value: Any, shape: tuple[int, ...], num_chains: int) -> np.ndarray:
     """A value of that shape for all chains, or for each, as (chain, *shape)."""
     try:
-        value = np.asarray(value)
-    except Exception:  # ragged lists, abstract values
+        value = np.asarray(as_array(value, what))
+    except ModelError as e:
+        raise SamplerError(str(e)) from None
+    except Exception:  # abstract values
         value = np.asarray(None)
     if value.dtype.kind not in "biuf":
         raise SamplerError(f"{what}: values of dtype {value.dtype} found, numbers expected.")

@@ -9,8 +9,9 @@ from .graph import render_model
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
 from .precision import PrecisionWarning
-from .predictive import log_likelihood, posterior_predictive, prior_predictive
+from .predictive import SaturatedDrawWarning, log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
+from .samples import PriorDrawWarning
 from .walker import LostDerivativeWarning
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "ModelProgram",
     "NothingObservedWarning",
     "PrecisionWarning",
+    "PriorDrawWarning",
+    "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Site",
     "condition",

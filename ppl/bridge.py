@@ -8,7 +8,7 @@ may not contain (params, subsampling, keys) is refused here, by name.
 import functools
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, peel, split_distribution
 
 __all__ = ["Bridge", "current_bridge", "trace_context"]
+
+_LATENT_PART = "_unobserved"
 
 # Names the trace in progress to JAX's caches; () outside.
 trace_context = jax.make_user_context(())
@@ -69,8 +71,11 @@ class Bridge(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.step: Any = None  # index of the step inside numpyro.contrib.control_flow.scan, else None
+        self.steps: tuple[tuple[Any, int], ...] = ()  # the numpyro.contrib.control_flow.scans around: index of the step, and their number
+        self.backwards = False  # whether one of them runs from its end
+        self.masked: tuple[str, Distribution] | None = None  # the last observed site that NumPyro's `obs_mask` may have made
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
+        self.shared: list[str] = []  # sites to which a handler gives more axes than their distributions have
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
 
     def __enter__(self) -> "Bridge":
@@ -105,20 +110,42 @@ class Bridge(Messenger):
         if msg["kwargs"].get("sample_shape"):
             dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
         warn_of_lost_precision(name, dist, jnp.result_type(float))
+        value = msg["value"]
+        given = value if value is None or not self.steps or msg.get("stated") else self._step_of(value, name, dist)
+        if isinstance(given, _Begun):
+            return self._begun(msg, name, dist, given)
+        missing = self._missing(name, dist, value)
+        shared = value is not None and given is value and np.ndim(value) > len(dist.shape()) and _from_a_handler(value)
+        self.shared += [name] if shared else []
+        return self._site(msg, name, dist, given, missing=missing, shared=shared)
+
+    def _site(
+        self,
+        msg: dict[str, Any],
+        name: str,
+        dist: Distribution,
+        value: Any,
+        *,
+        missing: Any = None,
+        kept: bool = False,
+        shared: bool = False,
+    ) -> Any:
+        """Binds one site. missing: the mask of a latent site that imputes, True where it does."""
         leaves, treedef, static, order = split_distribution(dist, name)
         plates = _plates(msg)
-        value = self._given(msg, dist)
         observed = value is not None
         if observed:
             value = coded(dist, as_array(value, f"site {name!r}: obs"))
-            shape, dtype = check_shape(name, dist, value, plates), value.dtype
+            shape = check_shape(name, dist, value, plates)
             if shape != value.shape:
                 value = (jnp if isinstance(value, jax.Array) else np).broadcast_to(value, shape)
             check_observation(name, dist, value)
+            value, dtype = _wide_enough(value, dist)
         else:
             shape, dtype = dist.shape(), _dtype(dist)
         scale = msg["scale"]
-        operands = [*leaves, *([value] if observed else []), *([scale] if is_array(scale) else [])]
+        beside = [value] if observed else [] if missing is None else [_broadcast(missing, dist.batch_shape)]
+        operands = [*leaves, *beside, *([scale] if is_array(scale) else [])]
         unconstrained_shape, unit_jacobian = _unconstrained(dist, shape) if not observed else (None, True)
         spec = Spec(
             name=name,
@@ -138,15 +165,55 @@ class Bridge(Messenger):
             unconstrained_shape=unconstrained_shape,
             unit_jacobian=unit_jacobian,
             support=_printable(dist.support),
+            imputed=missing is not None,
+            kept=kept,
+            shared=shared,
         )
         return bind_site(spec, operands)
 
-    def _given(self, msg: dict[str, Any], dist: Distribution) -> Any:
-        """The value that the statement or a handler gives to the site, if any; one step of it inside a contrib scan."""
-        value = msg["value"]
-        if value is not None and not msg.get("stated") and self.step is not None and np.ndim(value) == len(dist.shape()) + 1:
-            return jnp.asarray(value)[self.step]
-        return value
+    def _step_of(self, value: Any, name: str, dist: Distribution) -> "Any | _Begun":
+        """One step of what a handler around contrib scans gives to a site inside: a value for every step, or one for all."""
+        shape, own, lengths = np.shape(value), tuple(dist.shape()), tuple(n for _, n in self.steps)
+        if len(shape) <= len(own):
+            return value
+        if len(shape) != len(own) + len(lengths) or shape[1 : len(lengths)] != lengths[1:] or shape[0] > lengths[0]:
+            raise ModelError(
+                f"site {name!r}: a handler around a `scan` of {lengths[0]} steps gives it a value of shape {shape}; expected one for every "
+                f"step, {(*lengths, *own)}, or for the first of them, to leave the others open. Cut the series, or make the scan longer."
+            )
+        value, index = jnp.asarray(value), tuple(i for i, _ in self.steps)
+        if shape[0] == lengths[0]:
+            return value[index]
+        if self.backwards:
+            raise ModelError(
+                f"site {name!r}: a handler gives it {shape[0]} of {lengths[0]} steps of a `scan` with reverse=True, where the first "
+                "elements come last. Give all of them, or reverse the series and scan forwards."
+            )
+        return _Begun(value[(jnp.minimum(index[0], shape[0] - 1), *index[1:])] if shape[0] else None, index[0] < shape[0])
+
+    def _begun(self, msg: dict[str, Any], name: str, dist: Distribution, begun: "_Begun") -> Any:
+        """A site with a series that ends before its loop: given as long as it lasts, latent from there. See `missing`."""
+        drawn = self._site(msg, f"{name}_unobserved", dist.mask(~begun.lasts), None, missing=~begun.lasts)
+        if begun.value is None:
+            value = drawn
+        else:
+            observed = self._site(msg, f"{name}_observed", dist.mask(begun.lasts), begun.value, kept=True)
+            value = jnp.where(begun.lasts, observed, drawn)
+        return _deterministic({**msg, "value": value})
+
+    def _missing(self, name: str, dist: Distribution, value: Any) -> Any:
+        """The mask of what is missing, if the site is the second of the two that `obs_mask` makes: known by name, kind and mask."""
+        first, self.masked = self.masked, None
+        innermost = _PYRO_STACK[-1]
+        if not isinstance(innermost, handlers.mask) or not is_array(innermost.mask):
+            return None
+        base = peel(dist)[0]
+        if value is not None:
+            self.masked = (name, base)
+        elif first is not None and name.endswith(_LATENT_PART):
+            same = first[0] == name.removesuffix(_LATENT_PART) + "_observed" and type(first[1]) is type(base)
+            return innermost.mask if same else None
+        return None
 
     def _control_flow(self, msg: dict[str, Any]) -> Any:
         """NumPyro's own scan and cond, as the plain `lax` ones: the sites inside are found in the jaxpr.
@@ -171,15 +238,23 @@ class Bridge(Messenger):
         length = length if length is not None else jax.tree.leaves(xs)[0].shape[0]
 
         def step(carry: Any, x: Any) -> Any:
-            outer, self.step = self.step, x[0]
+            outer, self.steps = self.steps, (*self.steps, (x[0], length))
+            backwards, self.backwards = self.backwards, self.backwards or reverse
             try:
                 with _Stated():
                     return body(carry, x[1])
             finally:
-                self.step = outer
+                self.steps, self.backwards = outer, backwards
 
         carry, ys = lax.scan(step, init, (jnp.arange(length), xs), length=length, reverse=reverse)
         return (length, None, carry), (PytreeTrace({}), ys)
+
+
+class _Begun(NamedTuple):
+    """One step of a series that is shorter than its loop: its value there (None if it has none), and whether it lasts."""
+
+    value: Any
+    lasts: Any
 
 
 class _Stated(Messenger):
@@ -194,11 +269,29 @@ def current_bridge() -> "Bridge | None":
     return next((h for h in reversed(_PYRO_STACK) if isinstance(h, Bridge)), None)
 
 
+def _from_a_handler(value: Any) -> bool:
+    """Whether a site's value is one of those that `condition` or `substitute` holds, and not its statement's."""
+    held = [h.data for h in _PYRO_STACK if isinstance(h, (handlers.condition, handlers.substitute)) and h.data]
+    return any(v is value for data in held for v in data.values())
+
+
+def _broadcast(mask: Any, shape: tuple[int, ...]) -> Any:
+    return mask if np.shape(mask) == shape else (jnp if isinstance(mask, jax.Array) else np).broadcast_to(mask, shape)
+
+
 def _dtype(dist: Distribution) -> Any:
     """The dtype of a draw. What is continuous has the default float; what is discrete is asked."""
     if dist.support is None or not dist.support.is_discrete:
         return jnp.result_type(float)
     return jax.eval_shape(lambda: dist.sample(jax.random.key(0))).dtype
+
+
+def _wide_enough(value: Any, dist: Distribution) -> tuple[Any, Any]:
+    """An observation, and its dtype: counts of fewer bits than draws have in the dtype of draws, which need not be as small."""
+    if np.issubdtype(value.dtype, np.integer) and value.dtype.itemsize < 4:
+        drawn = _dtype(dist)
+        value = value.astype(drawn if np.issubdtype(drawn, np.integer) else np.int32)
+    return value, value.dtype
 
 
 def _deterministic(msg: dict[str, Any]) -> Any:

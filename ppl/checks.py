@@ -93,7 +93,8 @@ def check_values(name: str, base: Distribution, value: np.ndarray, used: np.ndar
         if (nan & used).any():
             raise ModelError(
                 f"site {name!r}: the observed value is NaN at index {_first(nan & used)} ({int((nan & used).sum())} of {nan.size} in "
-                "all). Drop these rows, or mask them: `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
+                "all). Drop these rows; or have them imputed, `lc.sample(name, fn, obs=y, obs_mask=~jnp.isnan(y))`; or leave them out of "
+                "the density, `with numpyro.handlers.mask(mask=~jnp.isnan(y))`."
             )
     if support is None or any(isinstance(x, Tracer) for x in jax.tree.leaves(support)):
         return

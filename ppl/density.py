@@ -23,6 +23,7 @@ from ..transforms import KeywordError, LucioleWarning, ModelError
 from ..transforms.calls import fits
 from ..transforms.partial import Split, split
 from . import interpreters
+from .gate import as_array
 from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
 
@@ -45,11 +46,7 @@ class _Skeleton:
 
     @functools.cached_property
     def positions(self) -> dict[str, jax.ShapeDtypeStruct]:
-        found = {}
-        for s in self.program.latents.values():
-            lead = (*s.loops, *(size for size, _ in reversed(s.spec.vmaps)))
-            found[s.name] = jax.ShapeDtypeStruct((*lead, *(s.spec.unconstrained_shape or ())), s.dtype)
-        return found
+        return {n: jax.ShapeDtypeStruct(s.unconstrained_shape, s.dtype) for n, s in self.program.latents.items()}
 
     @functools.cached_property
     def scored(self) -> Split:
@@ -98,7 +95,7 @@ class LogDensity:
         return sum(math.prod(s.shape) for s in self.skeleton.positions.values())
 
     def __call__(self, position: Mapping[str, Any]) -> jax.Array:
-        self._check(position)
+        position = self._checked(position)
         if all(isinstance(x, Tracer) for x in [*self.data, *position.values()]):
             # About to be compiled: to differentiate and lower a copy that was traced before costs a fifth more.
             values = {n: jnp.asarray(position[n], s.dtype) for n, s in self.skeleton.positions.items()}
@@ -128,7 +125,7 @@ class LogDensity:
 
     def constrain(self, position: Mapping[str, Any]) -> dict[str, Any]:
         """Position -> constrained values of the latent and the deterministic sites."""
-        self._check(position)
+        position = self._checked(position)
         return interpreters.constrain(self.program, self.data, position)
 
     def unconstrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +133,7 @@ class LogDensity:
         missing = [n for n in self.positions if n not in values]
         if missing:
             raise ModelError(f"values have no entry for the latent site {missing[0]!r}; expected one for each of {list(self.positions)}.")
-        return interpreters.unconstrain(self.program, self.data, {n: values[n] for n in self.positions})
+        return interpreters.unconstrain(self.program, self.data, {n: as_array(values[n], f"site {n!r}: the value") for n in self.positions})
 
     def joint(self, values: Mapping[str, Any]) -> jax.Array:
         """log p(x, y) at constrained values of the latent sites, nats, without Jacobians: a scalar, of one draw of each site."""
@@ -150,21 +147,23 @@ class LogDensity:
                     f"site {name!r}: the value has shape {np.shape(values[name])}, expected {site.shape} (constrained, of one draw; "
                     "`jax.vmap` goes over many)."
                 )
-        scores = interpreters.score_values(self.program, self.data, {name: values[name] for name in latents})
+        scores = interpreters.score_values(self.program, self.data, {n: as_array(values[n], f"site {n!r}: the value") for n in latents})
         return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
-    def _check(self, position: Mapping[str, Any]) -> None:
+    def _checked(self, position: Mapping[str, Any]) -> dict[str, Any]:
         expected = self.skeleton.positions
         unknown, missing = [n for n in position if n not in expected], [n for n in expected if n not in position]
         if unknown or missing:
             what = f"has no latent site {unknown[0]!r}" if unknown else f"needs a value for the latent site {missing[0]!r}"
             raise ModelError(f"the model {what}; a position is a dict with exactly the keys {list(expected)}.")
+        arrays = {name: as_array(position[name], f"site {name!r}: the position") for name in expected}
         for name, struct in expected.items():
-            if np.shape(position[name]) != struct.shape:
+            if arrays[name].shape != struct.shape:
                 raise ModelError(
-                    f"site {name!r}: the position has shape {np.shape(position[name])}, expected {struct.shape} (unconstrained; "
+                    f"site {name!r}: the position has shape {arrays[name].shape}, expected {struct.shape} (unconstrained; "
                     "`density.unconstrain` turns constrained values into a position)."
                 )
+        return arrays
 
     def report(self, position: Mapping[str, Any], gradients: bool = True) -> str:
         """What a person needs to see when a starting point is not valid: a line for every site, worst first.
@@ -236,6 +235,11 @@ def _refuse_separate_arguments(model: Any, args: Sequence[Any], kwargs: Mapping[
 
 
 def _check_latent(site: Site) -> None:
+    if site.spec.discrete and site.spec.imputed:
+        raise ModelError(
+            f"site {site.name!r} ({site.line}): the missing values are discrete (support {site.support}), and gradients cannot move them. "
+            "Leave these rows out, or out of the density: `with numpyro.handlers.mask(mask=given)`; `lc.predict` draws them afterwards."
+        )
     if site.spec.discrete:
         raise ModelError(
             f"site {site.name!r} ({site.line}) is latent and discrete (support {site.support}). Gradients cannot move it: observe it, or "

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout, subjaxprs
-from .primitives import is_site
-from .program import ModelProgram, site_names
+from .primitives import is_site, site_names
+from .program import ModelProgram
 
 __all__ = ["Edge", "edges"]
 
@@ -33,6 +33,7 @@ def edges(program: ModelProgram) -> list[Edge]:
     found: set[Edge] = set()
     inner, _ = open_jaxpr(program.jaxpr)
     _walk(inner, [_NOTHING] * len(inner.constvars), found, _NOTHING)
+    found = {e for e in found if program.missing.absent.isdisjoint((e.parent, e.child))}
     lagged = {(e.parent, e.child) for e in found if e.lagged}
     plain = {(e.parent, e.child) for e in found if not e.lagged}
     return sorted(Edge(p, c) for p, c in plain) + sorted(Edge(p, c, True) for p, c in lagged - plain)

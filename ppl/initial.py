@@ -18,6 +18,7 @@ import numpy as np
 from numpyro.distributions import Distribution
 
 from ..transforms import InitError
+from .gate import as_array
 from .program import ModelProgram, Site
 from .spec import distribution_name, drawn
 
@@ -169,7 +170,7 @@ def init_to_value(values: Mapping[str, Any], radius: float = 2.0) -> InitStrateg
     """
     if not isinstance(values, Mapping):
         raise InitError(f"init_to_value: found a {type(values).__name__}; expected a dict of constrained values by site name.")
-    return _Value(radius=float(radius), values={n: np.asarray(v) for n, v in values.items()})
+    return _Value(radius=float(radius), values={n: np.asarray(as_array(v, f"init_to_value: site {n!r}")) for n, v in values.items()})
 
 
 _MAKERS = {

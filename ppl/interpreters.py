@@ -12,6 +12,7 @@
 `position` is a dict by latent site in unconstrained space, `values` one in constrained space.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,14 +35,22 @@ Strategy = Callable[[Any, Distribution, Any, tuple[int, ...], str], Any]
 
 
 def generate(
-    program: ModelProgram, data: Data, key: Any, values: Values | None = None, *, resample_observed: bool = False
+    program: ModelProgram,
+    data: Data,
+    key: Any,
+    values: Values | None = None,
+    *,
+    resample_observed: bool = False,
+    resample_kept: bool = False,
 ) -> dict[str, Any]:
     """Run the model forwards. Sites in `values` take them, the others are drawn.
 
     Args:
         key: split over sites and loop steps up front.
-        values: constrained values by site, of the sites' whole shapes.
-        resample_observed: draw observed sites too (the predictive distributions) where they are not in `values`.
+        values: constrained values by site, of the sites' whole shapes, or the first steps of a site in a loop: the rest is drawn.
+        resample_observed: draw observed sites too (the predictive distributions) where they are not in `values`, except the past of a
+            series that its loop continues.
+        resample_kept: draw that past too.
 
     Returns:
         The value of every site but factors, by name.
@@ -54,16 +63,21 @@ def generate(
             return operands[0], operands[0]
         if spec.kind == "factor":
             return operands[spec.num_leaves], None
-        if "value" in given:
+        if "value" in given and "known" not in given:
             value = given["value"]
-        elif spec.observed and not resample_observed:
+        elif spec.observed and (not resample_observed or (spec.kept and not resample_kept)):
             value = operands[spec.num_leaves]
         else:
             value = spec.apply(_draw(spec), operands, _split(given["key"], spec))
         value = jnp.asarray(value, spec.dtype)
+        if "known" in given:
+            value = jnp.where(_over_events(given["known"], value), jnp.asarray(given["value"], spec.dtype), value)
         return value, value
 
-    inputs = {n: {"key": k, **({"value": values[n]} if n in values else {})} for n, k in keys.items()}
+    begun = {n: _continued(program.sites[n], v) for n, v in values.items()}
+    whole = program.missing.spread(data, {n: v for n, (v, _) in begun.items()})
+    known = program.missing.spread(data, {n: k for n, (_, k) in begun.items() if k is not None})
+    inputs = {n: _without_none({"key": k, "value": whole.get(n), "known": known.get(n)}) for n, k in keys.items()}
     return _run(program, data, rule, inputs)
 
 
@@ -74,7 +88,7 @@ def constrain(program: ModelProgram, data: Data, position: Values) -> dict[str, 
         value = site_value(spec, operands, u)
         return value, value if spec.latent or spec.kind == "deterministic" else None
 
-    return _run(program, data, rule, position)
+    return _run(program, data, rule, program.missing.spread(data, position))
 
 
 def unconstrain(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def unconstrain(program: ModelProgram, data: Data, values: Values) -> dict[str, 
         value = jnp.asarray(value, spec.dtype)
         return value, spec.apply(lambda dist, scale, obs, x: spec.bijection(dist).inv(x), operands, value)
 
-    return _run(program, data, rule, values)
+    return _run(program, data, rule, program.missing.spread(data, values))
 
 
 def score_sites(program: ModelProgram, data: Data, position: Values, without: str = "") -> dict[str, Any]:
@@ -107,17 +121,17 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
         if not spec.latent:
             total = spec.apply(lambda dist, scale, obs: _scaled(_log_prob(dist, obs), scale), operands)
             return operands[spec.num_leaves], total_of(total)
-        value, total = spec.apply(_score_latent(spec), operands, u)
+        value, total = spec.apply(_score_latent(spec, spec.name in program.missing.counts), operands, u)
         return value, total_of(total)
 
-    return _run(program, data, rule, position)
+    return _run(program, data, rule, program.missing.spread(data, position), gather=False)
 
 
 def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
     """log p(y_i | values) of every element of every observed site (nats), of the site's shape without its event axes.
 
-    NaN where an element is masked, or its site stands in the branch of a `cond` that was not taken: it is no observation. A `scale`
-    handler plays no part: it weighs the density, it is no probability of an observation.
+    NaN where an element is masked or missing, or its site stands in the branch of a `cond` that was not taken: it is no observation. A
+    `scale` handler plays no part: it weighs the density, it is no probability of an observation.
     """
 
     def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
@@ -131,7 +145,8 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
             return site_value(spec, operands, None), None
         return operands[spec.num_leaves], spec.apply(scored, operands)
 
-    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in _run(program, data, rule, values).items()}
+    scores = _run(program, data, rule, program.missing.spread(data, values), gather=False)
+    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in scores.items()}
 
 
 def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
@@ -148,7 +163,7 @@ def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str,
         value = jnp.asarray(value, spec.dtype)
         return value, total_of(spec.apply(lambda dist, scale, obs, x: total_of(_scaled(dist.log_prob(x), scale)), operands, value))
 
-    return _run(program, data, rule, values)
+    return _run(program, data, rule, program.missing.spread(data, values), gather=False)
 
 
 def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed: Values | None = None) -> dict[str, Any]:
@@ -170,13 +185,36 @@ def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed
 
         return spec.apply(one, operands, _split(given["key"], spec))
 
-    inputs = {n: {"key": k, **({"value": fixed[n]} if n in fixed else {})} for n, k in keys.items()}
+    whole = program.missing.spread(data, fixed)
+    inputs = {n: _without_none({"key": k, "value": whole.get(n)}) for n, k in keys.items()}
     return _run(program, data, rule, inputs)
 
 
-def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values) -> dict[str, Any]:
-    _, records = walk(program.jaxpr, data, rule, inputs)
-    return {n: records[n] for n in program.sites if n in records}
+def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values, *, gather: bool = True) -> dict[str, Any]:
+    """The records by site, in program order; with `gather`, of the sites of missing data those of the missing elements."""
+    _, records = walk(program.jaxpr, data, program.missing.rule(rule), inputs)
+    records = {n: records[n] for n in program.sites if n in records}
+    return program.missing.gather(data, records) if gather else records
+
+
+def _continued(site: Site, value: Any) -> tuple[Any, Any]:
+    """A value of the site's whole shape, and None; or one with fewer steps, filled up, and which of its leading entries are known."""
+    value = jnp.asarray(value)
+    if value.shape == site.shape or value.shape[1:] != site.shape[1:]:
+        return value, None
+    steps = jnp.arange(site.shape[0]) < value.shape[0]
+    whole = jnp.concatenate([value, jnp.zeros((site.shape[0] - value.shape[0], *value.shape[1:]), value.dtype)])
+    inner = () if site.packed else site.loops[1:]
+    return whole, jnp.broadcast_to(steps.reshape(-1, *(1 for _ in inner)), (site.shape[0], *inner))
+
+
+def _over_events(known: Any, value: Any) -> Any:
+    """A mask of elements with axes for their events behind."""
+    return known if known.ndim == 0 else known.reshape(*known.shape, *(1 for _ in range(value.ndim - known.ndim)))
+
+
+def _without_none(entries: dict[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in entries.items() if v is not None}
 
 
 def site_value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
@@ -189,16 +227,18 @@ def site_value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
     return jnp.asarray(value, spec.dtype)
 
 
-def _score_latent(spec: Spec) -> Callable[..., tuple[Any, Any]]:
-    def score(dist: Distribution, scale: Any, obs: Any, u: Any) -> tuple[Any, Any]:
+def _score_latent(spec: Spec, packed: bool) -> Callable[..., tuple[Any, Any]]:
+    def score(dist: Distribution, scale: Any, missing: Any, u: Any) -> tuple[Any, Any]:
         if spec.unit_jacobian:
-            return u, total_of(_scaled(_log_prob(dist, u), scale))
-        bijection = spec.bijection(dist)
-        value = bijection(u)
-        if not jnp.size(value):
-            return value, jnp.zeros((), jnp.result_type(float))
-        log_det = bijection.log_abs_det_jacobian(u, value)
-        return value, total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
+            value, total = u, total_of(_scaled(_log_prob(dist, u), scale))
+        else:
+            bijection = spec.bijection(dist)
+            value = bijection(u)
+            if not jnp.size(value):
+                return value, jnp.zeros((), jnp.result_type(float))
+            log_det = bijection.log_abs_det_jacobian(u, value)
+            total = total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
+        return value, total if missing is None or packed else total + _idle(u, missing)
 
     return score
 
@@ -213,12 +253,26 @@ def _log_prob(dist: Distribution, value: Any) -> Any:
     return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))
 
 
+def _idle(u: Any, missing: Any) -> Any:
+    """log N(u; 0, 1) of the coordinates that belong to no missing element: they touch nothing and need a density of their own."""
+    missing = missing.reshape(*missing.shape, *(1 for _ in range(u.ndim - missing.ndim)))
+    return jnp.sum(jnp.where(missing, 0.0, -0.5 * u**2 - 0.5 * math.log(2 * math.pi)))
+
+
 def _masked(log_det: Any, dist: Distribution) -> Any:
     """Zero where the site is masked: a masked element has no density at all, and stays flat in its unconstrained coordinates."""
     for mask, event_dim in peel(dist)[1]:
         if event_dim == dist.event_dim:
             log_det = jnp.where(mask, log_det, 0.0)
     return log_det
+
+
+def _unless_masked(log_prob: Any, dist: Distribution) -> Any:
+    """NaN where an element is masked, or all of an event."""
+    for mask, event_dim in peel(dist)[1]:
+        inner = tuple(range(event_dim - dist.event_dim, 0)) if jnp.ndim(mask) else ()
+        log_prob = log_prob if mask is True else jnp.where(jnp.any(jnp.asarray(mask), axis=inner), log_prob, jnp.nan)
+    return log_prob
 
 
 def _draw(spec: Spec) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import Distribution
@@ -59,10 +60,12 @@ def sample(
         obs: the observed value, of shape batch + event of `fn`; None makes the site latent.
         sample_shape: further independent dimensions, to the left of the distribution's batch shape.
         infer: hints for inference algorithms, passed on.
-        obs_mask: boolean, broadcastable to the batch shape: where False the value is imputed (a latent site `name_unobserved`).
+        obs_mask: boolean, of the batch shape or broadcastable to it: False where the value is missing, whatever stands in `obs` there.
+            What is missing is a latent site `name_unobserved` of shape (number missing, *event), in the order of the array, loops first;
+            what is there the observed site `name_observed`. Without `obs` it plays no part.
 
     Returns:
-        The value, of shape sample_shape + batch + event.
+        The value, of shape sample_shape + batch + event. With `obs_mask` it is put together from both, and recorded under `name`.
 
     Raises:
         ModelError: outside a model; `fn` is no distribution; `obs` is not numeric, has NaN, does not fit, or lies outside the support.
@@ -77,7 +80,33 @@ def sample(
         raise _outside(f"site {name!r}")
     if obs is not None:
         obs = as_array(obs, f"site {name!r}: obs")
+    if obs is None:
+        obs_mask = None
+    elif obs_mask is not None:
+        obs_mask = as_array(obs_mask, f"site {name!r}: obs_mask")
+        fn, sample_shape = _masked(name, fn, sample_shape, obs, obs_mask), ()
     return numpyro.sample(name, fn, obs=obs, sample_shape=sample_shape, infer=infer, obs_mask=obs_mask)
+
+
+def _masked(name: str, fn: Distribution, sample_shape: tuple[int, ...], obs: Any, obs_mask: Any) -> Distribution:
+    """The distribution of an observation that is given in part, with all axes of the two; NumPyro forgets `sample_shape` there."""
+    if obs_mask.dtype != bool:
+        raise ModelError(
+            f"site {name!r}: obs_mask has dtype {obs_mask.dtype}; expected booleans, True where the value is observed, such as "
+            "`obs_mask=~jnp.isnan(y)`."
+        )
+    batch = (*sample_shape, *fn.batch_shape)
+    events = np.ndim(obs) - len(fn.event_shape)
+    try:
+        shape = np.broadcast_shapes(batch, np.shape(obs)[: max(events, 0)], obs_mask.shape)
+        if fn.event_shape and obs_mask.ndim > max(len(batch), events):
+            raise ValueError
+    except ValueError:
+        raise ModelError(
+            f"site {name!r}: obs_mask has shape {obs_mask.shape} and obs {np.shape(obs)}, and the distribution has batch shape {batch} and "
+            f"event shape {tuple(fn.event_shape)}. Give one truth value for each event of `obs`; an event is there or missing as a whole."
+        ) from None
+    return fn if shape == fn.batch_shape else fn.expand(shape)
 
 
 def deterministic(name: str, value: Any) -> Any:

@@ -6,28 +6,32 @@ The batch function is compiled once for a model and the shapes of its data; new 
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..transforms import ModelError, structure
+from ..transforms import LucioleWarning, ModelError
 from ..transforms.bounded import bounded_jit
 from ..transforms.calls import verb
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
+from .samples import Samples, checked_samples, warn_of_open_sites
 from .words import PREDICTIVE
 
-__all__ = ["log_likelihood", "log_likelihood_of", "posterior_predictive", "prior_predictive"]
+__all__ = ["SaturatedDrawWarning", "log_likelihood", "log_likelihood_of", "posterior_predictive", "predictions", "prior_predictive"]
 
 _BATCH_BYTES = 32 * 2**20
 _MAX_BATCH = 1000
 
-Samples = Mapping[str, Any]
+
+class SaturatedDrawWarning(LucioleWarning):
+    """Draws of a discrete site are the largest number of their dtype: what was to be drawn is larger still."""
 
 
 @verb("lc.prior_predictive(model, key, num_samples, *args, **kwargs)", PREDICTIVE)
@@ -44,35 +48,74 @@ def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, /, *
 
     Raises:
         ModelError: as `trace`; a site cannot be sampled; num_samples is not positive; `key` is no key.
+
+    Warns:
+        SaturatedDrawWarning: a draw is the largest number of its dtype.
     """
     if not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
         raise ModelError(f"prior_predictive: num_samples is {num_samples!r}; expected a positive integer.")
     program = trace(model, *args, **kwargs)
-    return _in_batches(_forwards, program, _typed(key), {}, int(num_samples))
+    return _in_batches(_anew, program, _typed(key), {}, int(num_samples))
 
 
 @verb("lc.posterior_predictive(model, key, samples, *args, **kwargs)", PREDICTIVE)
 def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-    """Draws of what `samples` leave open: observed sites, deterministic sites (always recomputed), latent sites that are not in `samples`.
+    """Draws of data like those observed: y ~ p(y | sample), to lay beside them; deterministic sites are computed again.
+
+    Observed sites are drawn anew whether or not their observation is given. So a model that carries its observations along forgets
+    them: for what comes after the data use `lc.predict`. One thing stays: a series that a handler around a
+    `numpyro.contrib.control_flow.scan` gives to fewer steps than the scan has, which is NumPyro's way to forecast.
 
     Args:
-        model: the model; args and kwargs are its arguments, and may be new data of other shapes. Observed sites are drawn whether or
-            not their observation is given.
+        model: the model; args and kwargs are its arguments, and may be new data of other shapes.
         key: a random key, legacy or new-style.
         samples: constrained values of latent sites by name, with the same leading axes for all: (draw, ...) or (chain, draw, ...).
-            Entries that are no latent site (deterministic ones, say) are ignored.
+            Of a site in a loop fewer steps will do: the rest is drawn. Entries that are deterministic or observed sites are ignored.
 
     Returns:
-        By site, (*leading axes, *site shape).
+        By site, (*leading axes, *site shape): what `samples` leave open.
+
+    Raises:
+        ModelError: as `trace`; a name in `samples` is no site of the model, or a shape does not fit.
+
+    Warns:
+        PriorDrawWarning: a latent site on which others depend is not in `samples`.
+        SaturatedDrawWarning: a draw is the largest number of its dtype.
     """
     program = trace(model, *args, **kwargs)
-    given, lead = _given(program, samples)
+    given, lead = checked_samples(program, samples, "posterior_predictive")
     if not given:
         raise ModelError(
             f"posterior_predictive: none of {list(samples)} is a latent site of the model ({list(program.latents)}). For draws from the "
             "prior use `lc.prior_predictive`."
         )
+    warn_of_open_sites(program, given, "posterior_predictive", kept=lambda site: site.spec.kept)
     return _in_batches(_forwards, program, _typed(key), given, math.prod(lead), lead)
+
+
+def predictions(
+    program: ModelProgram, key: Any, samples: Samples, what: str, *, data: Collection[str] = (), stacklevel: int = 3
+) -> dict[str, np.ndarray]:
+    """Draws of what samples and observations leave open, given both: `lc.predict` of a model that is traced already.
+
+    Args:
+        samples: as for `posterior_predictive`.
+        data: sites that are known to be data, observed where the samples come from.
+    """
+    given, lead = checked_samples(program, samples, what)
+    if not given:
+        raise ModelError(f"{what}: none of {list(samples)} is a latent site of the model ({list(program.latents)}).")
+    if all(n in given and given[n].shape[1:] == s.shape for n, s in program.latents.items()) and not _computed(program):
+        raise ModelError(
+            f"{what}: every site of the model is given, by the samples or by its observation, so there is nothing to predict. Leave the "
+            "new observations out: `None`, or `obs_mask` where they are unknown. For replicates of the data use `lc.posterior_predictive`."
+        )
+    warn_of_open_sites(program, given, what, kept=lambda site: True, data=data, stacklevel=stacklevel + 1)
+    return _in_batches(_onwards, program, _typed(key), given, math.prod(lead), lead)
+
+
+def _computed(program: ModelProgram) -> bool:
+    return any(s.kind == "deterministic" for s in program.sites.values())
 
 
 @verb("lc.log_likelihood(model, samples, *args, **kwargs)", PREDICTIVE)
@@ -84,15 +127,18 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, *
         samples: constrained values of all latent sites, with the same leading axes for all.
 
     Returns:
-        By observed site, (*leading axes, *site shape without its event axes). NaN where an element is masked: it is no observation
-        (`MCMC.to_arviz` leaves it out). A `scale` handler plays no part.
+        By observed site, (*leading axes, *site shape without its event axes). A `scale` handler plays no part. What is masked is no
+        observation, and NaN; so is what is missing of a site with `obs_mask` (`MCMC.to_arviz` leaves both out).
+
+    Raises:
+        ModelError: as `trace`; a latent site is not in `samples`, a name in them is no site of the model, or a shape does not fit.
     """
     return log_likelihood_of(trace(model, *args, **kwargs), samples)
 
 
 def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.ndarray]:
     """`log_likelihood` of a model that is traced already."""
-    given, lead = _given(program, samples)
+    given, lead = checked_samples(program, samples, "log_likelihood", begun=False)
     missing = [n for n in program.latents if n not in given]
     if missing:
         raise ModelError(
@@ -106,26 +152,22 @@ def _typed(key: Any) -> jax.Array:
     return random_key(key_words(key))
 
 
-def _given(program: ModelProgram, samples: Samples) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """The entries of `samples` that are latent sites, with one flat leading axis; and the leading axes they had."""
-    given: dict[str, np.ndarray] = {}
-    lead: tuple[int, ...] | None = None
-    for name, site in program.latents.items():
-        if name not in samples:
-            continue
-        value = np.asarray(samples[name])
-        cut = value.ndim - len(site.shape)
-        if cut < 1 or value.shape[cut:] != site.shape or (lead is not None and value.shape[:cut] != lead):
-            expected = f"{lead} + {site.shape}" if lead else f"(draw, ...) or (chain, draw, ...) before the site's shape {site.shape}"
-            raise ModelError(f"site {name!r}: the samples have shape {value.shape}; expected {expected}.")
-        lead = value.shape[:cut]
-        given[name] = value.reshape(math.prod(lead), *site.shape)
-    return given, lead or ()
-
-
 def _forwards(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
     drawn = interpreters.generate(program, data, key, values, resample_observed=True)
-    return {n: v for n, v in drawn.items() if n not in values}
+    return {n: v for n, v in drawn.items() if not (_whole(program, n, values) or program.sites[n].spec.kept)}
+
+
+def _anew(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    return interpreters.generate(program, data, key, values, resample_observed=True, resample_kept=True)
+
+
+def _onwards(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    drawn = interpreters.generate(program, data, key, values)
+    return {n: v for n, v in drawn.items() if not (_whole(program, n, values) or program.sites[n].role == "observed")}
+
+
+def _whole(program: ModelProgram, name: str, values: Samples) -> bool:
+    return name in values and values[name].shape == program.sites[name].shape
 
 
 def _pointwise(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
@@ -140,7 +182,7 @@ class _Forward:
 
     @functools.cached_property
     def _key(self) -> Any:
-        return structure(self.program.jaxpr, differentiated=False)
+        return self.program.structure_key(differentiated=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Forward) and self._key == other._key
@@ -174,4 +216,24 @@ def _in_batches(
         batch = _batch(one, _Forward(program), program.data, key, numbers.astype(np.uint32), {n: v[numbers] for n, v in values.items()})
         for name, value in batch.items():
             out[name][begin : begin + size] = np.asarray(value)[: total - begin]
+    if one is not _pointwise:
+        _warn_of_saturation(program, out)
     return {n: v.reshape(*lead, *v.shape[1:]) for n, v in out.items()}
+
+
+def _warn_of_saturation(program: ModelProgram, drawn: Mapping[str, np.ndarray]) -> None:
+    """What a sampler draws beyond the range of its dtype comes out at the end of that range."""
+    for name, value in drawn.items():
+        site = program.sites[name]
+        if not site.spec.discrete or not np.issubdtype(value.dtype, np.integer):
+            continue
+        ends = np.iinfo(value.dtype)
+        beyond = int(np.count_nonzero(value == ends.max) + (np.count_nonzero(value == ends.min) if ends.min < 0 else 0))
+        if beyond:
+            warnings.warn(
+                f"site {name!r} ({site.line}): {beyond} of {value.size} draws of {site.spec.distribution} are at the end of the range of "
+                f"{value.dtype}, {ends.max}: what was to be drawn is larger. Count in larger units, model a rate, or switch on 64 bits: "
+                '`jax.config.update("jax_enable_x64", True)`.',
+                SaturatedDrawWarning,
+                stacklevel=4,
+            )

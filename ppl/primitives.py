@@ -19,10 +19,12 @@ from ..transforms.jax_compat import (
     define_batching,
     define_jvp,
     define_result,
+    open_jaxpr,
+    subjaxprs,
 )
 from .spec import Spec
 
-__all__ = ["bind_site", "is_site"]
+__all__ = ["bind_site", "has_sites", "is_site", "site_names"]
 
 
 class SampleEffect(Effect):
@@ -45,6 +47,18 @@ def bind_site(spec: Spec, operands: Sequence[Any]) -> Any:
 
 def is_site(eqn: JaxprEqn) -> bool:
     return eqn.primitive is site_p
+
+
+def has_sites(eqn: JaxprEqn) -> bool:
+    """Whether an equation is a site or has one inside."""
+    return is_site(eqn) or any(has_sites(e) for sub in subjaxprs(eqn) for e in open_jaxpr(sub)[0].eqns)
+
+
+def site_names(eqn: JaxprEqn) -> list[str]:
+    """The names of the sites inside an equation, in program order."""
+    if is_site(eqn):
+        return [eqn.params["spec"].name]
+    return [n for sub in subjaxprs(eqn) for e in open_jaxpr(sub)[0].eqns for n in site_names(e)]
 
 
 def _result(*avals: Any, spec: Spec) -> tuple[ShapedArray, set[SampleEffect]]:

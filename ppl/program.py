@@ -21,11 +21,12 @@ from .bridge import Bridge, trace_context
 from .dims import deterministic_dims, site_dims
 from .gate import Argument, admit
 from .messages import line_of, translated_error
-from .primitives import is_site
+from .missing import Missing, find_missing
+from .primitives import has_sites, is_site
 from .spec import Spec
 from .survey import survey
 
-__all__ = ["ModelProgram", "Site", "has_sites", "site_names", "trace"]
+__all__ = ["ModelProgram", "Site", "trace"]
 
 _trace_numbers = itertools.count()
 
@@ -43,6 +44,8 @@ class Site:
         loops: the lengths of the scans around the site, outermost first.
         line: file and line of the statement.
         spec: the static half of the equation.
+        packed: whether the site is what is missing of a partly given one: its shape is then (number missing, *event).
+        backwards: whether a scan around it runs from its end.
     """
 
     name: str
@@ -55,10 +58,21 @@ class Site:
     loops: tuple[int, ...]
     line: str
     spec: Spec
+    packed: bool = False
+    backwards: bool = False
 
     @property
     def latent(self) -> bool:
         return self.spec.latent
+
+    @property
+    def unconstrained_shape(self) -> tuple[int, ...]:
+        """The shape of the site's part of a position."""
+        own = self.spec.unconstrained_shape or ()
+        if not self.packed:
+            return (*self.loops, *(size for size, _ in reversed(self.spec.vmaps)), *own)
+        batch = len(self.spec.shape) - len(self.spec.vmaps) - self.spec.event_dim
+        return (self.shape[0], *own[batch:])
 
     @property
     def role(self) -> str:
@@ -68,7 +82,7 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class ModelProgram:
-    """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate.
+    """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate, `.missing` data.
 
     `.arguments` are the arrays among the model's arguments, by parameter and path, and `.absent` its parameters that are None;
     `.indices` says which index goes into which axis of what, in program order.
@@ -80,6 +94,7 @@ class ModelProgram:
     jaxpr: ClosedJaxpr
     sites: dict[str, Site]
     coords: dict[str, list[Any]]
+    missing: Missing = field(default_factory=Missing)
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     indices: tuple[IndexUse, ...] = ()
@@ -91,7 +106,11 @@ class ModelProgram:
 
     @functools.cached_property
     def _key(self) -> Any:
-        return structure(self.jaxpr)
+        return self.structure_key()
+
+    def structure_key(self, differentiated: bool = True) -> Any:
+        """What makes two programs the same; see `transforms.structure`."""
+        return structure(self.jaxpr, differentiated=differentiated), tuple(self.missing.counts.items())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelProgram) and (self is other or self._key == other._key)
@@ -144,6 +163,8 @@ def trace(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ModelProgr
         with trace_context(("luciole trace", next(_trace_numbers))):
             jaxpr = jax.make_jaxpr(run)()
     except Exception as e:
+        if bridge.shared and isinstance(e, TypeError):  # a loop's carry that has become a series
+            raise _shared(f"site {bridge.shared[0]!r}") from e
         translated = translated_error(e, given)
         if translated is None:
             raise
@@ -153,32 +174,43 @@ def trace(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ModelProgr
         raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
     for name, dims in deterministic_dims(jaxpr, sites).items():
         sites[name] = replace(sites[name], dims=dims)
-    return ModelProgram(jaxpr, sites, dict(bridge.coords), given.arrays, given.absent, survey(jaxpr))
+    missing = _missing(jaxpr, sites)
+    return ModelProgram(jaxpr, _packed(sites, missing), dict(bridge.coords), missing, given.arrays, given.absent, survey(jaxpr))
 
 
-def has_sites(eqn: JaxprEqn) -> bool:
-    """Whether an equation is a site or has one inside."""
-    return is_site(eqn) or any(has_sites(e) for sub in subjaxprs(eqn) for e in open_jaxpr(sub)[0].eqns)
+def _missing(jaxpr: ClosedJaxpr, sites: dict[str, Site]) -> Missing:
+    imputed = [n for n, s in sites.items() if s.spec.imputed]
+    if not imputed:
+        return Missing()
+    latents = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in sites.items() if s.latent}
+    return find_missing(jaxpr, jaxpr.consts, latents, imputed)
 
 
-def site_names(eqn: JaxprEqn) -> list[str]:
-    """The names of the sites inside an equation, in program order."""
-    if is_site(eqn):
-        return [eqn.params["spec"].name]
-    return [n for sub in subjaxprs(eqn) for e in open_jaxpr(sub)[0].eqns for n in site_names(e)]
+def _packed(sites: dict[str, Site], missing: Missing) -> dict[str, Site]:
+    """The table as seen from outside: of a site that imputes, the missing elements; without them no site."""
+    table = {}
+    for name, site in sites.items():
+        if name in missing.counts:
+            event = site.shape[len(site.shape) - site.spec.event_dim :]
+            shape = (missing.counts[name], *event)
+            dims = tuple(f"{name}_dim_{i}" for i in range(len(shape)))
+            site = replace(site, shape=shape, dims=dims, packed=True)
+        if name not in missing.absent:
+            table[name] = site
+    return table
 
 
-def _sites(jaxpr: Any, loops: tuple[int, ...]) -> Iterator[Site]:
+def _sites(jaxpr: Any, loops: tuple[int, ...], backwards: bool = False) -> Iterator[Site]:
     for eqn in open_jaxpr(jaxpr)[0].eqns:
         if is_site(eqn):
-            yield _site(eqn, loops)
+            yield _site(eqn, loops, backwards)
         elif not has_sites(eqn):
             continue
         elif eqn.primitive.name == "scan":
             scan_layout(eqn)
-            yield from _sites(eqn.params["jaxpr"], (*loops, eqn.params["length"]))
+            yield from _sites(eqn.params["jaxpr"], (*loops, eqn.params["length"]), backwards or eqn.params["reverse"])
         elif eqn.primitive.name == "cond":
-            yield from _branch_sites(eqn, loops)
+            yield from _branch_sites(eqn, loops, backwards)
         elif eqn.primitive.name == "while":
             site = next(s for sub in subjaxprs(eqn) for s in _sites(sub, loops))
             raise ModelError(
@@ -187,7 +219,7 @@ def _sites(jaxpr: Any, loops: tuple[int, ...]) -> Iterator[Site]:
             )
         else:
             for sub in subjaxprs(eqn):
-                yield from _sites(sub, loops)
+                yield from _sites(sub, loops, backwards)
 
 
 def _by_name(found: Iterator[Site]) -> dict[str, Site]:
@@ -202,9 +234,9 @@ def _by_name(found: Iterator[Site]) -> dict[str, Site]:
     return sites
 
 
-def _branch_sites(eqn: JaxprEqn, loops: tuple[int, ...]) -> Iterator[Site]:
+def _branch_sites(eqn: JaxprEqn, loops: tuple[int, ...], backwards: bool) -> Iterator[Site]:
     """The sites of all branches: the same latent ones in each, and what has the same name has the same shape."""
-    branches = [_by_name(_sites(b, loops)) for b in eqn.params["branches"]]
+    branches = [_by_name(_sites(b, loops, backwards)) for b in eqn.params["branches"]]
     merged: dict[str, Site] = {}
     for branch in branches:
         for name, site in branch.items():
@@ -229,9 +261,11 @@ def _form(site: Site) -> str:
     return f"{'latent' if site.latent else site.role} of shape {site.shape} and dtype {site.dtype}{coordinates}"
 
 
-def _site(eqn: JaxprEqn, loops: tuple[int, ...]) -> Site:
+def _site(eqn: JaxprEqn, loops: tuple[int, ...], backwards: bool) -> Site:
     spec: Spec = eqn.params["spec"]
     shape = (*loops, *spec.shape)
+    if spec.shared and (loops or spec.vmaps):
+        raise _shared(f"site {spec.name!r} ({line_of(user_frames(eqn))})")
     return Site(
         name=spec.name,
         kind=spec.kind,
@@ -243,4 +277,12 @@ def _site(eqn: JaxprEqn, loops: tuple[int, ...]) -> Site:
         loops=loops,
         line=line_of(user_frames(eqn)),
         spec=spec,
+        backwards=backwards,
+    )
+
+
+def _shared(where: str) -> ModelError:
+    return ModelError(
+        f"{where}: a handler outside of a `jax.lax.scan` or `jax.vmap` gives all its values to every step. Hand them through the loop and "
+        "observe one at a time: `lc.sample(name, fn, obs=y_t)`, `jax.lax.scan(step, init, y)`."
     )

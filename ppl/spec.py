@@ -51,6 +51,10 @@ class Spec:
         unconstrained_shape: shape of the unconstrained value of one vmap example (None when there is no bijection).
         unit_jacobian: whether the bijection is the identity.
         support: the support, for people to read; parameters that are latent stand in it as shapes.
+        imputed: whether the site is the latent part of a partly given one; then the operand after the leaves is the mask of its batch
+            shape, True where it is missing.
+        kept: whether the observation stays where observed sites are drawn anew: the past of a series that the loop continues.
+        shared: a handler's value, of more axes than the distribution, that reaches every step of a loop and every `vmap` example whole.
     """
 
     name: str
@@ -71,12 +75,16 @@ class Spec:
     unconstrained_shape: tuple[int, ...] | None = None
     unit_jacobian: bool = True
     support: Any = None
+    imputed: bool = False
+    kept: bool = False
+    shared: bool = False
 
     def structure_key(self) -> Hashable:
         """What makes two specs the same: every field but the support, which follows from the distribution."""
         static = tuple((type(s).__name__, repr(s)) for s in self.static)
         scale = (type(self.scale).__name__, repr(self.scale))
         fields = (self.treedef, self.order, self.num_leaves, self.observed, self.event_dim, self.plates, self.vmaps)
+        fields = (*fields, self.imputed, self.kept)
         return (self.name, self.kind, self.shape, str(self.dtype), static, scale, *fields)
 
     @property
@@ -91,7 +99,7 @@ class Spec:
         """`function(distribution, scale, observation, *values)`, mapped over the vmap axes of the site.
 
         Args:
-            function: works on one example.
+            function: works on one example. The observation is the mask of an imputed site, None of another latent one.
             operands: the operands of the site's equation.
             values: further arguments, batch axes leading.
         """
@@ -99,7 +107,7 @@ class Spec:
         def one(operands: Sequence[Any], *values: Any) -> Any:
             leaves, rest = operands[: self.num_leaves], list(operands[self.num_leaves :])
             dist = None if self.treedef is None else join_distribution(self, leaves)
-            observation = rest.pop(0) if self.observed or self.kind == "deterministic" else None
+            observation = rest.pop(0) if self.observed or self.imputed or self.kind == "deterministic" else None
             return function(dist, rest.pop() if rest else self.scale, observation, *values)
 
         for size, axes in self.vmaps:

@@ -20,8 +20,7 @@ from jax import lax
 
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.jax_compat import Jaxpr, JaxprEqn, Literal, bind, open_jaxpr, scan_layout
-from .primitives import is_site
-from .program import has_sites, site_names
+from .primitives import has_sites, is_site, site_names
 from .spec import Spec
 
 __all__ = ["Rule", "run_equation", "walk"]

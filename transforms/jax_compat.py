@@ -20,6 +20,7 @@ from jax.extend.random import define_prng_impl
 from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
 from jax.interpreters import mlir as _mlir
+from jax.interpreters import partial_eval as _partial_eval
 
 __all__ = [
     "ClosedJaxpr",
@@ -40,6 +41,7 @@ __all__ = [
     "equation_context",
     "function_of_jax",
     "instantiate_tangents",
+    "live_jaxpr",
     "open_jaxpr",
     "persistent_cache",
     "prune_jaxpr",
@@ -97,6 +99,16 @@ def prune_jaxpr(jaxpr: Any, consts: Sequence[Any], outputs: Sequence[Any]) -> tu
     inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
     pruned, kept = assemble_jaxpr(jaxpr, named, [jaxpr.invars[i] for i in inputs], outputs, equations[::-1])
     return pruned, kept, inputs
+
+
+def live_jaxpr(jaxpr: Any, used: Sequence[bool]) -> tuple[Any, list[bool]]:
+    """A closed jaxpr of only the outputs marked in `used`, loops pruned inside as well; and which of its inputs it has kept.
+
+    Serves 0.10-0.12: no public way to drop what a loop carries and no output needs.
+    """
+    inner, consts = open_jaxpr(jaxpr)
+    pruned, kept = _partial_eval.dce_jaxpr(inner, list(used))
+    return ClosedJaxpr(pruned, consts), list(kept)
 
 
 def subjaxprs(eqn: JaxprEqn) -> list[Any]:

@@ -54,7 +54,9 @@ def _log_scale(dist: Distribution) -> Any:
     while isinstance(base, TransformedDistribution):
         base = peel(base.base_dist)[0]
     if isinstance(base, _SCALED):
-        return jnp.log(jnp.broadcast_to(base.scale, dist.shape())).sum()
+        scale: Any = base.scale
+        return jnp.log(jnp.broadcast_to(scale, dist.shape())).sum()
     if isinstance(base, continuous.MultivariateNormal):
-        return jnp.broadcast_to(jnp.log(jnp.diagonal(base.scale_tril, axis1=-2, axis2=-1)).sum(-1), dist.batch_shape).sum()
+        root: Any = base.scale_tril
+        return jnp.broadcast_to(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1), dist.batch_shape).sum()
     return jnp.zeros(())

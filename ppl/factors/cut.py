@@ -14,7 +14,7 @@ from typing import Any
 from ...transforms.affine.proof import Blocked, Form, Value, equation
 from ...transforms.jax_compat import JaxprEqn, Var
 from ...transforms.source_lines import source_line
-from ..program import has_sites
+from ..primitives import has_sites
 from .equations import ModelEquations, size_of
 
 __all__ = ["Cuts", "Obstacle"]

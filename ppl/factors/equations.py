@@ -7,19 +7,21 @@ model can be computed from it, given the data and an unconstrained position, by 
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
+from ...transforms import ModelError
 from ...transforms.affine.rules import called_body
 from ...transforms.equations import dependents, reads_any, run_equations, run_jaxpr
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, equation_context, open_jaxpr
 from ...transforms.source_lines import equation_frames
 from ..interpreters import site_value
-from ..primitives import is_site
-from ..program import ModelProgram, has_sites
+from ..missing import Missing
+from ..primitives import has_sites, is_site, site_names
+from ..program import ModelProgram
 from ..spec import Spec
 from ..walker import run_equation
 from .hoist import Hoist
@@ -35,6 +37,7 @@ class ModelEquations:
         operands: the atoms of the target's equation, in order.
         equations: flat, in program order. data: the variables of the data. constants: the values of what tracing lifted out.
         sources: latent variables, one for each row, that no site makes.
+        missing: which elements of partly given sites are missing.
     """
 
     operands: tuple[Any, ...]
@@ -42,6 +45,7 @@ class ModelEquations:
     data: tuple[Var, ...]
     constants: Mapping[Var, Any]
     sources: tuple[Var, ...] = ()
+    missing: Missing = field(default_factory=Missing)
 
     @classmethod
     def of(cls, program: ModelProgram, target: str) -> "ModelEquations | None":
@@ -73,7 +77,7 @@ class ModelEquations:
             return None
         jaxpr, values = open_jaxpr(flat)
         constants = dict(zip(jaxpr.constvars, values, strict=True))
-        return cls(tuple(jaxpr.outvars), tuple(jaxpr.eqns), tuple(jaxpr.invars), constants)
+        return cls(tuple(jaxpr.outvars), tuple(jaxpr.eqns), tuple(jaxpr.invars), constants, missing=program.missing)
 
     @functools.cached_property
     def definition(self) -> dict[Var, JaxprEqn]:
@@ -105,11 +109,16 @@ class ModelEquations:
         env: dict[Any, Any] = {**self.constants, **dict(zip(self.data, data, strict=True)), **given}
 
         def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
-            return site_value(spec, operands, u), None
+            return site_value(spec, operands, self.missing.spread_at(spec, operands, u)), None
 
         def apply(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
+            looped = [] if is_site(eqn) else [n for n in site_names(eqn) if self.missing.counts.get(n)]
+            if looped:
+                raise ModelError(
+                    f"site {looped[0]!r}: a likelihood whose rows are subsampled depends on missing values of a loop; use NUTS."
+                )
             with equation_context(eqn):
-                outs = run_equation(eqn, operands, rule, position or {})[0]
+                outs = run_equation(eqn, operands, self.missing.rule(rule), position or {})[0]
             return [given.get(v, out) for v, out in zip(eqn.outvars, outs, strict=True)]
 
         return run_equations(needed_between(self.equations, atoms, given), env, atoms, apply)

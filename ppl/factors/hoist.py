@@ -13,7 +13,7 @@ from jax import lax
 
 from ...transforms.affine.rules import linear_slots
 from ...transforms.jax_compat import JaxprEqn, bind
-from ..program import has_sites
+from ..primitives import has_sites
 
 __all__ = ["Hoist"]
 

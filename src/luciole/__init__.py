@@ -26,6 +26,8 @@ _NAMES_BY_ROOM = {
         "NothingObservedWarning",
         "PrecisionWarning",
         "ScaledLatentWarning",
+        "PriorDrawWarning",
+        "SaturatedDrawWarning",
         "condition",
         "deterministic",
         "factor",
@@ -64,6 +66,7 @@ _NAMES_BY_ROOM = {
         "Slice",
         "bounds",
         "compare_evidence",
+        "predict",
         "sgd_evidence",
     ),
     ".transforms": (

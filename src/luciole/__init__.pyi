@@ -23,6 +23,7 @@ from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import bounds as bounds
 from .inference import compare_evidence as compare_evidence
+from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
 from .ppl import LostDerivativeWarning as LostDerivativeWarning
@@ -30,6 +31,8 @@ from .ppl import MissingPlateWarning as MissingPlateWarning
 from .ppl import ModelProgram as ModelProgram
 from .ppl import NothingObservedWarning as NothingObservedWarning
 from .ppl import PrecisionWarning as PrecisionWarning
+from .ppl import PriorDrawWarning as PriorDrawWarning
+from .ppl import SaturatedDrawWarning as SaturatedDrawWarning
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
@@ -92,10 +95,12 @@ __all__ = [
     "NotOnHostError",
     "NothingObservedWarning",
     "PrecisionWarning",
+    "PriorDrawWarning",
     "ProgramError",
     "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "SamplerError",
+    "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Slice",
     "__version__",
@@ -119,6 +124,7 @@ __all__ = [
     "plate",
     "posterior_predictive",
     "ppl",
+    "predict",
     "prior_predictive",
     "render_model",
     "sample",

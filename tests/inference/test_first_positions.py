@@ -71,7 +71,7 @@ def finished(slots=1):
         state_at(POSITIONS), (), {}, zeros, Counts(zeros, 0, 0, slots, zeros, 0, 0, 0), np.ones(CHAINS, bool), False, 0.0, None
     )
     layout = Layout.of(DENSITY.positions)
-    done._finished = module.Finished(outcome, (), layout, DENSITY.program, {}, 0.0, 0.0, 0.0, True, False, None, ())
+    done._finished = module.Finished(outcome, (), layout, DENSITY.program, 0.0, 0.0, 0.0, True, False, None, ())
     return done
 
 

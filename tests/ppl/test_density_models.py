@@ -125,12 +125,6 @@ def hints():
     numpyro.sample("y", dist.Normal(x, 1), obs=Y, infer={"anything": 3})
 
 
-def obs_mask():
-    mu = numpyro.sample("mu", dist.Normal(0, 5))
-    with numpyro.plate("n", 8):
-        numpyro.sample("y", dist.Gamma(jnp.exp(mu), 1.0), obs=jnp.abs(Y), obs_mask=SEEN)
-
-
 def bounds():
     low = numpyro.sample("low", dist.Normal(0, 1))
     width = numpyro.sample("width", dist.LogNormal(0, 1))

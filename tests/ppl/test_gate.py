@@ -276,3 +276,43 @@ def test_values_outside_of_models():
     tracer = []
     jax.make_jaxpr(lambda x: tracer.append(as_array(x, "x") is x))(1.0)
     assert tracer == [True]
+
+
+MASKED = np.ma.array([1.0, 2.0], mask=[0, 1])
+
+
+def two(y=0.0):
+    b = lc.sample("b", dist.Normal(0, 1).expand([2]).to_event(1))
+    lc.sample("y", dist.Normal(b.sum(), 1), obs=y)
+
+
+def run(**settings):
+    kernel = lc.NUTS(two, **{k: v for k, v in settings.items() if k == "init_strategy"})
+    mcmc = lc.MCMC(kernel, num_warmup=1, num_samples=1, num_chains=1, progress_bar=False)
+    return mcmc.run(jax.random.key(0), 0.0, **{k: v for k, v in settings.items() if k != "init_strategy"})
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda b: lc.log_density(two)({"b": b}),
+        lambda b: lc.log_density(two).constrain({"b": b}),
+        lambda b: lc.log_density(two).unconstrain({"b": b}),
+        lambda b: lc.log_density(two).joint({"b": b}),
+        lambda b: lc.posterior_predictive(two, jax.random.key(0), {"b": b[None]}),
+        lambda b: lc.log_likelihood(two, {"b": b[None]}),
+        lambda b: run(init_params={"b": b}),
+        lambda b: run(init_strategy=lc.init_to_value({"b": b})),
+        lambda b: lc.trace(lc.condition(lambda: (two(), lc.sample("c", dist.Normal(0, 1))), {"b": b})),
+    ],
+    ids=["density", "constrain", "unconstrain", "joint", "posterior_predictive", "log_likelihood", "init_params", "init_to_value", "condition"],
+)
+def test_every_verb_has_the_gate(verb):
+    with pytest.raises(lc.LucioleError, match=r"b.*masked array with 1 of 2 elements masked"):
+        verb(MASKED)
+
+
+def test_values_of_other_libraries_at_every_verb():
+    b = xr.DataArray([1.0, 2.0], dims="i")
+    assert float(lc.log_density(two)({"b": b})) == float(lc.log_density(two)({"b": np.array([1.0, 2.0])}))
+    assert lc.log_likelihood(two, {"b": xr.DataArray(np.ones((3, 2)), dims=("draw", "i"))})["y"].shape == (3,)

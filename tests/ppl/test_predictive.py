@@ -32,7 +32,6 @@ def samples(*lead):
         "a": rng.standard_normal(lead),
         "b": rng.standard_normal((*lead, 2)),
         "line": np.full((*lead, 6), 99.0),
-        "other": np.zeros(lead),
     }
 
 
@@ -82,7 +81,8 @@ def test_posterior_on_new_data():
 
 
 def test_latent_sites_that_are_left_open_are_drawn():
-    drawn = lc.posterior_predictive(regression, jax.random.key(0), {"a": np.zeros(5)})
+    with pytest.warns(lc.PriorDrawWarning, match="no 'b'"):
+        drawn = lc.posterior_predictive(regression, jax.random.key(0), {"a": np.zeros(5)})
     assert set(drawn) == {"b", "line", "y"}
     assert len(np.unique(drawn["b"])) == 10
 
@@ -206,3 +206,93 @@ def test_conditioned_and_discrete_sites():
     assert set(np.unique(draws["k"])) == {0, 1}  # fails on a right program with probability 2**-49
     given = lc.posterior_predictive(lc.condition(model, {"y": 0.0}), jax.random.key(0), {"k": np.ones(5, int)})
     assert (given["y"] > 5).all()
+
+
+def school(y=Y):
+    mu = lc.sample("mu", dist.Normal(0.0, 1.0))
+    tau = lc.sample("tau", dist.HalfNormal(1.0))
+    theta = lc.sample("theta", dist.Normal(mu, tau).expand([6]))
+    lc.deterministic("effect", theta - mu)
+    lc.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
+SCHOOLS = {"mu": np.zeros(3), "tau": np.ones(3), "theta": np.zeros((3, 6))}
+
+
+@pytest.mark.parametrize("call", [lambda s: lc.posterior_predictive(school, jax.random.key(0), s), lambda s: lc.log_likelihood(school, s)])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tuu", r"'tuu', which is no site of the model \(did you mean 'tau'\?\)\. It has \['mu', 'tau'"),
+        ("Theta", "did you mean 'theta'"),
+        ("school/tau", "did you mean 'tau'"),
+        ("zzz", r"'zzz', which is no site of the model\. It has"),
+    ],
+)
+def test_names_that_are_no_site(call, name, words):
+    with pytest.raises(ValueError, match=words):
+        call({**SCHOOLS, name: np.zeros(3)})
+
+
+def test_names_of_deterministic_and_observed_sites_are_ignored():
+    named = {**SCHOOLS, "effect": np.ones((3, 6)), "y": np.full((3, 6), 9.0)}
+    plain, more = (lc.posterior_predictive(school, jax.random.key(0), s) for s in (SCHOOLS, named))
+    for name in ("effect", "y"):
+        np.testing.assert_array_equal(plain[name], more[name])
+
+
+def test_samples_that_are_no_dict():
+    with pytest.raises(ValueError, match=r"samples are a ndarray; expected a dict by site, such as `mcmc\.get_samples\(\)`"):
+        lc.posterior_predictive(school, jax.random.key(0), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "below", "y"),
+    [("tau", "theta", Y), ("mu", "theta", Y), ("tau", "theta", None), ("theta", "y", Y), ("theta", "y", None)],
+)
+def test_a_latent_site_that_is_left_out_is_a_warning(left_out, below, y):
+    kept = {n: v for n, v in SCHOOLS.items() if n != left_out}
+    with pytest.warns(lc.PriorDrawWarning, match=f"the samples have no '{left_out}' .* drawn from its prior, and '{below}' with it"):
+        lc.posterior_predictive(school, jax.random.key(0), kept, y)
+
+
+def test_data_that_are_left_out_are_none():
+    """Nothing depends on them: they are what is asked for."""
+    assert lc.posterior_predictive(school, jax.random.key(0), SCHOOLS, None)["y"].shape == (3, 6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: dist.Poisson(1e10 + 0.0 * m),
+        *(
+            pytest.param(make, marks=pytest.mark.slow)
+            for make in (
+                lambda m: dist.GammaPoisson(2.0 + 0.0 * m, 1e-10),
+                lambda m: dist.NegativeBinomial2(1e10, 5.0 + 0.0 * m),
+                lambda m: dist.ZeroInflatedPoisson(0.5, 1e10 + 0.0 * m),
+            )
+        ),
+    ],
+)
+def test_draws_beyond_the_range_of_their_dtype(make):
+    """In single precision counts have 32 bits."""
+
+    def model(y=None):
+        lc.sample("y", make(lc.sample("m", dist.Normal(0.0, 1.0))).expand([3]), obs=y)
+
+    with jax.enable_x64(False):
+        with pytest.warns(lc.SaturatedDrawWarning, match="site 'y' .* draws of .* end of the range of int32, 2147483647"):
+            lc.prior_predictive(model, jax.random.key(0), 5)
+        with pytest.warns(lc.SaturatedDrawWarning):
+            lc.posterior_predictive(model, jax.random.key(0), {"m": np.zeros(5)})
+
+
+def test_counts_of_a_narrow_dtype_are_drawn_in_a_wide_one():
+    """Observations that fit in eight bits say nothing about draws."""
+
+    def model():
+        m = lc.sample("m", dist.Normal(0.0, 1.0))
+        lc.sample("y", dist.Poisson(1000.0 * jnp.exp(0.0 * m)), obs=np.array([3, 200], np.uint8))
+
+    assert lc.posterior_predictive(model, jax.random.key(0), {"m": np.zeros(5)})["y"].min() > 700

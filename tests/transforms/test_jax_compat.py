@@ -7,6 +7,7 @@ import pytest
 from jax.core import ShapedArray
 
 from luciole.transforms import jax_compat as compat
+from luciole.transforms.equations import run_jaxpr
 
 
 class Mark(compat.Effect):
@@ -243,3 +244,20 @@ def test_prune_jaxpr():
     assert once.tolist() == twice.tolist() == [0.0, 2.0, 4.0]
     pruned, kept, inputs = compat.prune_jaxpr(jaxpr, consts, [jaxpr.outvars[2]])
     assert (inputs, kept, list(pruned.constvars)) == ([0, 2], [], [])
+
+
+def test_what_no_output_needs_is_dropped_from_loops():
+    def f(x, unused, y):
+        def step(c, v):
+            a, b = c
+            return (a + v, b * v), (a, b)
+
+        (a, b), (to_a, to_b) = jax.lax.scan(step, (x, unused), y)
+        return a, b, to_a, to_b
+
+    closed = jax.make_jaxpr(f)(1.0, 2.0, jnp.arange(3.0))
+    live, used = compat.live_jaxpr(closed, [True, False, True, False])
+    assert used == [True, False, True]
+    inner, consts = compat.open_jaxpr(live)
+    assert len(inner.invars) == len(inner.outvars) == 2
+    assert run_jaxpr(inner, consts, [1.0, jnp.arange(3.0)])[1].tolist() == [1.0, 1.0, 2.0]

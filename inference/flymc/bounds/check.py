@@ -9,6 +9,7 @@ For a tangent that the rule of a likelihood has made the second form is taken, w
 of such a bound are compared with the likelihood once, at the anchor (`touches`).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ class Gap(NamedTuple):
     @classmethod
     def of(cls, *terms: Any, rounding: Any = 0.0) -> "Gap":
         """The gap that is the sum of some terms, each good to a few units in the last place and, all together, to `rounding`."""
-        return cls(sum(terms), TOLERANCE * (sum(jnp.abs(x) for x in terms) + _LEAST) + rounding)
+        return cls(functools.reduce(jnp.add, terms), TOLERANCE * (sum(jnp.abs(x) for x in terms) + _LEAST) + rounding)
 
     @property
     def refuted(self):
