@@ -13,7 +13,7 @@ from .mcmc import MCMC
 __all__ = ["predict"]
 
 
-def predict(fitted: MCMC | Callable[..., Any], key: Any, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+def predict(fitted: MCMC | Callable[..., Any], key: Any, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws of what is not observed, given the latent draws and what is: predictions for new rows, forecasts given the past.
 
         y_open ~ p(y_open | sample, y_given)
