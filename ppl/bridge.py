@@ -109,7 +109,6 @@ class Bridge(Messenger):
         name, dist = msg["name"], msg["fn"]
         if msg["kwargs"].get("sample_shape"):
             dist = dist.expand(msg["kwargs"]["sample_shape"] + dist.batch_shape)
-        warn_of_lost_precision(name, dist, jnp.result_type(float))
         value = msg["value"]
         given = value if value is None or not self.steps or msg.get("stated") else self._step_of(value, name, dist)
         if isinstance(given, _Begun):
@@ -131,6 +130,7 @@ class Bridge(Messenger):
         shared: bool = False,
     ) -> Any:
         """Binds one site. missing: the mask of a latent site that imputes, True where it does."""
+        warn_of_lost_precision(name, dist, jnp.result_type(float))
         leaves, treedef, static, order = split_distribution(dist, name)
         plates = _plates(msg)
         observed = value is not None

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
-from ..transforms import InitError
+from ..transforms import InitError, ModelError
 from .gate import as_array
 from .program import ModelProgram, Site
 from .spec import distribution_name, drawn
@@ -99,8 +99,6 @@ class _Value(InitStrategy):
         if value.shape not in (site.shape, per_chain):
             also = f", or {per_chain} for one value per chain" if num_chains else ""
             raise InitError(f"init_to_value: site {name!r} has a value of shape {value.shape}; expected {site.shape}{also}.")
-        if value.dtype.kind not in "biuf":
-            raise InitError(f"init_to_value: site {name!r} has a value of dtype {value.dtype}; expected numbers.")
         if not np.isfinite(value).all():
             raise InitError(f"init_to_value: the value of site {name!r} is not finite; give a value inside the support, {site.support}.")
         value = value.astype(site.dtype)
@@ -166,11 +164,16 @@ def init_to_value(values: Mapping[str, Any], radius: float = 2.0) -> InitStrateg
         values: by site name; of the site's shape (every chain starts there), or with a leading chain axis.
 
     Raises:
-        InitError: as the run begins, before anything is compiled: a name, a shape, or a value outside of the site's support.
+        InitError: a value is no number; as the run begins, before anything is compiled: a name, a shape, or a value outside of the
+            site's support.
     """
     if not isinstance(values, Mapping):
         raise InitError(f"init_to_value: found a {type(values).__name__}; expected a dict of constrained values by site name.")
-    return _Value(radius=float(radius), values={n: np.asarray(as_array(v, f"init_to_value: site {n!r}")) for n, v in values.items()})
+    try:
+        arrays = {n: np.asarray(as_array(v, f"init_to_value: site {n!r}")) for n, v in values.items()}
+    except ModelError as e:
+        raise InitError(str(e)) from None
+    return _Value(radius=float(radius), values=arrays)
 
 
 _MAKERS = {

@@ -130,8 +130,8 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
 def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
     """log p(y_i | values) of every element of every observed site (nats), of the site's shape without its event axes.
 
-    NaN where an element is masked or missing, or its site stands in the branch of a `cond` that was not taken: it is no observation. A
-    `scale` handler plays no part: it weighs the density, it is no probability of an observation.
+    NaN where an element is masked, missing values among them, or its site stands in the branch of a `cond` that was not taken: it is no
+    observation. A `scale` handler plays no part: it weighs the density, it is no probability of an observation.
     """
 
     def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
@@ -145,8 +145,8 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
             return site_value(spec, operands, None), None
         return operands[spec.num_leaves], spec.apply(scored, operands)
 
-    scores = _run(program, data, rule, program.missing.spread(data, values), gather=False)
-    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in scores.items()}
+    found = _run(program, data, rule, program.missing.spread(data, values), gather=False)
+    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in found.items()}
 
 
 def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
@@ -243,6 +243,12 @@ def _score_latent(spec: Spec, packed: bool) -> Callable[..., tuple[Any, Any]]:
     return score
 
 
+def _idle(u: Any, missing: Any) -> Any:
+    """log N(u; 0, 1) of the coordinates that belong to no missing element: they touch nothing and need a density of their own."""
+    missing = missing.reshape(*missing.shape, *(1 for _ in range(u.ndim - missing.ndim)))
+    return jnp.sum(jnp.where(missing, 0.0, -0.5 * u**2 - 0.5 * math.log(2 * math.pi)))
+
+
 def _log_prob(dist: Distribution, value: Any) -> Any:
     """The log probability of each event. Of a value without elements it is 0, which not all of NumPyro's can compute.
 
@@ -253,26 +259,12 @@ def _log_prob(dist: Distribution, value: Any) -> Any:
     return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))
 
 
-def _idle(u: Any, missing: Any) -> Any:
-    """log N(u; 0, 1) of the coordinates that belong to no missing element: they touch nothing and need a density of their own."""
-    missing = missing.reshape(*missing.shape, *(1 for _ in range(u.ndim - missing.ndim)))
-    return jnp.sum(jnp.where(missing, 0.0, -0.5 * u**2 - 0.5 * math.log(2 * math.pi)))
-
-
 def _masked(log_det: Any, dist: Distribution) -> Any:
     """Zero where the site is masked: a masked element has no density at all, and stays flat in its unconstrained coordinates."""
     for mask, event_dim in peel(dist)[1]:
         if event_dim == dist.event_dim:
             log_det = jnp.where(mask, log_det, 0.0)
     return log_det
-
-
-def _unless_masked(log_prob: Any, dist: Distribution) -> Any:
-    """NaN where an element is masked, or all of an event."""
-    for mask, event_dim in peel(dist)[1]:
-        inner = tuple(range(event_dim - dist.event_dim, 0)) if jnp.ndim(mask) else ()
-        log_prob = log_prob if mask is True else jnp.where(jnp.any(jnp.asarray(mask), axis=inner), log_prob, jnp.nan)
-    return log_prob
 
 
 def _draw(spec: Spec) -> Callable[..., Any]:

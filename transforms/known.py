@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .equations import BODY_PARAMETER
 from .jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr, scan_layout
@@ -91,7 +92,7 @@ def visit(jaxpr: Any, consts: Sequence[Any], visitor: Visitor) -> None:
         consts: values of its constants; they are not touched before a value is asked for.
         visitor: see there.
     """
-    _walk(jaxpr, [Known(0, c) for c in consts], visitor, Where())
+    _walk(jaxpr, [Unknown() if isinstance(c, Tracer) else Known(0, c) for c in consts], visitor, Where())
 
 
 def _walk(jaxpr: Any, inputs: Sequence[Value], visitor: Visitor, at: Where) -> list[Value]:

@@ -108,7 +108,7 @@ def test_constrained_values_as_init_params(first):
     ("options", "words"),
     [
         ({"init_params": {"tau": np.ones(20), "beta": np.ones((20, 3))}}, r"shape \(20,\) found.*unconstrained.*init_to_value"),
-        ({"init_params": {"tau": "a", "beta": np.ones(3)}}, r"init_params\['tau'\]: values of dtype"),
+        ({"init_params": {"tau": "a", "beta": np.ones(3)}}, r"init_params\['tau'\] is a builtins.str; expected a number"),
         ({"init_params": 3.0}, "float found, a dict of unconstrained arrays by site expected, or an earlier MCMC"),
         ({"init_params": np.ones((3, 4))}, r"init_params: shape \(3, 4\) found, \(4,\) or"),
         ({"start": {"tau": 1.0}}, "start is a dict, an earlier MCMC or its state expected; write init_params="),
@@ -207,7 +207,7 @@ def test_mean_and_feasible_start_where_they_say(caplog):
         ({"rate": -1.0}, r"the value -1\.0 of site 'rate' is outside its support, .*give a value inside"),
         ({"count": [3.0, 7.0]}, r"the value 7\.0 at index 1 of site 'count'"),
         ({"flat": 0.0}, "site 'flat' is outside its support"),
-        ({"rate": "a"}, "site 'rate' has a value of dtype"),
+        ({"rate": "a"}, "site 'rate' is a builtins.str; expected a number"),
     ],
 )
 def test_values_outside_of_a_support_are_refused_before_anything_runs(first, values, words):

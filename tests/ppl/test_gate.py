@@ -305,7 +305,17 @@ def run(**settings):
         lambda b: run(init_strategy=lc.init_to_value({"b": b})),
         lambda b: lc.trace(lc.condition(lambda: (two(), lc.sample("c", dist.Normal(0, 1))), {"b": b})),
     ],
-    ids=["density", "constrain", "unconstrain", "joint", "posterior_predictive", "log_likelihood", "init_params", "init_to_value", "condition"],
+    ids=[
+        "density",
+        "constrain",
+        "unconstrain",
+        "joint",
+        "posterior_predictive",
+        "log_likelihood",
+        "init_params",
+        "init_to_value",
+        "condition",
+    ],
 )
 def test_every_verb_has_the_gate(verb):
     with pytest.raises(lc.LucioleError, match=r"b.*masked array with 1 of 2 elements masked"):

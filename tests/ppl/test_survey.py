@@ -258,3 +258,18 @@ def test_supports_of_events_in_loops(law, good, bad):
     lc.trace(model, np.array([good] * 3))
     with pytest.raises(ModelError, match=r"'y': the observed value .* at index (\(?1\b).*outside the support"):
         lc.trace(model, np.array([good, bad, good]))
+
+
+def test_data_that_are_traced_are_not_known():
+    """A density made inside of `jax.jit` has no data to look at; its indices are clipped at run time, as the value says."""
+
+    @jax.jit
+    def total(g, y):
+        return lc.log_density(in_a_contrib_scan_of, g, y)({"theta": jnp.arange(3.0)})
+
+    def in_a_contrib_scan_of(g, y):
+        theta = effects()
+        contrib_scan(lambda c, x: (c, numpyro.sample("y", dist.Normal(theta[x[0]], 1), obs=x[1])), 0.0, (g, y))
+
+    known = lc.log_density(in_a_contrib_scan_of, G, Y)({"theta": jnp.arange(3.0)})
+    assert float(total(G, Y)) == pytest.approx(float(known), abs=1e-5)
