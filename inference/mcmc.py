@@ -331,8 +331,7 @@ class MCMC:
         if isinstance(init_params, InitStrategy):
             if fit.starts is None:
                 return None
-            drawn = proposed_starts(density, words, init_params, self.num_chains, target.fixed)
-            return {name: np.asarray(value) for name, value in drawn.items()}
+            return proposed_starts(density, words, init_params, self.num_chains, target.fixed)
         return init_params
 
     if not TYPE_CHECKING:  # to a type checker there are only the attributes that there are

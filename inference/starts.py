@@ -126,11 +126,16 @@ def _fitting(what: str, value: Any, shape: tuple[int, ...], num_chains: int) -> 
     return np.broadcast_to(value, (num_chains, *shape))
 
 
-@bounded_jit(static_argnums=(2, 3))
-def proposed_starts(density: Any, words: Any, strategy: InitStrategy, num_chains: int, fixed: dict[str, Any]) -> Any:
-    """Starting points from a strategy, (chain,) of them by site, for kernels that search for none."""
+def proposed_starts(density: Any, words: Any, strategy: InitStrategy, num_chains: int, fixed: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Starting points from a strategy, by site, (chain, ...) each, for kernels that search for none."""
     keys = jax.random.split(random_key(words), num_chains)
-    return jax.vmap(lambda key, fixed: density.init(key, strategy, fixed))(keys, fixed)
+    starts = [_proposed(density, key, strategy, {name: value[i] for name, value in fixed.items()}) for i, key in enumerate(keys)]
+    return {name: np.stack([np.asarray(start[name]) for start in starts]) for name in starts[0]}
+
+
+@bounded_jit(static_argnums=2)
+def _proposed(density: Any, key: Any, strategy: InitStrategy, fixed: dict[str, Any]) -> Any:
+    return density.init(key, strategy, fixed)
 
 
 def init_error(
