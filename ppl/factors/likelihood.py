@@ -241,7 +241,8 @@ class _Traced:
 
     def __call__(self, eta: Any, row: dict[str, Any], shared: dict[str, Any]) -> Any:
         inputs = [eta, *(row[n] for n in self.rows), *(shared[n] for n in self.shared), row["value"]]
-        inputs = [jnp.asarray(x) for x in inputs]
+        types = [v.aval.dtype for v in open_jaxpr(self.jaxpr)[0].invars]
+        inputs = [x.astype(t) if _counts(t) and not _counts(x.dtype) else x for x, t in zip(map(jnp.asarray, inputs), types, strict=True)]
         wide = any(x.dtype == np.float64 for x in inputs)
         return run_jaxpr(*open_jaxpr(self.jaxpr), inputs, _in_double if wide else bind)[0]
 
@@ -250,6 +251,11 @@ class _Traced:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def _counts(dtype: Any) -> bool:
+    """Whether a type is one of whole numbers or truth values; a table of rows may hold them as floats."""
+    return not np.issubdtype(dtype, np.floating)
 
 
 def _scalar(dist: Distribution) -> Distribution:

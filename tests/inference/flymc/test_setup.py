@@ -190,6 +190,20 @@ def test_a_centred_hierarchy_has_its_mode_where_it_has_one_uncentred(site, count
         np.testing.assert_allclose(rise, 0.3 * count, rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_zero_inflated_counts_of_any_type_and_size(kind):
+    """A distribution that is only traced, whose terms are of the size of the counts times their logarithm."""
+    counts = np.where(np.arange(30) % 3 == 0, 0, 20_000 + RNG.integers(-300, 300, 30)).astype(kind)
+
+    def model(x):
+        rows(dist.ZeroInflatedPoisson(0.3, jnp.exp(lc.sample("a", dist.Normal(10, 2)) + x @ normals("w", 2))), counts)
+
+    density = lc.log_density(lc.model(model), X)
+    found = set_up(find_factor(density), density)
+    assert abs(np.asarray(found.bound_data.centre)[0] - np.log(20_000)) < 0.05
+
+
 def test_another_tall_site_is_named():
     long = np.zeros(2000, np.float32)
 
