@@ -67,7 +67,7 @@ def test_bad_numbers_of_samples(num_samples):
 
 @pytest.mark.parametrize(
     ("samples", "words"),
-    [({"z": np.zeros(3)}, "none of"), ({"x": 0.0}, "site 'x': the samples have shape ()"), ({}, "none of")],
+    [({"z": np.zeros(3)}, "is no site of the model"), ({"x": 0.0}, "site 'x': the samples have shape ()"), ({}, "none of")],
 )
 def test_bad_samples(samples, words):
     with pytest.raises(ModelError, match=re.escape(words)):
