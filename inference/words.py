@@ -53,6 +53,7 @@ KERNEL = {
     "forward_mode_differentiation": "every gradient is taken backwards, through loops too: leave it out",
     "potential_fn": "give a model, or lc.log_density(model, ...), as the first argument",
     "kinetic_fn": "the kinetic energy is that of a Gaussian momentum, with inverse_mass_matrix: leave it out",
+    "trajectory_length": "a trajectory ends where it turns back: leave it out, or write lc.HMC(model, trajectory_length=...)",
     "tune": _AT_MCMC.format("num_warmup"),
     "draws": _AT_MCMC.format("num_samples"),
     "chains": _AT_MCMC.format("num_chains"),

