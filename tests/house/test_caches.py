@@ -132,6 +132,7 @@ def grown(rounds, again=50):
     return {name: n for name, n in more.items() if n}, len(jax.live_arrays()) - arrays
 
 
+@pytest.mark.slow
 def test_gradients_of_fresh_functions():
     """Equal ones share what was compiled, whatever they close over; others are dropped in the end."""
 
@@ -168,6 +169,7 @@ def fresh_model(i):
     return model
 
 
+@pytest.mark.slow
 def test_fresh_densities():
     def one(i):
         density = lc.log_density(fresh_model(i))

@@ -176,6 +176,7 @@ def test_only_what_is_missing_is_latent(model, shape):
     assert lc.log_density(model).positions["y_unobserved"].shape == shape
 
 
+@pytest.mark.slow
 def test_nothing_missing_and_everything_missing(random_position, assert_close):
     full = lc.log_density(series, Y)
     assert set(full.positions) == {"m"}
@@ -200,6 +201,7 @@ def test_values_and_positions(random_position):
     np.testing.assert_allclose(density.constrain(start)["y"][~GIVEN], [1.0, 2.0], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_program_knows_how_many_and_the_data_where():
     """The same number at other places is the same program; another number is not."""
     other = np.where([True, True, False, True, True, False], Y, np.nan)
@@ -232,6 +234,7 @@ def test_a_mask_that_is_not_known_leaves_no_coordinate_improper(random_position,
     assert_close(traced, series_density(shorter) + N(z["y_unobserved"][GIVEN]).sum())
 
 
+@pytest.mark.slow
 def test_log_likelihood_of_what_is_missing_is_nan():
     values = {"m": np.zeros(3), "y_unobserved": np.zeros((3, 2))}
     for model in (plain, series):
@@ -286,6 +289,7 @@ def test_messages(obs, mask, words):
         lc.trace(lambda: lc.sample("y", dist.Normal(jnp.zeros(6), 1.0), obs=obs, obs_mask=mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3])
 def test_an_event_is_missing_as_a_whole(n):
     d = dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2)).expand([n])

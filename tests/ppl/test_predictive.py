@@ -246,6 +246,7 @@ def test_samples_that_are_no_dict():
         lc.posterior_predictive(school, jax.random.key(0), np.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left_out", "below", "y"),
     [("tau", "theta", Y), ("mu", "theta", Y), ("tau", "theta", None), ("theta", "y", Y), ("theta", "y", None)],
@@ -288,6 +289,7 @@ def test_draws_beyond_the_range_of_their_dtype(make):
             lc.posterior_predictive(model, jax.random.key(0), {"m": np.zeros(5)})
 
 
+@pytest.mark.slow
 def test_counts_of_a_narrow_dtype_are_drawn_in_a_wide_one():
     """Observations that fit in eight bits say nothing about draws."""
 

@@ -77,6 +77,7 @@ def ar_forecast(a, steps, last=Y[-1]):
     return a * powers * last, np.cumsum(powers**2)
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_series_is_drawn_in_a_predictive():
     drawn = lc.posterior_predictive(continued, KEY, {"a": np.full(DRAWS, 0.7)}, Y, 3)
     assert set(drawn) == {"y", "y_unobserved", "forecast"}
@@ -146,6 +147,7 @@ def looped(y):
         contrib_scan(lambda c, _: contrib_scan(inner, c, None, length=2), m, None, length=4)
 
 
+@pytest.mark.slow
 def test_plates_and_loops_inside(assert_close):
     y = np.random.default_rng(5).standard_normal((4, 2))
     z = {"m": jnp.asarray(0.5)}
@@ -256,6 +258,7 @@ def test_forecast_of_a_state_space_model_given_its_past():
     assert_moments(drawn["y_unobserved"], 1.5, ahead + 1.0)
 
 
+@pytest.mark.slow
 def test_a_forecast_by_a_second_loop():
     """A model that goes on from its last state: replicates forget the past, predictions do not."""
 
@@ -288,6 +291,7 @@ def test_predict_new_rows():
         inference.predict(model, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "samples", "y", "words"),
     [

@@ -24,6 +24,7 @@ class Setting:
         return hash(self.number)
 
 
+@pytest.mark.slow
 def test_equal_arguments_share_a_program_and_old_ones_are_dropped():
     traces = []
 

@@ -130,7 +130,7 @@ def far_and_wide(function):
     return x if function.lowest is None else x[x > function.lowest]
 
 
-@pytest.mark.parametrize("name", LONG_DERIVATIVES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n.startswith("power") else []) for n in LONG_DERIVATIVES])
 def test_values_and_derivatives_are_rounded_outward(name):
     """Every primitive that long doubles know, at points, where nothing but the rounding keeps the exact value inside."""
     kind, _, exponent = name.partition(" ")
@@ -147,6 +147,7 @@ def test_values_and_derivatives_are_rounded_outward(name):
         assert within(value[inside], np.asarray(low)[inside], np.asarray(high)[inside])
 
 
+@pytest.mark.slow
 def test_a_bound_of_eight_units_is_not_enough():
     """The broken twin: the far ends of exp2, and a derivative beside its zero, without errors of their own."""
     for name, order, x in (("exp2", 0, -698.9161), ("cosh", 0, 528.543), ("logistic", 3, 1.31708)):

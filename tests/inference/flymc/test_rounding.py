@@ -25,6 +25,7 @@ def offsets(num=400, least=1e-5, largest=20.0):
     return np.exp(RNG.uniform(np.log(least), np.log(largest), num)) * RNG.choice([-1.0, 1.0], num)
 
 
+@pytest.mark.slow
 def test_shortfalls_keep_their_digits():
     """In long doubles the written forms lose 2^-64 / t of their digits."""
     t = offsets()
@@ -40,6 +41,7 @@ def test_shortfalls_keep_their_digits():
     np.testing.assert_allclose(jax.jit(shortfalls.categorical)(*pairs), exact.astype(float), rtol=2e-12)
 
 
+@pytest.mark.slow
 def test_shortfalls_have_no_steps_between_their_forms():
     for function, at in ((shortfalls.exponential, 0.5), (shortfalls.log1p, 0.2), (lambda t: shortfalls.softplus(0.3, t), 0.01)):
         slope, bend = jax.grad(function), jax.grad(jax.grad(function))
@@ -100,6 +102,7 @@ def test_rounding_is_not_taken_for_a_refuted_bound_nor_a_wrong_bound_for_roundin
         assert name == "slope" or np.asarray(by_value.refuted).all()
 
 
+@pytest.mark.slow
 def test_large_terms_of_a_trace_are_seen():
     """The running error is that of the largest terms, wherever they stand, and no more where nothing cancels."""
 

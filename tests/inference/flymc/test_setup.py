@@ -84,6 +84,7 @@ def test_a_scaled_eigendecomposition_knows_no_units():
     assert np.isfinite(laplace.scaled_eigh(np.zeros((2, 2)))[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [24, 11])
 def test_no_row_falls_short_of_its_ball(bits, monkeypatch):
     """In the precision of float32; the twin has matrix units that round their operands, as they do where that is not forbidden."""
@@ -133,6 +134,7 @@ def normals(name, *shape):
     return lc.sample(name, dist.Normal(0, 1).expand(shape).to_event(len(shape)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.25, "data"])
 def test_survey_weights_and_tempering_are_powers(scale):
     weights = RNG.gamma(2.0, 0.5, 30).astype(np.float32)
@@ -169,6 +171,7 @@ def hierarchy(scale):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("site", "count"),
     [
