@@ -86,7 +86,7 @@ def _check_observation(eqn: JaxprEqn, spec: Spec, operands: Sequence[Value], at:
         mask = np.asarray(mask)
         event = level - base.event_dim  # event axes of this level that are batch axes of the base
         own = (1,) * max(0, value.ndim - base.event_dim - depth - max(mask.ndim - depth, 0) - event)
-        used = used & mask.reshape(*mask.shape[:depth], *own, *mask.shape[depth:], *(1,) * event)
+        used = used & mask.reshape((*mask.shape[:depth], *own, *mask.shape[depth:], *(1,) * event))
     for i, (_, axes) in enumerate(spec.vmaps[::-1]):
         axis = axes[spec.num_leaves]
         value = value if axis is None else np.moveaxis(value, depth + i + axis, depth + i)

@@ -55,15 +55,15 @@ def _broadcast(eqn: Any, depth: int, x: np.ndarray, *dynamic: np.ndarray) -> np.
     own = [1] * len(shape)
     for axis, dim in enumerate(dims):
         own[dim] = x.shape[depth + axis]
-    return np.broadcast_to(x.reshape(*x.shape[:depth], *own), (*x.shape[:depth], *shape))
+    return np.broadcast_to(x.reshape((*x.shape[:depth], *own)), (*x.shape[:depth], *shape))
 
 
 def _reshape(eqn: Any, depth: int, x: np.ndarray, *dynamic: np.ndarray) -> np.ndarray:
-    return x.reshape(*x.shape[:depth], *eqn.outvars[0].aval.shape)
+    return x.reshape((*x.shape[:depth], *eqn.outvars[0].aval.shape))
 
 
 def _transpose(eqn: Any, depth: int, x: np.ndarray) -> np.ndarray:
-    return x.transpose(*range(depth), *(axis + depth for axis in eqn.params["permutation"]))
+    return x.transpose((*range(depth), *(axis + depth for axis in eqn.params["permutation"])))
 
 
 def _concatenate(eqn: Any, depth: int, *operands: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def _reverse(eqn: Any, depth: int, x: np.ndarray) -> np.ndarray:
 def _iota(eqn: Any, depth: int, *dynamic: np.ndarray) -> np.ndarray:
     aval, dim = eqn.outvars[0].aval, eqn.params["dimension"]
     line = np.arange(aval.shape[dim]).astype(aval.dtype)
-    return np.broadcast_to(line.reshape(-1, *(1,) * (len(aval.shape) - dim - 1)), aval.shape)[(None,) * depth]
+    return np.broadcast_to(line.reshape((-1, *(1,) * (len(aval.shape) - dim - 1))), aval.shape)[(None,) * depth]
 
 
 def _cumulative(ufunc: np.ufunc) -> Rule:
