@@ -12,9 +12,8 @@ from luciole.transforms.numpy_rules import NUMPY_RULES
 
 R = np.random.default_rng(0)
 X = R.normal(size=(3, 4)).astype(np.float32)
-POSITIVE = np.abs(X) + 0.1
-I = R.integers(-5, 6, (3, 4)).astype(np.int32)
-J = np.array([[1, -2, 3, 4], [-3, 2, 5, 6], [2, 2, -2, 1]], np.int32)
+SOME = R.integers(-5, 6, (3, 4)).astype(np.int32)
+DIVISORS = np.array([[1, -2, 3, 4], [-3, 2, 5, 6], [2, 2, -2, 1]], np.int32)
 
 
 def integers(i, j):
@@ -40,7 +39,7 @@ PROGRAMS = {
         lax.broadcasted_iota(jnp.int32, (2, 3), 1),
     ],
     "choices": lambda x: [jnp.where(x > 0, x, -x), lax.select_n(jnp.asarray(2), x, -x, 2 * x)],
-    "integers": lambda x: integers(jnp.asarray(I), jnp.asarray(J)),
+    "integers": lambda x: integers(jnp.asarray(SOME), jnp.asarray(DIVISORS)),
     "truth": lambda x: truth(x > 0),
     "by JAX": lambda x: [jnp.sort(x, 1), x @ x.T, jnp.tanh(x), lax.top_k(x, 2)[1]],
 }
