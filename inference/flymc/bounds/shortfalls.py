@@ -9,7 +9,7 @@ Near t = 0, where the written forms cancel to their second order in t, each has 
 """
 
 import jax.numpy as jnp
-from jax.nn import log_sigmoid, log_softmax, logsumexp, sigmoid
+from jax.nn import log_softmax, logsumexp
 
 __all__ = ["categorical", "exponential", "log1p", "softplus"]
 
@@ -47,12 +47,17 @@ def log1p(u):
 def softplus(x, t):
     """softplus(x + t) - softplus(x) - sigmoid(x) t: that of -softplus at x.
 
-    It is even in (x, t), so that x <= 0 may be assumed. With p = sigmoid(x) <= 1/2 it is log1p(p expm1(t)) - p t; above t = 1 the
-    logarithm is log(1 - p + p e^t). Below 1/100 it is the cumulant series of a Bernoulli variable without its first term,
-    v t^2 / 2 (1 + (1 - 2 p) t / 3 + (1 - 6 v) t^2 / 12 + ...) with v = p (1 - p).
+    It is even in (x, t), so that x <= 0 may be assumed. With e = e^x, p = e / (1 + e) <= 1/2 and q = 1 - p it is
+
+        log1p(p expm1(t)) - p t                     below t = 1,
+        softplus(x + t) + log(q) - p t              above, where the three terms are of one size.
+
+    Below 1/100 it is the cumulant series of a Bernoulli variable without its first term,
+    v t^2 / 2 (1 + (q - p) t / 3 + (1 - 6 v) t^2 / 12 + ...) with v = p q.
     """
     size, t = jnp.abs(x), jnp.where(x > 0, -t, t)
-    p, q = sigmoid(-size), sigmoid(size)
+    e = jnp.exp(-size)
+    p, q = e / (1 + e), 1 / (1 + e)
     v, skew = p * q, q - p
     near = jnp.clip(t, -0.01, 0.01)
     cumulants = [
@@ -64,10 +69,12 @@ def softplus(x, t):
         skew * (1 - 60 * v + 360 * v**2) / 2520,
     ]
     series = 0.5 * v * near**2 * _series(near, cumulants)
-    middle = jnp.where(jnp.abs(t) < 0.01, 1.0, jnp.minimum(t, 1.0))
-    far = jnp.maximum(t, 1.0)
-    beyond = jnp.logaddexp(log_sigmoid(size), log_sigmoid(-size) + far) - p * far
-    return jnp.where(jnp.abs(t) < 0.01, series, jnp.where(t < 1, jnp.log1p(p * jnp.expm1(middle)) - p * middle, beyond))
+    moderate = t < 1
+    middle = jnp.where(moderate & (jnp.abs(t) >= 0.01), t, 0.5)
+    end = jnp.where(moderate, 0.0, t - size)
+    logarithm = jnp.log1p(jnp.where(moderate, p * jnp.expm1(middle), jnp.exp(-jnp.abs(end))))
+    beyond = jnp.maximum(end, 0) - jnp.log1p(e)
+    return jnp.where(jnp.abs(t) < 0.01, series, logarithm + jnp.where(moderate, 0.0, beyond) - p * jnp.where(moderate, middle, t))
 
 
 def categorical(logits, offset):
