@@ -4,7 +4,7 @@ if __name__ == "ppl":
     raise ImportError("this folder is part of the package luciole: write `from luciole import ppl`")
 
 from .checks import MissingPlateWarning
-from .density import LogDensity, NothingObservedWarning, ScaledLatentWarning, log_density
+from .density import LogDensity, NothingObservedWarning, ScaledLatentWarning, SubstitutedSiteWarning, log_density
 from .graph import render_model
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
@@ -26,6 +26,7 @@ __all__ = [
     "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Site",
+    "SubstitutedSiteWarning",
     "condition",
     "deterministic",
     "factor",

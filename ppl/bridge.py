@@ -116,7 +116,8 @@ class Bridge(Messenger):
         missing = self._missing(name, dist, value)
         shared = value is not None and given is value and np.ndim(value) > len(dist.shape()) and _from_a_handler(value)
         self.shared += [name] if shared else []
-        return self._site(msg, name, dist, given, missing=missing, shared=shared)
+        substituted = given is not None and not msg.get("is_observed")
+        return self._site(msg, name, dist, given, missing=missing, substituted=substituted, shared=shared)
 
     def _site(
         self,
@@ -127,6 +128,7 @@ class Bridge(Messenger):
         *,
         missing: Any = None,
         kept: bool = False,
+        substituted: bool = False,
         shared: bool = False,
     ) -> Any:
         """Binds one site. missing: the mask of a latent site that imputes, True where it does."""
@@ -167,6 +169,7 @@ class Bridge(Messenger):
             support=_printable(dist.support),
             imputed=missing is not None,
             kept=kept,
+            substituted=substituted,
             shared=shared,
         )
         return bind_site(spec, operands)

@@ -27,7 +27,7 @@ from .gate import as_array
 from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
 
-__all__ = ["LogDensity", "NothingObservedWarning", "ScaledLatentWarning", "log_density"]
+__all__ = ["LogDensity", "NothingObservedWarning", "ScaledLatentWarning", "SubstitutedSiteWarning", "log_density"]
 
 
 class ScaledLatentWarning(LucioleWarning):
@@ -36,6 +36,10 @@ class ScaledLatentWarning(LucioleWarning):
 
 class NothingObservedWarning(LucioleWarning):
     """A model with an argument that is None, and neither an observation nor a factor: its density is the prior's. A forgotten `y=`?"""
+
+
+class SubstitutedSiteWarning(LucioleWarning):
+    """A site that was given a value by `handlers.substitute` counts as observed in a density."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogD
 
     Warns:
         ScaledLatentWarning: a latent site with a bijection is scaled; here, unlike in NumPyro, its Jacobian is not.
+        SubstitutedSiteWarning: `handlers.substitute` around the model gives a value to a site; it counts as observed.
         NothingObservedWarning: an argument is None, and there is no observed site and no factor: the density is the prior's.
     """
     _refuse_separate_arguments(model, args, kwargs)
@@ -203,9 +208,22 @@ def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogD
         raise ModelError("the model has no latent site: every `sample` statement is observed, so there is nothing to infer.")
     for site in program.latents.values():
         _check_latent(site)
+    _warn_of_substituted(program)
     if program.absent and all(site.latent or site.kind == "deterministic" for site in program.sites.values()):
         _warn_of_prior(program)
     return LogDensity(program.data, _Skeleton(program))
+
+
+def _warn_of_substituted(program: ModelProgram) -> None:
+    for site in program.sites.values():
+        if site.spec.substituted:
+            warnings.warn(
+                f"site {site.name!r} ({site.line}) has a value from `handlers.substitute`. A density takes it for an observation, and a "
+                f"chain does not move it. If that is meant, write `lc.condition(model, {{{site.name!r}: value}})`; to start there, "
+                f"`init_strategy=lc.init_to_value({{{site.name!r}: value}})`.",
+                SubstitutedSiteWarning,
+                stacklevel=3,
+            )
 
 
 def _warn_of_prior(program: ModelProgram) -> None:

@@ -49,7 +49,7 @@ def generate(
         key: split over sites and loop steps up front.
         values: constrained values by site, of the sites' whole shapes, or the first steps of a site in a loop: the rest is drawn.
         resample_observed: draw observed sites too (the predictive distributions) where they are not in `values`, except the past of a
-            series that its loop continues.
+            series that its loop continues, and what `handlers.substitute` gives.
         resample_kept: draw that past too.
 
     Returns:
@@ -65,7 +65,7 @@ def generate(
             return operands[spec.num_leaves], None
         if "value" in given and "known" not in given:
             value = given["value"]
-        elif spec.observed and (not resample_observed or (spec.kept and not resample_kept)):
+        elif spec.observed and (not resample_observed or spec.substituted or (spec.kept and not resample_kept)):
             value = operands[spec.num_leaves]
         else:
             value = spec.apply(_draw(spec), operands, _split(given["key"], spec))

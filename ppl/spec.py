@@ -54,6 +54,7 @@ class Spec:
         imputed: whether the site is the latent part of a partly given one; then the operand after the leaves is the mask of its batch
             shape, True where it is missing.
         kept: whether the observation stays where observed sites are drawn anew: the past of a series that the loop continues.
+        substituted: whether the value is `handlers.substitute`'s: it stays wherever sites are drawn, as it is no observation.
         shared: a handler's value, of more axes than the distribution, that reaches every step of a loop and every `vmap` example whole.
     """
 
@@ -77,6 +78,7 @@ class Spec:
     support: Any = None
     imputed: bool = False
     kept: bool = False
+    substituted: bool = False
     shared: bool = False
 
     def structure_key(self) -> Hashable:
@@ -84,7 +86,7 @@ class Spec:
         static = tuple((type(s).__name__, repr(s)) for s in self.static)
         scale = (type(self.scale).__name__, repr(self.scale))
         fields = (self.treedef, self.order, self.num_leaves, self.observed, self.event_dim, self.plates, self.vmaps)
-        fields = (*fields, self.imputed, self.kept)
+        fields = (*fields, self.imputed, self.kept, self.substituted)
         return (self.name, self.kind, self.shape, str(self.dtype), static, scale, *fields)
 
     @property

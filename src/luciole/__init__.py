@@ -26,6 +26,7 @@ _NAMES_BY_ROOM = {
         "NothingObservedWarning",
         "PrecisionWarning",
         "ScaledLatentWarning",
+        "SubstitutedSiteWarning",
         "PriorDrawWarning",
         "SaturatedDrawWarning",
         "condition",

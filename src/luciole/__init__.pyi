@@ -34,6 +34,7 @@ from .ppl import PrecisionWarning as PrecisionWarning
 from .ppl import PriorDrawWarning as PriorDrawWarning
 from .ppl import SaturatedDrawWarning as SaturatedDrawWarning
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
+from .ppl import SubstitutedSiteWarning as SubstitutedSiteWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
 from .ppl import factor as factor
@@ -103,6 +104,7 @@ __all__ = [
     "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Slice",
+    "SubstitutedSiteWarning",
     "__version__",
     "bounds",
     "compare_evidence",

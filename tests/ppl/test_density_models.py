@@ -263,7 +263,11 @@ def test_equals_numpyro(model, assert_equals_numpyro):
     "wrap",
     [
         pytest.param(lambda m: handlers.condition(m, {"mu": 0.7}), id="condition"),
-        pytest.param(lambda m: handlers.substitute(m, {"tau": 0.7}), id="substitute"),
+        pytest.param(
+            lambda m: handlers.substitute(m, {"tau": 0.7}),
+            id="substitute",
+            marks=pytest.mark.filterwarnings("ignore::luciole.SubstitutedSiteWarning"),
+        ),
         pytest.param(lambda m: handlers.do(m, {"mu": 0.7}), id="do"),
         pytest.param(lambda m: handlers.seed(m, 0), id="seed"),
         pytest.param(lambda m: handlers.scope(m, "inner"), id="scope"),

@@ -298,3 +298,19 @@ def test_counts_of_a_narrow_dtype_are_drawn_in_a_wide_one():
         lc.sample("y", dist.Poisson(1000.0 * jnp.exp(0.0 * m)), obs=np.array([3, 200], np.uint8))
 
     assert lc.posterior_predictive(model, jax.random.key(0), {"m": np.zeros(5)})["y"].min() > 700
+
+
+def test_substituted_values_stay():
+    """NumPyro's meaning: `substitute` says what a site is, `condition` what was seen; predictives draw the second anew."""
+
+    def model(y=0.0):
+        x = lc.sample("x", dist.Normal(0, 1))
+        lc.sample("y", dist.Normal(x, 1e-3), obs=y)
+
+    fixed = handlers.substitute(model, data={"x": 10.0})
+    drawn = lc.prior_predictive(fixed, jax.random.key(0), 3)
+    assert (drawn["x"] == 10).all() and np.allclose(drawn["y"], 10, atol=0.01) and len(np.unique(drawn["y"])) == 3
+    assert not (lc.prior_predictive(lc.condition(model, {"x": 10.0}), jax.random.key(0), 3)["x"] == 10).any()
+    with pytest.warns(lc.density.SubstitutedSiteWarning, match=r"'x'.*handlers\.substitute.*lc\.condition"):
+        density = lc.log_density(handlers.substitute(lambda: (model(), lc.sample("z", dist.Normal(0, 1))), data={"x": 10.0}))
+    assert list(density.positions) == ["z"]
