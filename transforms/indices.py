@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jax.lax import GatherScatterMode
 
+from .jax_compat import made_by
 from .known import Known, Unknown, Value, Where
 from .source_lines import source_line
 
@@ -67,11 +68,16 @@ def index_uses(eqn: Any, operands: Sequence[Value], at: Where) -> list[IndexUse]
 
 
 def _is_deliberate(eqn: Any) -> bool:
-    """Whether what lies outside was said to be clipped, or to have a value. (A mapped dynamic slice clips, too, but keeps its axes.)"""
+    """Whether what lies outside was said to be clipped, or to have a value, or is left out by a function of JAX's own that counts.
+
+    (A mapped dynamic slice clips, too, but keeps its axes. `nonzero`, `unique` and `tril_indices` are made of `bincount`.)
+    """
     mode, fill, numbers = eqn.params["mode"], eqn.params.get("fill_value"), eqn.params["dimension_numbers"]
     if mode == GatherScatterMode.CLIP:
         return bool(numbers.collapsed_slice_dims if eqn.primitive.name == "gather" else numbers.inserted_window_dims)
-    return mode == GatherScatterMode.FILL_OR_DROP and fill is not None and not np.isnan(fill)
+    if mode != GatherScatterMode.FILL_OR_DROP:
+        return False
+    return "bincount" in made_by(eqn) if fill is None else not np.isnan(fill)
 
 
 def _windows(eqn: Any) -> tuple[int, ...]:
