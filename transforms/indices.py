@@ -17,6 +17,8 @@ from .source_lines import source_line
 
 __all__ = ["IndexUse", "index_uses"]
 
+# Functions of JAX's own that reach outside on purpose; `nonzero`, `unique` and `tril_indices` are made of `bincount`.
+_LEAVES_OUT = {"_map_coordinates", "bincount", "repeat"}
 _DYNAMIC = {"dynamic_slice": 1, "dynamic_update_slice": 2}  # number of operands before the starts
 
 
@@ -68,16 +70,16 @@ def index_uses(eqn: Any, operands: Sequence[Value], at: Where) -> list[IndexUse]
 
 
 def _is_deliberate(eqn: Any) -> bool:
-    """Whether what lies outside was said to be clipped, or to have a value, or is left out by a function of JAX's own that counts.
+    """Whether what lies outside was said to be clipped, or to have a value, or is the business of a function of JAX's own.
 
-    (A mapped dynamic slice clips, too, but keeps its axes. `nonzero`, `unique` and `tril_indices` are made of `bincount`.)
+    (A mapped dynamic slice clips, too, but keeps its axes.)
     """
     mode, fill, numbers = eqn.params["mode"], eqn.params.get("fill_value"), eqn.params["dimension_numbers"]
     if mode == GatherScatterMode.CLIP:
         return bool(numbers.collapsed_slice_dims if eqn.primitive.name == "gather" else numbers.inserted_window_dims)
-    if mode != GatherScatterMode.FILL_OR_DROP:
-        return False
-    return "bincount" in made_by(eqn) if fill is None else not np.isnan(fill)
+    if mode == GatherScatterMode.FILL_OR_DROP and fill is not None and not np.isnan(fill):
+        return True
+    return not _LEAVES_OUT.isdisjoint(made_by(eqn))
 
 
 def _windows(eqn: Any) -> tuple[int, ...]:
