@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from jax.lax import GatherScatterMode
 
+from .jax_compat import made_by
 from .known import Known, Unknown, Value, Where
 from .source_lines import source_line
 
 __all__ = ["IndexUse", "index_uses"]
 
+# Functions of JAX's own that reach outside on purpose; `nonzero`, `unique` and `tril_indices` are made of `bincount`.
+_LEAVES_OUT = {"_map_coordinates", "bincount", "repeat"}
 _DYNAMIC = {"dynamic_slice": 1, "dynamic_update_slice": 2}  # number of operands before the starts
 
 
@@ -67,11 +70,16 @@ def index_uses(eqn: Any, operands: Sequence[Value], at: Where) -> list[IndexUse]
 
 
 def _is_deliberate(eqn: Any) -> bool:
-    """Whether what lies outside was said to be clipped, or to have a value. (A mapped dynamic slice clips, too, but keeps its axes.)"""
+    """Whether what lies outside was said to be clipped, or to have a value, or is the business of a function of JAX's own.
+
+    (A mapped dynamic slice clips, too, but keeps its axes.)
+    """
     mode, fill, numbers = eqn.params["mode"], eqn.params.get("fill_value"), eqn.params["dimension_numbers"]
     if mode == GatherScatterMode.CLIP:
         return bool(numbers.collapsed_slice_dims if eqn.primitive.name == "gather" else numbers.inserted_window_dims)
-    return mode == GatherScatterMode.FILL_OR_DROP and fill is not None and not np.isnan(fill)
+    if mode == GatherScatterMode.FILL_OR_DROP and fill is not None and not np.isnan(fill):
+        return True
+    return not _LEAVES_OUT.isdisjoint(made_by(eqn))
 
 
 def _windows(eqn: Any) -> tuple[int, ...]:

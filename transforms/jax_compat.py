@@ -5,6 +5,7 @@ Supported: jax 0.10 to 0.12. `tests/transforms/test_jax_compat.py` exercises eve
 
 import contextlib
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ __all__ = [
     "function_of_jax",
     "instantiate_tangents",
     "live_jaxpr",
+    "made_by",
     "open_jaxpr",
     "persistent_cache",
     "prune_jaxpr",
@@ -176,6 +178,12 @@ def define_jvp(primitive: Primitive, rule: Callable[..., tuple[Any, Any]]) -> No
 def user_frames(eqn: JaxprEqn) -> list[tuple[str, int, str]]:
     """(file, line, function) of the frames that created an equation, innermost first, JAX's own left out."""
     return [(f.file_name, f.start_line, f.function_name) for f in _source_info.user_frames(eqn.source_info.traceback)]
+
+
+def made_by(eqn: JaxprEqn) -> list[str]:
+    """The names of JAX's own functions that created an equation, innermost first, up to the first frame of somebody else's."""
+    frames = eqn.source_info.traceback.frames if eqn.source_info.traceback is not None else ()
+    return [frame.function_name for frame in itertools.takewhile(lambda frame: frame.file_name.startswith(_JAX_FOLDER), frames)]
 
 
 def function_of_jax(eqn: JaxprEqn) -> str:

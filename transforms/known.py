@@ -45,7 +45,7 @@ class Known:
         return self._eqn is None and self.depth == 0
 
     def compute(self, compile: bool = False) -> np.ndarray | None:
-        """The array, or None if a primitive has no NumPy rule and `compile` does not allow JAX to run it."""
+        """The array, or None if a primitive has no NumPy rule and `compile` does not allow JAX to run it, or if random keys go in."""
         waiting: list[Any] = [self]
         while waiting:
             value = waiting[-1]
@@ -229,7 +229,12 @@ class _Counting:
 
 
 def _evaluate(eqn: Any, operands: list[Any], depth: int, compile: bool) -> list[Any] | None:
-    """The results of an equation, or of a step into a loop, on arrays with `depth` loop axes in front."""
+    """The results of an equation, or of a step into a loop, on arrays with `depth` loop axes in front.
+
+    Random keys are no arrays of NumPy's: what is made of them, or gives them, has no result here.
+    """
+    if any(map(_is_key, (*operands, *(var.aval for var in getattr(eqn, "outvars", ()))))):
+        return None
     if not isinstance(eqn, JaxprEqn):
         return [eqn.values(np.asarray(operands[0]))]
     rule = NUMPY_RULES.get(eqn.primitive.name)
@@ -240,6 +245,10 @@ def _evaluate(eqn: Any, operands: list[Any], depth: int, compile: bool) -> list[
         return None
     with jax.ensure_compile_time_eval():
         return _run_by_jax(eqn, operands, depth)
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.extended)
 
 
 def _run_by_jax(eqn: JaxprEqn, operands: list[Any], depth: int) -> list[Any]:

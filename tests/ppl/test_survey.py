@@ -163,6 +163,38 @@ def test_what_is_said_to_be_deliberate_is_left_alone():
         assert np.isfinite(float(lc.log_density(model, how)({"theta": jnp.zeros(3)})))
 
 
+def test_what_functions_of_jax_leave_out_themselves_is_left_alone():
+    def model(pick):
+        observe(jnp.sum(pick(effects(), jnp.asarray(G))), 0.5)
+
+    for pick in (
+        lambda t, g: t[jnp.tril_indices(3)[1]],
+        lambda t, g: t[jnp.nonzero(g, size=2)[0]],
+        lambda t, g: t[jnp.unique(g, size=2)],
+        lambda t, g: t[:2] * jnp.bincount(g, length=2),
+        lambda t, g: dist.transforms.LowerCholeskyTransform()(t),
+        lambda t, g: t[jnp.repeat(g[1:], jnp.array([1, 2, 0]), total_repeat_length=2)],
+        lambda t, g: jax.scipy.ndimage.map_coordinates(t, [jnp.array([-1.5, 5.0])], order=1),
+    ):
+        lc.trace(model, pick)
+    with pytest.raises(ModelError, match="index 3 is out of range"):
+        lc.trace(model, lambda t, g: jnp.zeros(3).at[g + 1].add(t[g]))
+
+
+def test_random_keys_among_the_constants():
+    def model(pick):
+        observe(jnp.sum(effects()[pick()]), 0.5)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    for pick in (
+        lambda: jax.random.permutation(keys[0], 3),
+        lambda: jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(keys),
+        lambda: jax.lax.scan(lambda c, key: (c, jax.random.randint(key, (), 0, 3)), 0, keys)[1],
+    ):
+        (use,) = [use for use in lc.trace(model, pick).indices if use.into == "site 'theta'"]
+        assert not use.known
+
+
 def test_which_index_goes_where_is_kept():
     (use,) = lc.trace(in_a_plate, G).indices
     assert (use.into, use.axis, use.size, use.known, use.smallest, use.largest, use.num) == ("site 'theta'", 0, 3, True, 0, 2, 4)

@@ -167,6 +167,13 @@ def test_user_frames():
     assert all("/jax/_src/" not in f for f, _, _ in frames)
 
 
+def test_made_by():
+    (eqn,) = [e for e in equations(lambda g: jnp.bincount(g, length=2), jnp.zeros(3, int)) if e.primitive.name == "scatter-add"]
+    assert "bincount" in compat.made_by(eqn)
+    (eqn,) = [e for e in equations(lambda g: jnp.zeros(2).at[g].add(1.0), jnp.zeros(3, int)) if e.primitive.name == "scatter-add"]
+    assert "bincount" not in compat.made_by(eqn) and not any("test_made_by" in name for name in compat.made_by(eqn))
+
+
 halve_p = compat.Primitive("halve")
 halve_p.multiple_results = True
 compat.define_result(halve_p, lambda x: ([ShapedArray(x.shape, x.dtype)], set()))
