@@ -67,10 +67,9 @@ def _from_blocks(kernel: str, given: Mapping[Any, Any], dense: bool, layout: Lay
     unknown, missing = [n for n in named if n not in known], [n for n in known if n not in named]
     if unknown or missing or len(set(named)) < len(named):
         twice = sorted({n for n in named if named.count(n) > 1})
-        raise SamplerError(
-            f"{kernel}: inverse_mass_matrix has unknown sites {unknown}, missing sites {missing} and sites given twice {twice}; "
-            f"give each of {known} once, on its own or in a tuple of sites."
-        )
+        found = {"unknown sites": unknown, "missing sites": missing, "sites given twice": twice}
+        wrong = " and ".join(f"{words} {names}" for words, names in found.items() if names)
+        raise SamplerError(f"{kernel}: inverse_mass_matrix has {wrong}; give each of {known} once, on its own or in a tuple of sites.")
     matrix = np.zeros((layout.dim, layout.dim) if dense else layout.dim)
     for names, value in blocks:
         where = np.concatenate([np.arange(*_span(layout, name)) for name in names])

@@ -113,6 +113,8 @@ def known_fields(extra_fields: Any, model: Any) -> tuple[str, ...]:
         if name not in known:
             like = nearest(str(name), known)
             hint = f"perhaps {like!r} is meant" if like else f"there are {', '.join(known)}"
+            if str(name).startswith(("z.", "~z.")):
+                hint = "unconstrained values come from lc.log_density(model, ...).unconstrain(values), constrained ones from get_samples()"
             raise SamplerError(
                 f"MCMC.run: extra_fields has {name!r}, which is no statistic; {hint}{known_parameter(model, 'extra_fields')}."
             )

@@ -205,7 +205,8 @@ def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogD
     _refuse_separate_arguments(model, args, kwargs)
     program = trace(model, *args, **kwargs)
     if not program.latents:
-        raise ModelError("the model has no latent site: every `sample` statement is observed, so there is nothing to infer.")
+        none = "every `sample` statement is observed" if any(s.observed for s in program.sites.values()) else "it has no `sample` statement"
+        raise ModelError(f"the model has no latent site: {none}, so there is nothing to infer.")
     for site in program.latents.values():
         _check_latent(site)
     _warn_of_substituted(program)

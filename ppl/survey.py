@@ -61,7 +61,8 @@ def _outside(use: IndexUse, eqn: Any) -> ModelError:
     return ModelError(
         f"{what}: the index {found} is out of range for axis {use.axis} of size {use.size}{several} ({use.line}); expected {expected}. "
         "JAX would take the nearest element, or drop the term, without a word. Labels that count from 1 need `- 1`; "
-        "`np.unique(labels, return_inverse=True)[1]` makes indices of any labels; what is to be left out needs a mask and an index inside."
+        "`np.unique(labels, return_inverse=True)[1]` makes indices of any labels; what is to be left out needs "
+        "an index inside, and the weight 0 or a mask."
     )
 
 

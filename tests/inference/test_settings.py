@@ -118,7 +118,7 @@ class TestInverseMassMatrix:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ({"a": 1.0}, r"unknown sites \[\], missing sites \['z'\]"),
+            ({"a": 1.0}, r"inverse_mass_matrix has missing sites \['z'\];"),
             ({"a": 1.0, "b": 1.0, "z": 1.0}, r"unknown sites \['b'\]"),
             ({"a": 1.0, ("a", "z"): 1.0}, r"sites given twice \['a'\]"),
             (
