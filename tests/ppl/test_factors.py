@@ -214,10 +214,10 @@ class Gumbel2(dist.Distribution):
 TRACED = {  # name: (likelihood, observations, link, names of data, names of latent shared parameters)
     "user's own": (lambda: Gumbel2(linear(), positive()), REAL, "identity", [], ["scale"]),
     "user's own, row scales": (lambda: Gumbel2(linear(), EXPOSURE), REAL, "identity", ["scale"], []),
-    "user's own, scaled rows": (lambda: Gumbel2(linear(), positive() * EXPOSURE), REAL, "traced", None, ["latent_0"]),
+    "user's own, scaled rows": (lambda: Gumbel2(linear(), positive() * EXPOSURE), REAL, "traced", None, ["'scale'"]),
     "gamma": (lambda: dist.Gamma(positive("concentration"), jnp.exp(linear())), EXPOSURE, "log", None, None),
     "lognormal": (lambda: dist.LogNormal(linear(), positive()), EXPOSURE, "identity", None, None),
-    "weighted student": (lambda: dist.StudentT(4.0, linear(), positive() * EXPOSURE), REAL, "traced", None, ["latent_0"]),
+    "weighted student": (lambda: dist.StudentT(4.0, linear(), positive() * EXPOSURE), REAL, "traced", None, ["'scale'"]),
     "cloglog": (lambda: dist.Bernoulli(probs=1 - jnp.exp(-jnp.exp(linear()))), BINARY, "traced", [], []),
     "clipped": (lambda: dist.Bernoulli(probs=jnp.clip(jax.nn.sigmoid(linear()), 0.01, 0.99)), BINARY, "traced", [], []),
     "weibull": (lambda: dist.Weibull(jnp.exp(linear()), positive("concentration")), EXPOSURE, "log", None, None),

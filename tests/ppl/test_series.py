@@ -61,6 +61,7 @@ def density_by_hand(z):
     return N(z["a"]) + N(y, z["a"] * jnp.concatenate([jnp.ones(1), y[:-1]])).sum()
 
 
+@pytest.mark.filterwarnings("ignore::luciole.SubstitutedSiteWarning")
 @pytest.mark.parametrize("handler", [handlers.condition, pytest.param(handlers.substitute, marks=pytest.mark.slow)])
 def test_the_rest_of_a_series_is_latent_in_a_density(handler, assert_close):
     density = lc.log_density(continued, Y, 3, handler=handler)
