@@ -144,7 +144,7 @@ def test_gradients_of_fresh_functions():
     assert grown(equal) == ({}, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_gradients_of_other_functions():
     def other(i):
         f = jax.jit(lambda x: jnp.sum(jnp.sin(x)) * (0.5 + i))
@@ -190,7 +190,7 @@ def test_fresh_predictives():
     assert predictive._batch._cache_size() <= before + 3
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_fresh_chains():
     def one(i):
         mcmc = lc.MCMC(lc.NUTS(fresh_model(i), max_tree_depth=2), num_warmup=4, num_samples=2, num_chains=1, progress_bar=False)

@@ -267,7 +267,7 @@ def test_data_that_are_left_out_are_none():
     [
         lambda m: dist.Poisson(1e10 + 0.0 * m),
         *(
-            pytest.param(make, marks=pytest.mark.slow)
+            pytest.param(make, marks=pytest.mark.exhaustive)
             for make in (
                 lambda m: dist.GammaPoisson(2.0 + 0.0 * m, 1e-10),
                 lambda m: dist.NegativeBinomial2(1e10, 5.0 + 0.0 * m),
