@@ -52,6 +52,7 @@ def pointwise(model, **values):
     return interpreters.pointwise(program, program.data, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n == "by_distribution" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
 def test_masked_rows_are_not_a_number(name):
     np.testing.assert_allclose(pointwise(MODELS[name])["y"], np.where(KEEP, normal(Y), NAN), rtol=1e-6)

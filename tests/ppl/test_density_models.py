@@ -280,6 +280,7 @@ def test_handlers_around_the_model(wrap, assert_equals_numpyro):
     assert_equals_numpyro(wrap(schools))
 
 
+@pytest.mark.slow
 def test_conditioned_series(assert_equals_numpyro):
     """`condition` around a contrib scan gives each step its own element."""
 

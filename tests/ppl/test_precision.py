@@ -35,6 +35,7 @@ def test_a_large_parameter_is_announced(name):
         lc.trace(model, make(1e8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIMIT)
 def test_what_is_computed_well_is_not(name, x64):
     make, _ = LIMIT[name]

@@ -262,6 +262,7 @@ def test_data_that_are_left_out_are_none():
     assert lc.posterior_predictive(school, jax.random.key(0), SCHOOLS, None)["y"].shape == (3, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

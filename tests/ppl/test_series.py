@@ -232,6 +232,7 @@ def local_level(y):
     jax.lax.scan(step, 0.0, y)
 
 
+@pytest.mark.slow
 def with_future(y, steps):
     return np.concatenate([y, np.full(steps, np.nan)])
 

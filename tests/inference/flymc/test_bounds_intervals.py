@@ -130,6 +130,7 @@ def far_and_wide(function):
     return x if function.lowest is None else x[x > function.lowest]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n.startswith("power") else []) for n in LONG_DERIVATIVES])
 def test_values_and_derivatives_are_rounded_outward(name):
     """Every primitive that long doubles know, at points, where nothing but the rounding keeps the exact value inside."""

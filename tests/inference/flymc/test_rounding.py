@@ -80,6 +80,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("distribution", "link"), FAMILIES)
 def test_rounding_is_not_taken_for_a_refuted_bound_nor_a_wrong_bound_for_rounding(distribution, link):
     """At counts from 1 to 1e8; the twins are curvatures that are too small, and values that are raised by a hundredth."""

@@ -219,6 +219,7 @@ def test_another_tall_site_is_named():
         find_factor(lc.log_density(lc.model(two)), "y")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "message"),
     [

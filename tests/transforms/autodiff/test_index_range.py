@@ -83,6 +83,7 @@ def check(programs):
         np.testing.assert_allclose(ours2, expected2, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_known_case():
     """theta has three entries, group ids are 1 to 3 where 0 to 2 were meant: the last entry counts the rows of two groups."""
     group = np.repeat([1, 2, 3], 4)

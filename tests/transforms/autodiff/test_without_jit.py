@@ -22,6 +22,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in {"jit", "cond"} else [pytest.mark.slow]) for n in PROGRAMS])
 def test_derivatives(name):
     f = PROGRAMS[name]
