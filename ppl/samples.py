@@ -4,7 +4,6 @@ A name that the model does not have is an error. A site of a loop may come with 
 is drawn although the samples should have had it, or although observations that hang on it are kept, is a warning.
 """
 
-import difflib
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..transforms import LucioleWarning, ModelError
+from ..transforms.calls import nearest
 from .dependence import edges
 from .gate import as_array
 from .program import ModelProgram, Site
 
-__all__ = ["PriorDrawWarning", "Samples", "checked_samples", "nearest", "warn_of_open_sites"]
+__all__ = ["PriorDrawWarning", "Samples", "checked_samples", "warn_of_open_sites"]
 
 Samples = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def checked_samples(
     together = {n for n in samples if f"{n}_unobserved" in samples}  # records of partly given sites, which may be latent in this model
     for name in samples:
         if name not in known:
-            raise ModelError(f"{what}: the samples have {name!r}, which is no site of the model{nearest(name, known)}. It has {known}.")
+            raise ModelError(f"{what}: the samples have {name!r}, which is no site of the model{_meant(name, known)}. It has {known}.")
     given: dict[str, np.ndarray] = {}
     lead: tuple[int, ...] | None = None
     for name, site in program.latents.items():
@@ -61,10 +61,10 @@ def checked_samples(
     return given, lead or ()
 
 
-def nearest(name: str, known: Collection[str]) -> str:
-    """Words that name the known name most like `name`, if one is."""
-    found = difflib.get_close_matches(name, list(known), n=1) or difflib.get_close_matches(name.rpartition("/")[2], list(known), n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+def _meant(name: str, known: Collection[str]) -> str:
+    """Words that name the known name most like `name`, or like what stands behind its last "/"; none if there is none."""
+    found = nearest(name, known) or nearest(name.rpartition("/")[2], known)
+    return f" (did you mean {found!r}?)" if found else ""
 
 
 def _begins(shape: tuple[int, ...], site: Site) -> bool:
