@@ -29,6 +29,12 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def expect(self, total: int) -> None:
+        """Says how many transitions there will be, if it was not known from the beginning."""
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.refresh()
+
     def reached(self, phase: str, transitions: int) -> None:
         """Names what happens now, warm-up or sampling, and moves the bar to `transitions` of every chain."""
         if self._bar is None:

@@ -14,8 +14,18 @@ notices     the warnings
 """
 
 from .compare import Comparison, compare_evidence
-from .notices import EvidenceRangeWarning, FailedRestartWarning
+from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, OtherModeWarning, PreconditionerWarning
 from .result import Evidence
 from .sgd import sgd_evidence
 
-__all__ = ["Comparison", "Evidence", "EvidenceRangeWarning", "FailedRestartWarning", "compare_evidence", "sgd_evidence"]
+__all__ = [
+    "Comparison",
+    "Evidence",
+    "EvidenceFitWarning",
+    "EvidenceRangeWarning",
+    "FailedRestartWarning",
+    "OtherModeWarning",
+    "PreconditionerWarning",
+    "compare_evidence",
+    "sgd_evidence",
+]

@@ -1,9 +1,10 @@
 """The path of all restarts, as programs on the device.
 
-    u_0 ~ prior,    u_{t+1} = u_t - a_t g'(u_t),    g' the gradient of the negative log likelihood, thresholded if asked for
+    u_0 ~ q_0,    u_{t+1} = u_t - a_t S g',    g' = S' grad f(u_t), thresholded if asked for
 
-Each step leaves behind, for every restart, what the bound is made of: log likelihood and log prior at u_t and one estimate of
-log|det J_t|. A call of `advance` goes through as many steps as it is told, in one loop, and writes into buffers of a fixed size; so one
+q_0 is the prior, and f the negative log likelihood; or q_0 is a normal distribution at a fit, and f the negative log joint density. Each
+step leaves behind, for every restart, what the bound is made of: log likelihood and log prior at u_t and log|det J_t|, or one estimate of
+it. A call of `advance` goes through as many steps as it is told, in one loop, and writes into buffers of a fixed size; so one
 compiled program serves runs of any length. All random numbers are functions of (key, restart, step) and of nothing else.
 """
 
@@ -14,19 +15,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from ...transforms import jvp, linearize, value_and_grad
 from ...transforms.bounded import bounded_jit
 from .batches import Batches
 from .curvature import climb, start_direction
-from .estimators import LIMITS, Order, log_det_estimate, threshold
+from .estimators import LIMITS, Order, eigenvalues, log_det_estimate
 from .objective import Objective
+from .starts import Normal, draw, log_density
+from .steps import Rule, one_product_step, step
 
-__all__ = ["CAPACITY", "Data", "Path", "State", "Track", "advance", "begin"]
+__all__ = ["CAPACITY", "CHOOSE", "Data", "Path", "State", "Track", "advance", "begin", "chooses"]
 
 CAPACITY = 256
-"""Steps that one call of `advance` has room for."""
+"""Steps that one call of `advance` has buffers for."""
+
+CHOOSE = 4
+"""Where a path ends at the peak of its bound, every fourth restart chooses the peak and the others report the bound there."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,9 @@ class Path:
 
     Attributes:
         objective: the model on all rows. batches: on a batch; None if every step sees all rows. held_out: on the test data, or None.
-        order, num_probes: of the estimator. thresholded: whether the gradient is.
+        joint: whether f has the prior in it.
+        peak: whether the path ends where its bound is largest; else after the last step.
+        order, num_probes: of the estimator.
         fresh: whether every restart has minibatches of its own.
         evaluate_every, check_every: steps between two log likelihoods of all rows, and between two looks at the curvature.
     """
@@ -43,9 +51,10 @@ class Path:
     objective: Objective
     batches: Batches | None
     held_out: Objective | None
+    joint: bool
+    peak: bool
     order: Order
     num_probes: int
-    thresholded: bool
     fresh: bool
     evaluate_every: int
     check_every: int
@@ -56,12 +65,18 @@ class Path:
         return (num_restarts, num_rows) if self.fresh else (num_rows,)
 
 
+def chooses(num_restarts: int) -> Any:
+    """Bool, (restart,): which restarts choose the peak. The others report the bound there; if there are too few, all do both."""
+    return np.arange(num_restarts) % CHOOSE == 0 if num_restarts > CHOOSE else np.ones(num_restarts, bool)
+
+
 class Data(NamedTuple):
-    """Arrays that the programs are given. train, test: of the models. threshold: width, nats per unit of u. last: number of steps."""
+    """Arrays that the programs are given. train, test: of the models. start: None is the prior. rule: of the steps. last: number of steps."""
 
     train: Sequence[Any]
     test: Sequence[Any]
-    threshold: Any
+    start: Normal | None
+    rule: Rule
     last: Any
 
 
@@ -70,23 +85,22 @@ class State(NamedTuple):
 
     Attributes:
         position: (restart, dim). step: (), of the position.
-        log_prior: (restart,), at step 0. log_det: (restart,), sum so far; lost: (restart,), what rounding took from it.
-        best, best_mean, best_step: positions (restart, dim) where the mean over restarts has been largest, that mean, and the step.
-        alive: (restart,), whether everything has been finite. in_range: (), whether the guard has seen no step that is too long.
+        log_start: (restart,), log q_0. log_det: (restart,), sum so far; lost: (restart,), what rounding took from it.
+        best, best_mean, best_step: positions (restart, dim) where the path ends as far as is known, the mean of the bound, and the step.
+        alive: (restart,), whether everything has been finite, and the guard has seen no step that is too long.
         guard: (restart, dim), directions of the largest curvature seen. keys: (restart,). batch_key: for shared batches.
         rows: (num_rows,) or (restart, num_rows), the order in which this epoch takes them.
     """
 
     position: jax.Array
     step: jax.Array
-    log_prior: jax.Array
+    log_start: jax.Array
     log_det: jax.Array
     lost: jax.Array
     best: jax.Array
     best_mean: jax.Array
     best_step: jax.Array
     alive: jax.Array
-    in_range: jax.Array
     guard: jax.Array
     keys: jax.Array
     batch_key: jax.Array
@@ -98,8 +112,8 @@ class Track(NamedTuple):
 
     Attributes:
         loss: negative log likelihood, of all rows or estimated from the batch. log_likelihood: of all rows.
-        log_prior: at the position. log_det: estimate for the step away from it. test: log likelihood of the test data.
-        curvature: step size times largest eigenvalue of the Hessian.
+        log_prior: at the position. log_det: for the step away from it. test: log likelihood of the test data.
+        curvature: largest eigenvalue of A, of B for "reference"; as far as it was seen, all of it for "exact".
     """
 
     loss: Any
@@ -111,24 +125,29 @@ class Track(NamedTuple):
 
 
 @bounded_jit(static_argnums=(0, 1, 2))
-def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], train: Sequence[Any], key: jax.Array) -> State:
-    """Restarts drawn from the prior; restart i is the same however many there are."""
+def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], data: Data, key: jax.Array) -> State:
+    """Restarts drawn from q_0; restart i is the same however many there are."""
     dtype = objective.layout.dtype
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_restarts, dtype=jnp.uint32))
     draw_keys, guard_keys, probe_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
-    position = jax.vmap(partial(objective.draw, train))(draw_keys)
+    if data.start is None:
+        position = jax.vmap(partial(objective.draw, data.train))(draw_keys)
+        log_start = jax.vmap(partial(objective.log_prior, data.train))(position)
+    else:
+        normal = jax.vmap(lambda k: jax.random.normal(k, (objective.layout.dim,), dtype))(draw_keys)
+        position = jax.vmap(partial(draw, data.start))(normal)
+        log_start = jax.vmap(partial(log_density, data.start))(normal)
     zeros = jnp.zeros((num_restarts,), dtype)
     return State(
         position=position,
         step=jnp.int32(0),
-        log_prior=jax.vmap(partial(objective.log_prior, train))(position),
+        log_start=log_start,
         log_det=zeros,
         lost=zeros,
         best=position,
         best_mean=jnp.asarray(-jnp.inf, dtype),
         best_step=jnp.int32(0),
         alive=jnp.ones((num_restarts,), bool),
-        in_range=jnp.asarray(True),
         guard=jax.vmap(lambda k: start_direction(k, objective.layout.dim, dtype))(guard_keys),
         keys=probe_keys,
         batch_key=jax.random.fold_in(key, 2**32 - 1),
@@ -142,7 +161,7 @@ def advance(path: Path, state: State, data: Data, step_sizes: jax.Array, number:
 
     Args:
         path: static. state: at the first of them. data: of the models.
-        step_sizes: (CAPACITY,), of these steps, per nat.
+        step_sizes: (CAPACITY,), of these steps, a.
     """
     prepared = path.objective.prepare(data.train) if path.batches is None else None
     prepared_test = path.held_out.prepare(data.test) if path.held_out else None
@@ -157,33 +176,39 @@ def advance(path: Path, state: State, data: Data, step_sizes: jax.Array, number:
 
 
 def _step(path: Path, state: State, data: Data, prepared, prepared_test, step_size) -> tuple[State, Track]:
-    loss, state = _loss(path, state, data, prepared)
+    over_restarts, state = _loss(path, state, data, prepared)
     evaluated = (state.step % path.evaluate_every == 0) | (state.step == data.last)
-    moved, value, log_det = _move(path, state, loss, data.threshold, step_size)
+    moved, value, log_det, curvature = _move(path, state, over_restarts, data.rule, step_size)
     log_prior = jax.vmap(partial(path.objective.log_prior, data.train))(state.position)
-    log_likelihood = -value if path.batches is None else _now_and_then(evaluated, partial(_of_all_rows, path, data), state, value)
+    loss = value + log_prior if path.joint else value
+    log_likelihood = -loss if path.batches is None else _now_and_then(evaluated, partial(_of_all_rows, path, data), state, loss)
     test = jnp.full_like(value, jnp.nan)
     if path.held_out is not None:
         test = _now_and_then(evaluated, partial(_of_test, path.held_out, prepared_test), state, value)
-    guard, curvature = _watch(path, state, loss, data.threshold, step_size)
-    state = _keep_best(state, log_likelihood + (log_prior - state.log_prior) + state.log_det, evaluated)
-    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(log_prior) & jnp.isfinite(log_det)
+    guard = state.guard
+    if path.order != "exact":
+        guard, curvature = _watch(path, state, over_restarts, data.rule, step_size)
+    finite = jnp.isfinite(value) & jnp.isfinite(log_prior) & (jnp.isfinite(log_likelihood) | ~evaluated)
+    state = state._replace(alive=state.alive & finite)
+    state = _keep_best(path, state, log_likelihood + (log_prior - state.log_start) + state.log_det, evaluated, data.last)
     total, lost = _compensated(state.log_det, log_det, state.lost)
-    too_long = jnp.any(jnp.where(alive, curvature, 0) > LIMITS[path.order])  # False where it is NaN: not looked at
-    state = state._replace(
-        position=moved, step=state.step + 1, log_det=total, lost=lost, alive=alive, guard=guard, in_range=state.in_range & ~too_long
-    )
-    return state, Track(value, log_likelihood, log_prior, log_det, test, curvature)
+    too_long = curvature > LIMITS[path.order]  # False where it is NaN: not looked at
+    alive = state.alive & jnp.isfinite(log_det) & ~too_long
+    state = state._replace(position=moved, step=state.step + 1, log_det=total, lost=lost, alive=alive, guard=guard)
+    return state, Track(loss, log_likelihood, log_prior, log_det, test, curvature)
 
 
 def _loss(path: Path, state: State, data: Data, prepared) -> tuple[Callable[..., Any], State]:
-    """The loss of this step: how to map a function of (loss, arrays of one restart) over restarts; and the state with the epoch's rows."""
-    batches = path.batches
+    """The loss f of this step: how to map a function of (f, arrays of one restart) over restarts; and the state with the epoch's rows."""
+    batches, objective = path.batches, path.objective
+
+    def joined(log_likelihood, u):
+        return -log_likelihood - objective.log_prior(data.train, u) if path.joint else -log_likelihood
+
     if batches is None:
-        objective = path.objective
 
         def over_restarts(function, *arrays):
-            return jax.vmap(partial(function, lambda u: -objective.log_likelihood(prepared, u)))(*arrays)
+            return jax.vmap(partial(function, lambda u: joined(objective.log_likelihood(prepared, u), u)))(*arrays)
 
         return over_restarts, state
     epoch, place = state.step // batches.count, state.step % batches.count
@@ -192,7 +217,7 @@ def _loss(path: Path, state: State, data: Data, prepared) -> tuple[Callable[...,
 
     def with_batch(function, some, *arrays):
         prepared = batches.objective.prepare(batches.gather(data.train, some))
-        return function(lambda u: -batches.count * batches.objective.log_likelihood(prepared, u), *arrays)
+        return function(lambda u: joined(batches.count * batches.objective.log_likelihood(prepared, u), u), *arrays)
 
     def over_restarts(function, *arrays):
         if path.fresh:
@@ -213,34 +238,29 @@ def _shuffled(path: Path, num_rows: int, state: State, epoch) -> jax.Array:
     return order(state.batch_key)
 
 
-def _move(path: Path, state: State, over_restarts, width, step_size):
-    """Positions after the step, losses before it, and the estimates of log|det J|."""
+def _move(path: Path, state: State, over_restarts, rule: Rule, step_size):
+    """Positions after the step, losses before it, log|det J| or its estimates, and largest eigenvalues if all are computed."""
 
     def one(loss, u, key):
+        if path.order == "exact":
+            now = step(rule, loss, u, step_size)
+            values = eigenvalues(now.product, u.size, u.dtype)
+            return now.moved, now.value, now.log_det_known + jnp.sum(jnp.log(jnp.abs(1 - values))), values[-1]
         probes = jax.random.rademacher(jax.random.fold_in(key, state.step), (path.num_probes, u.size), u.dtype)
-        if path.order == 2 and path.num_probes == 1 and not path.thresholded:  # one tangent, known beforehand: nothing need be kept
-            (value, gradient), (_, curved) = jvp(value_and_grad(loss), (u,), (probes[0],))
-            return u - step_size * gradient, value, log_det_estimate(lambda _: step_size * curved, probes, 2)
-        value, gradient, product = _expand(loss, u, path.thresholded, width, step_size)
-        return u - step_size * gradient, value, log_det_estimate(product, probes, path.order)
+        if path.order in (2, "reference") and path.num_probes == 1 and rule.width is None:
+            now = one_product_step(rule, loss, u, step_size, probes[0])
+        else:
+            now = step(rule, loss, u, step_size)
+        return now.moved, now.value, now.log_det_known + log_det_estimate(now.product, probes, path.order), jnp.asarray(jnp.nan, u.dtype)
 
     return over_restarts(one, state.position, state.keys)
 
 
-def _expand(loss, u, thresholded: bool, width, step_size):
-    """Loss, gradient (thresholded), and products with A = a s^1/2 H s^1/2, at u."""
-    (value, gradient), hessian = linearize(value_and_grad(loss), u)
-    if not thresholded:
-        return value, gradient, lambda v: step_size * hessian(v)[1]
-    gradient, root = threshold(gradient, width)
-    return value, gradient, lambda v: step_size * root * hessian(root * v)[1]
-
-
-def _watch(path: Path, state: State, over_restarts, width, step_size) -> tuple[jax.Array, jax.Array]:
+def _watch(path: Path, state: State, over_restarts, rule: Rule, step_size) -> tuple[jax.Array, jax.Array]:
     """The guards after a look at this step, and what they saw; NaN if it is not the time to look."""
 
     def one(loss, u, guard):
-        return climb(guard, _expand(loss, u, path.thresholded, width, step_size)[2], state.step == 0)
+        return climb(guard, step(rule, loss, u, step_size).product, state.step == 0)
 
     def unseen():
         return state.guard, jnp.full_like(state.log_det, jnp.nan)
@@ -261,11 +281,17 @@ def _of_test(held_out: Objective, prepared, positions) -> jax.Array:
     return jax.vmap(partial(held_out.log_likelihood, prepared))(positions)
 
 
-def _keep_best(state: State, evidence, evaluated) -> State:
-    """Keeps the positions if the mean over the restarts that are still finite is the largest so far, and a bound."""
-    alive = state.alive & jnp.isfinite(evidence)
-    mean = jnp.sum(jnp.where(alive, evidence, 0)) / jnp.maximum(jnp.sum(alive), 1)
-    better = evaluated & state.in_range & jnp.any(alive) & (mean > state.best_mean)
+def _keep_best(path: Path, state: State, evidence, evaluated, last) -> State:
+    """Keeps the positions after the last step; or, if the path ends at the peak, where the bound of those who choose is the largest so far."""
+    if not path.peak:
+        ended = state.step == last
+        best = jnp.where(ended, state.position, state.best)
+        return state._replace(best=best, best_step=jnp.where(ended, state.step, state.best_step))
+    choosing = jnp.asarray(chooses(state.alive.shape[0]))
+    counted = choosing & state.alive & jnp.isfinite(evidence)
+    number = jnp.sum(counted)
+    mean = jnp.sum(jnp.where(counted, evidence, 0)) / number + jnp.log(number / jnp.sum(choosing))
+    better = evaluated & (mean > state.best_mean)  # False where nobody counts: NaN
     return state._replace(
         best=jnp.where(better, state.position, state.best),
         best_mean=jnp.where(better, mean, state.best_mean),

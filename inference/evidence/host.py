@@ -9,6 +9,7 @@ import numpy as np
 from ...transforms import EvidenceError
 from ..progress import Progress
 from .descent import CAPACITY, Data, Path, State, Track, advance, begin
+from .roots import Identity
 
 __all__ = ["Descended", "descend"]
 
@@ -17,21 +18,23 @@ _FIRST_CALL = 4
 
 
 class Descended(NamedTuple):
-    """state: after the last step. track: (restart, step) each, float64, step 0 first. interrupted: by the user."""
+    """state: after the last step. log_start: (restart,), log q_0. track: (restart, step) each, float64, step 0 first. interrupted: by the user."""
 
     state: State
+    log_start: np.ndarray
     track: Track
     interrupted: bool
 
 
 def descend(path: Path, data: Data, key: jax.Array, num_restarts: int, step_sizes: np.ndarray, progress: Progress) -> Descended:
-    """All restarts from the prior through `len(step_sizes)` steps; it leaves one row more, for the position after the last.
+    """All restarts from q_0 through `len(step_sizes)` steps; it leaves one row more, for the position after the last.
 
     Raises:
         EvidenceError: every restart has become infinite or NaN.
     """
     moves = np.append(step_sizes, 0.0).astype(path.objective.layout.dtype)
-    state, chunks, done, size = begin(path.objective, num_restarts, path.rows_shape(num_restarts), data.train, key), [], 0, _FIRST_CALL
+    state = begin(path.objective, num_restarts, path.rows_shape(num_restarts), data, key)
+    log_start, chunks, done, size = np.asarray(state.log_start), [], 0, _FIRST_CALL
     interrupted = False
     try:
         while done < len(moves):
@@ -45,31 +48,37 @@ def descend(path: Path, data: Data, key: jax.Array, num_restarts: int, step_size
             done += number
             if done > _FIRST_CALL:  # the first call also compiled
                 size = int(np.clip(number * _CALL_SECONDS / seconds, 1, CAPACITY))
-            if not np.asarray(state.alive).any():
-                raise _all_failed(path, _joined(chunks), step_sizes)
+            if not np.isfinite(chunks[-1].loss[:, -1]).any():
+                raise _all_failed(path, data, _joined(chunks), step_sizes)
             progress.reached("descent", min(done, len(step_sizes)))
-            progress.note(f"{num_restarts} restarts, bound {float(state.best_mean):.6g} nats at step {int(state.best_step)}")
+            best = f", bound {float(state.best_mean):.6g} nats at step {int(state.best_step)}" if path.peak else ""
+            progress.note(f"{num_restarts} restarts{best}")
     except KeyboardInterrupt:
         if not chunks:
             raise
         interrupted = True
-    return Descended(state, _joined(chunks), interrupted)
+    return Descended(state, log_start, _joined(chunks), interrupted)
 
 
 def _joined(chunks: list[Track]) -> Track:
     return Track(*(np.concatenate(rows, axis=1) for rows in zip(*chunks, strict=True)))
 
 
-def _all_failed(path: Path, track: Track, step_sizes: np.ndarray) -> EvidenceError:
+def _all_failed(path: Path, data: Data, track: Track, step_sizes: np.ndarray) -> EvidenceError:
     """All restarts failed: at which step, and which step size would not have."""
     finite = np.isfinite(track.loss) & np.isfinite(track.log_prior) & np.isfinite(track.log_det)
     step = int(np.argmin(np.logical_and.accumulate(finite, axis=1).any(axis=0)))
     if step == 0 and not np.isfinite(track.loss[:, 0]).any():
         return EvidenceError(
-            "sgd_evidence: the likelihood is zero, infinite or NaN at every draw from the prior, so there is no path to follow. Look at "
+            "sgd_evidence: the density is zero, infinite or NaN at every draw from the start, so there is no path to follow. Look at "
             "`lc.prior_predictive`: a prior that is much too wide, or a likelihood with hard limits, does this."
         )
-    seen = np.nanmax(track.curvature[:, 0])  # later ones have grown with the divergence
+    if not isinstance(data.rule.root, Identity):
+        return EvidenceError(
+            f"sgd_evidence: every restart has become infinite or NaN by step {step} of {len(step_sizes)}: the density is far from that of the "
+            'fit, or has hard limits. Write num_steps="auto", inflate=1.1, or another start.'
+        )
+    seen = track.curvature[np.isfinite(track.curvature[:, 0]), 0].max(initial=0)  # later ones have grown with the divergence
     safe = min(step_sizes[min(step, len(step_sizes) - 1)] / 10, 0.3 * step_sizes[0] / seen) if seen > 0 else step_sizes[0] / 10
     return EvidenceError(
         f"sgd_evidence: every restart has become infinite or NaN by step {step}; at step 0, step size times the largest "

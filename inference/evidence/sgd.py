@@ -1,9 +1,7 @@
 """`sgd_evidence`: what a user calls, from the arguments to the result."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 
@@ -12,37 +10,34 @@ import numpy as np
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
-from ...transforms.bounded import bounded_jit
 from ...transforms.calls import verb
 from ...transforms.keys import random_key
 from ..layout import Layout
-from ..notices import InterruptWarning
 from ..progress import Progress
-from ..settings import choice, flag, number, whole
 from .batches import cut
-from .descent import Data, Path
-from .estimators import LIMITS, Order
-from .host import Descended, descend
-from .notices import EvidenceRangeWarning, FailedRestartWarning
+from .fits import FULL, Fits
+from .follow import Problem, choose, report, with_samples
+from .keywords import Keywords, check, resolved
 from .objective import Objective, check_model
+from .remarks import check_some_valid, warn
 from .result import Evidence
 
 __all__ = ["sgd_evidence"]
 
-_CHECK_EVERY = 10  # steps between two looks at the curvature
-_ROUNDING = 32  # units in the last place that the mean over restarts may be off by on the device
 
-
-@verb("lc.sgd_evidence(model, key, *args, step_size=..., num_steps=..., **kwargs)")
+@verb("lc.sgd_evidence(model, key, *args, **kwargs)")
 def sgd_evidence(
     model: Callable[..., Any],
     key: Any,
     /,
     *args: Any,
-    step_size: Any,
-    num_steps: int,
+    start: Literal["auto", "fit", "prior", "laplace"] = "auto",
+    inflate: float | None = None,
+    preconditioner: Literal["auto", "full", "diagonal"] | None = "auto",
+    num_steps: int | Literal["auto"] = "auto",
+    step_size: Any = None,
+    order: Literal["auto", 2, 4, "exact", "reference"] = "auto",
     num_restarts: int = 64,
-    order: Order = 2,
     batch_size: int | None = None,
     plate: str | None = None,
     gradient_threshold: float | None = None,
@@ -53,38 +48,54 @@ def sgd_evidence(
     progress_bar: bool = True,
     **kwargs: Any,
 ) -> Evidence:
-    """Estimates a lower bound on log p(data) along the path of gradient descent from the prior.
+    """Estimates a lower bound on log p(data) along a path of gradient descent.
 
-    Restarts are drawn from the prior, q_0, in unconstrained coordinates u, and descend the negative log likelihood,
+    Restarts u_0, in unconstrained coordinates, are drawn from a distribution q_0 of known density, and descend a loss f,
 
-        u_{t+1} = u_t - a_t g_t,    g_t = -grad log p(y | u_t)  (thresholded: g - g0 tanh(g / g0)),    J_t = d u_{t+1} / d u_t.
+        u_{t+1} = u_t - a_t S S' grad f(u_t),    J_t = d u_{t+1} / d u_t.
 
-    After t steps they are draws of an implicit distribution q_t, whose entropy is that of the prior and the changes since. So
+    After t steps they are draws of an implicit distribution q_t, whose entropy is that of q_0 and the changes since. So
 
-        log p(y | u_t) + log p(u_t) - log p(u_0) + sum_{s<t} log|det J_s|
+        log p(y | u_t) + log p(u_t) - log q_0(u_0) + sum_{s<t} log|det J_s|
 
-    estimates the evidence lower bound E_q[log p(y, u)] + H[q_t] without bias, -log p(u_0) standing for H[q_0]; p(u) has the Jacobians of
-    the bijections. log|det J_s| is replaced by a random estimate of a lower bound on it (see `order`), so the whole stays a lower
-    bound. It rises while the likelihood improves faster than entropy is lost, and where it peaks is a time to stop. The bound is tight
-    only if q_t is the posterior, which descent does not promise: expect it to be low by one to three nats per well-determined parameter,
-    and to peak early for networks. `best_step` is chosen on the noisy mean, which makes the value there a little optimistic, by less
-    than its standard error.
+    estimates the evidence lower bound E_{q_t}[log p(y, u)] + H[q_t] without bias; p(u) has the Jacobians of the bijections.
+
+    For a model of up to 128 parameters q_0 is a normal distribution, a quarter wider than the one that fits the posterior best, f the
+    negative log joint density, and S the fit's: every direction reaches the posterior's width at the same time, in the last step, where the bound
+    is read. On a Gaussian posterior it is then the evidence. For larger models S is diagonal, and two paths are tried, from
+    the prior and from a mode; a few restarts choose the one with the larger bound, the others report it. With `start="prior",
+    preconditioner=None` and steps of your own this is plain descent from the prior; its bound is loose where columns are correlated or scales
+    unknown, differently for different models, so that it can rank models wrongly.
+
+    What the bound does not know: one start covers one mode (`OtherModeWarning` where another is found). What certifies it: every step of
+    every path must be one to one and the estimator of log|det J| a bound, which both follow from the largest eigenvalue of I - J; a guard
+    follows it, and `.certified` says whether it passed everywhere. Paths on which it did not, or that became infinite, are
+    not counted from there on: the others are then draws from a truncated q_0, and the bound has log(counted / all) less for that. For networks
+    the bound ranks widths and priors, and is far from tight; where it peaks is no time to stop training for the sake of predictions.
 
     Args:
         model: a model; `args` and `kwargs` are its arguments, its data.
-        key: a random key. Restart i gets the same random numbers for every model, step size and number of restarts: differences
-            between estimates with one key are less noisy than each of them.
-        step_size: a; one number or (num_steps,), in units of u^2 per nat: it multiplies the gradient of the summed loss. a times the
-            largest curvature must stay below a limit, 0.68 for `order=2`; 0.3 is a good largest value.
-        num_steps: of each restart.
+        key: a random key. Restart i gets the same random numbers for every model and number of restarts: differences between estimates
+            with one key are less noisy than each of them.
+        start: q_0 and f. "fit": N(m, k^2 S S'), fitted by variational inference, and the joint density. "laplace": the same, at a mode.
+            "prior": the prior, and the likelihood alone. "auto": "fit" with a full preconditioner, "prior" without one, with a diagonal one
+            the better of "prior" and "laplace".
+        inflate: k; 1.25 by default, with a diagonal preconditioner 2.
+        preconditioner: S. "full": a matrix. "diagonal". None: the identity, with `step_size`. "auto": full up to 128 parameters.
+        num_steps: T. "auto": 16, 32 with a diagonal preconditioner, doubled up to 256 until the guard passes. From the prior a path goes on
+            to 1.5 T.
+        step_size: a, without preconditioner; one number or (num_steps,), in units of u^2 per nat: it multiplies the gradient of the summed
+            loss. a times the largest curvature must stay below a limit, 0.68 for `order=2`; 0.3 is a good largest value.
+        order: how log|det J| is had. "exact": the determinant, dim products and dim^3 operations for each step. 2: an estimate of a lower bound
+            from one Hessian-vector product, exact to second order. 4: from two, with a far smaller excess. "reference": 2 on what the
+            preconditioner does not know; without noise or excess on a Gaussian posterior. "auto": with a full preconditioner "exact" up to 32
+            parameters and "reference" beyond; else 2.
         num_restarts: they run side by side; the standard error falls with their square root.
-        order: the estimator of log|det J|. 2: one Hessian-vector product per step, exact to second order in a. 4: two, and a far
-            smaller excess. "exact": the log-determinant, dim products and dim^3 operations, for small models.
         batch_size: rows of a plate in one step; must divide their number. None: all. Each epoch goes through all rows in a
             random order, and the loss of a batch is multiplied by the number of batches.
         plate: whose rows; not needed if the observed sites stand in one plate only.
-        gradient_threshold: g0, nats per unit of u. Directions in which the gradient is small against it stay where the prior put
-            them and keep their entropy.
+        gradient_threshold: g0; g - g0 tanh(g / g0) instead of g = S' grad f, nats per unit of u: directions in which it is small stay
+            where q_0 put them and keep their entropy.
         minibatches: "shared": all restarts see one sequence of batches; the estimate is unbiased for the bound of that sequence.
             "fresh": every restart has its own; q_t is then a mixture over sequences, whose entropy is at least the mean of theirs, so it
             remains a lower bound, a little looser, and restarts differ more.
@@ -96,110 +107,71 @@ def sgd_evidence(
         progress_bar: whether to show one.
 
     Returns:
-        The estimate: `mean`, `stderr`, `best_step`, `samples`, `plot()`, `to_arviz()`.
+        The estimate: `bound`, `bound_stderr`, `importance_weighted`, `laplace`, `certified`, `samples`, `plot()`, `to_arviz()`.
 
     Raises:
         ModelError: as `log_density`; the prior cannot be sampled.
         SamplerError: `key` is no key.
-        EvidenceError: an argument makes no sense; a latent site is scaled or masked; the plate does not split into batches of that
-            size; every restart became infinite or NaN.
+        EvidenceError: an argument makes no sense; a latent site is scaled, masked or has an improper prior; the plate does not split into
+            batches of that size; there is no fit, or no mode; every restart became infinite or NaN; no path was ever valid.
 
     Warns:
-        EvidenceRangeWarning: a step was too long for the curvature there; the bound does not hold after it.
-        FailedRestartWarning: restarts became infinite or NaN and were left out.
+        EvidenceRangeWarning: steps were too long for the curvature there; their paths are not counted after them.
+        FailedRestartWarning: restarts became infinite or NaN, and are not counted.
+        EvidenceFitWarning: the fit has not converged. OtherModeWarning: there is a further mode, which the bound does not cover.
+        PreconditionerWarning: a full preconditioner was asked for, and the model is too large for it.
         InterruptWarning: the user interrupted; the estimate ends there.
 
-    Source: Duvenaud, Maclaurin & Adams (2016), "Early stopping as nonparametric variational inference", AISTATS. We deviate in the
-    estimator (one product instead of two, or a quartic; `estimators` has the derivation) and in keeping the prior in the bound.
+    Source: Duvenaud, Maclaurin & Adams (2016), "Early stopping as nonparametric variational inference", AISTATS, has the path from the
+    prior without preconditioner. We deviate in the starts, the preconditioners and the estimators (`plan`, `steps`, `estimators`), in
+    keeping the prior in the bound, and in what paths that fail cost.
     """
     begun = perf_counter()
-    words = key_words(key)
-    _check(order, num_steps, num_restarts, num_probes, minibatches, gradient_threshold, batch_size, plate, evaluate_every, progress_bar)
-    step_sizes = _step_sizes(step_size, num_steps)
+    key_data = key_words(key)
+    words = Keywords(
+        start=start,
+        inflate=inflate,
+        preconditioner=preconditioner,
+        num_steps=num_steps,
+        step_size=step_size,
+        order=order,
+        num_restarts=num_restarts,
+        num_probes=num_probes,
+        gradient_threshold=gradient_threshold,
+        batch_size=batch_size,
+        plate=plate,
+        minibatches=minibatches,
+        evaluate_every=evaluate_every,
+        progress_bar=progress_bar,
+    )
+    check(words)
     density = log_density(model, *args, **kwargs)
     check_model(density.program)
     objective = Objective(density.program, Layout.of(density.positions))
+    now = resolved(words, objective.layout.dim)
     batches = None if batch_size is None else cut(model, args, kwargs, density, objective, batch_size, plate)
     held_out, test_data = _held_out(model, test, density, objective.layout)
-    path = Path(
+    problem = Problem(
         objective=objective,
         batches=batches,
         held_out=held_out,
-        order=order,
+        train=tuple(jax.device_put(density.data)),
+        test=tuple(jax.device_put(test_data)),
+        asked=now.asked,
         num_probes=int(num_probes),
-        thresholded=gradient_threshold is not None,
         fresh=batches is not None and minibatches == "fresh",
         evaluate_every=int(evaluate_every or (1 if batches is None else batches.count)),
-        check_every=_CHECK_EVERY,
+        fits=Fits(objective, tuple(density.data), "full" if objective.layout.dim <= FULL and now.asked.preconditioner != "diagonal" else "diagonal"),
+        key=key_data,
     )
-    width = np.asarray(gradient_threshold or 0.0, objective.layout.dtype)
-    data = Data(tuple(jax.device_put(density.data)), tuple(jax.device_put(test_data)), width, np.int32(num_steps))
-    run_key = random_key(words)
-    with Progress(num_steps, num_restarts, progress_bar) as progress:
-        descended = descend(path, data, run_key, num_restarts, step_sizes, progress)
-    estimate = _estimate(path, data, run_key, descended, step_sizes, words, begun)
-    _warn(estimate, descended.interrupted, num_steps)
+    with Progress(1, num_restarts, progress_bar) as progress:
+        chosen, tried = choose(problem, now.starts, now.lengths, int(num_restarts))
+        chosen, estimate, descended = report(problem, chosen, now.lengths, int(num_restarts), progress)
+    check_some_valid(estimate)
+    estimate = with_samples(problem, chosen, random_key(key_data), estimate, descended)
+    estimate = replace(estimate, tried=tried, laplace=problem.fits.laplace_evidence if now.asked.preconditioner == "full" else np.nan, seconds=perf_counter() - begun)
+    warn(estimate, problem.fits, descended.interrupted)
     return estimate
-
-
-def _estimate(path: Path, data: Data, run_key, descended: Descended, step_sizes: np.ndarray, words, begun: float) -> Evidence:
-    """The result, from what the path left."""
-    track = descended.track
-    num_restarts, length = track.loss.shape
-    steps = np.flatnonzero((np.arange(length) % path.evaluate_every == 0) | (np.arange(length) == len(step_sizes)))
-    changes = np.cumsum(track.log_det, axis=1)  # the last is that of a step of size zero
-    changes = np.concatenate([np.zeros((num_restarts, 1)), changes], axis=1)
-    looked = np.flatnonzero(np.arange(min(length, len(step_sizes))) % path.check_every == 0)
-    seen = track.curvature[:, looked]
-    estimate = Evidence(
-        steps=steps,
-        log_likelihood=track.log_likelihood[:, steps],
-        log_prior=track.log_prior[:, steps],
-        entropy=changes[:, steps] - track.log_prior[:, :1],
-        training_loss=track.loss,
-        test_log_likelihood=None if path.held_out is None else track.test[:, steps] / path.held_out.num_observed,
-        best_step=0,
-        samples={},
-        checked_steps=looked,
-        max_curvature=np.where(np.isnan(seen), -np.inf, seen).max(axis=0),
-        order=path.order,
-        num_probes=path.num_probes,
-        step_size=step_sizes,
-        key=words,
-        num_observed=path.objective.num_observed,
-        seconds=perf_counter() - begun,
-        program=path.objective.program,
-    )
-    best_step, positions = _peak(estimate, path, data, run_key, descended)
-    values = _constrained(path.objective, data.train, positions[np.flatnonzero(estimate.finite)])
-    samples = {name: np.asarray(value) for name, value in values.items()}
-    ordered = {name: samples[name] for name in path.objective.program.sites if name in samples}
-    return replace(estimate, best_step=best_step, samples=ordered, seconds=perf_counter() - begun)
-
-
-def _peak(estimate: Evidence, path: Path, data: Data, run_key, descended: Descended) -> tuple[int, jax.Array]:
-    """The step at which the bound peaks while it is one, and the positions of all restarts there.
-
-    The device kept those of the largest mean it saw. It may have missed the peak: it did not know which restarts would fail later, and
-    it adds in the run's float type. If by more than rounding, the path is run again up to the peak.
-    """
-    invalid = estimate.first_invalid_step
-    allowed = estimate.steps if invalid is None else estimate.steps[estimate.steps <= invalid]
-    mean = estimate.mean[: allowed.size]
-    state, peak = descended.state, int(np.argmax(mean))
-    if not state.best.is_deleted() and int(state.best_step) in allowed:
-        kept = int(np.searchsorted(allowed, int(state.best_step)))
-        terms = np.abs(estimate.log_likelihood[estimate.finite]).max() + np.abs(estimate.log_prior[estimate.finite]).max()
-        if mean[kept] >= mean[peak] - _ROUNDING * np.finfo(state.best.dtype).eps * terms:
-            return int(allowed[kept]), state.best
-    again = Progress(1, 1, shown=False)
-    restarts = len(estimate.log_evidence)
-    return int(allowed[peak]), descend(path, data, run_key, restarts, estimate.step_size[: allowed[peak]], again).state.position
-
-
-@bounded_jit(static_argnums=0)
-def _constrained(objective: Objective, data, positions: jax.Array) -> dict[str, jax.Array]:
-    return jax.vmap(partial(objective.constrain, data))(positions)
 
 
 def _held_out(model, test, density: LogDensity, layout: Layout) -> tuple[Objective | None, tuple]:
@@ -224,61 +196,3 @@ def _held_out(model, test, density: LogDensity, layout: Layout) -> tuple[Objecti
 
 def _shapes(density: LogDensity) -> dict[str, tuple[int, ...]]:
     return {name: tuple(spec.shape) for name, spec in density.positions.items()}
-
-
-def _step_sizes(step_size: Any, num_steps: int) -> np.ndarray:
-    """(num_steps,), float64."""
-    try:
-        sizes = np.asarray(step_size, np.float64)
-    except (TypeError, ValueError):
-        sizes = np.asarray(np.nan)
-    if sizes.shape not in ((), (num_steps,)) or not (np.isfinite(sizes) & (sizes > 0)).all():
-        found = repr(step_size) if sizes.ndim == 0 else f"an array of shape {sizes.shape}"
-        raise EvidenceError(
-            f"sgd_evidence: step_size is {found}; a positive number expected, or one for each step, shape ({num_steps},). It multiplies "
-            "the gradient of the summed loss: with N observations write step_size=0.1 / N to begin with."
-        )
-    return np.array(np.broadcast_to(sizes, (num_steps,)))
-
-
-def _check(
-    order, num_steps, num_restarts, num_probes, minibatches, gradient_threshold, batch_size, plate, evaluate_every, progress_bar
-) -> None:
-    """Refuses arguments that make no sense for any model."""
-    owner = "sgd_evidence"
-    choice(owner, "order", order, tuple(LIMITS), error=EvidenceError)
-    numbers = {"num_steps": num_steps, "num_restarts": num_restarts, "num_probes": num_probes}
-    numbers |= {} if evaluate_every is None else {"evaluate_every": evaluate_every}
-    for name, value in numbers.items():
-        whole(owner, name, value, 1, error=EvidenceError)
-    choice(owner, "minibatches", minibatches, ("shared", "fresh"), error=EvidenceError)
-    flag(owner, "progress_bar", progress_bar, error=EvidenceError)
-    if batch_size is None and (plate is not None or minibatches == "fresh"):
-        raise EvidenceError("sgd_evidence: plate and minibatches say how rows are cut; write batch_size=... too, or leave them out.")
-    if gradient_threshold is not None:
-        positive = "a positive number, in nats per unit of u, or None for the gradient as it is,"
-        number(owner, "gradient_threshold", gradient_threshold, lambda g: 0 < g < np.inf, positive, error=EvidenceError)
-
-
-def _warn(estimate: Evidence, interrupted: bool, num_steps: int) -> None:
-    if interrupted:
-        reached = estimate.training_loss.shape[1] - 1
-        warnings.warn(f"sgd_evidence was interrupted: {reached} of {num_steps} steps were kept.", InterruptWarning, stacklevel=4)
-    if estimate.num_failed:
-        warnings.warn(
-            f"sgd_evidence: {estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN and were left out. The others "
-            "are those that went well, so their mean may be too high; lower step_size until none fails.",
-            FailedRestartWarning,
-            stacklevel=4,
-        )
-    step = estimate.first_invalid_step
-    if step is not None:
-        seen = estimate.max_curvature[estimate.checked_steps == step][0]
-        advised = 0.3 * estimate.step_size[step] / estimate.max_curvature.max()
-        warnings.warn(
-            f"sgd_evidence: at step {step}, step size times the largest curvature was {seen:.3g}, beyond {estimate.limit:g}, up to which "
-            f"order={estimate.order!r} estimates a lower bound. Nothing after that step is a bound, and best_step is not looked for "
-            f"there. Write step_size={advised:.2g}" + (", or order=4." if estimate.order == 2 and seen < LIMITS[4] else "."),
-            EvidenceRangeWarning,
-            stacklevel=4,
-        )

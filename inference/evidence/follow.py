@@ -1,0 +1,178 @@
+"""One path from its plan to what is left of it, and the choice between paths."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ...transforms.bounded import bounded_jit
+from ...transforms.keys import random_key
+from ..progress import Progress
+from .batches import Batches
+from .descent import Data, Path
+from .fits import FULL, Fits
+from .host import Descended, descend
+from .objective import Objective
+from .plan import Asked, Plan, Start, plan
+from .result import Evidence, Tried
+
+__all__ = ["Problem", "choose", "follow", "report", "with_samples"]
+
+_CHECK_EVERY = 10  # steps between two looks at the curvature, in plain descent of a large model; else every step has one
+_ROUNDING = 32  # units in the last place that the mean over restarts may be off by on the device
+_MARGIN = 0.68  # of the limit: what the restarts that choose must keep, so that the others keep the limit
+_CHOOSING = 16  # restarts that choose a path of a large model; for a small one as many as report
+_CHOICE = 2**31 - 1  # folded into the key of those that choose
+
+
+class Problem(NamedTuple):
+    """What all paths of an estimate have in common.
+
+    Attributes:
+        objective: the model. batches, held_out: on a batch, and on the test data, or None. train, test: their data.
+        asked: keywords that make a path. num_probes, fresh, evaluate_every: as in `Path`.
+        fits: to start from. key: the user's, two words.
+    """
+
+    objective: Objective
+    batches: Batches | None
+    held_out: Objective | None
+    train: tuple
+    test: tuple
+    asked: Asked
+    num_probes: int
+    fresh: bool
+    evaluate_every: int
+    fits: Fits
+    key: np.ndarray
+
+    def path(self, plan: Plan) -> Path:
+        """What the programs of a plan are compiled for."""
+        small = self.objective.layout.dim <= FULL
+        return Path(
+            objective=self.objective,
+            batches=self.batches,
+            held_out=self.held_out,
+            joint=plan.joint,
+            peak=not plan.joint,
+            order=self.asked.order,
+            num_probes=self.num_probes,
+            fresh=self.fresh,
+            evaluate_every=self.evaluate_every,
+            check_every=1 if small or self.asked.preconditioner else _CHECK_EVERY,
+        )
+
+    def data(self, plan: Plan) -> Data:
+        """The arrays of a plan."""
+        return Data(self.train, self.test, plan.normal, plan.rule, np.int32(len(plan.step_sizes)))
+
+
+def choose(problem: Problem, starts: Sequence[Start], lengths: Sequence[int], num_restarts: int) -> tuple[Plan, tuple[Tried, ...]]:
+    """The first number of steps for which a path keeps a margin from the limit, and of such paths the one with the largest bound.
+
+    Restarts of their own choose, so that what is reported later is not the luckiest.
+
+    Returns:
+        The plan, and what was tried; nothing if there is no choice.
+    """
+    if len(starts) == len(lengths) == 1:
+        return plan(problem.asked, starts[0], lengths[0], problem.fits), ()
+    number = num_restarts if problem.objective.layout.dim <= FULL else min(num_restarts, _CHOOSING)
+    key = jax.random.fold_in(random_key(problem.key), _CHOICE)
+    tried: list[tuple[Tried, Plan]] = []
+    for num_steps in lengths:
+        plans = [plan(problem.asked, start, num_steps, problem.fits) for start in starts]
+        tried += [(_try(problem, now, key, number), now) for now in plans]
+        if any(t.kept for t, _ in tried):
+            break
+    now = tried[-len(starts) :]
+    best = max([pair for pair in now if pair[0].kept] or now, key=lambda pair: pair[0].bound)
+    return best[1], tuple(t for t, _ in tried)
+
+
+def _try(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int) -> Tried:
+    """A path with restarts that only choose."""
+    found, _ = follow(problem, plan, key, num_restarts, Progress(1, 1, shown=False))
+    kept = found.passed and found.largest_curvature <= _MARGIN * found.limit
+    return Tried(plan.start, plan.num_steps, found.bound, found.largest_curvature, kept)
+
+
+def report(problem: Problem, chosen: Plan, lengths: Sequence[int], num_restarts: int, progress: Progress) -> tuple[Plan, Evidence, Descended]:
+    """The chosen path with the restarts that report; with more steps if one of them, unlike those that chose, meets a step that is too long."""
+    key = random_key(problem.key)
+    for num_steps in [n for n in lengths if n >= chosen.num_steps]:
+        chosen = chosen if num_steps == chosen.num_steps else plan(problem.asked, chosen.start, num_steps, problem.fits)
+        progress.expect(len(chosen.step_sizes))
+        evidence, descended = follow(problem, chosen, key, num_restarts, progress)
+        if evidence.passed or descended.interrupted:
+            break
+    return chosen, evidence, descended
+
+
+def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, progress: Progress) -> tuple[Evidence, Descended]:
+    """All restarts from the start to the end; what they leave, without samples, and the device's state."""
+    path = problem.path(plan)
+    descended = descend(path, problem.data(plan), key, num_restarts, plan.step_sizes, progress)
+    track = descended.track
+    length = track.loss.shape[1]
+    steps = np.flatnonzero((np.arange(length) % path.evaluate_every == 0) | (np.arange(length) == len(plan.step_sizes)))
+    changes = np.cumsum(track.log_det, axis=1)  # the last is that of a step of size zero
+    changes = np.concatenate([np.zeros((num_restarts, 1)), changes], axis=1)
+    log_start = np.asarray(descended.log_start, np.float64)
+    evidence = Evidence(
+        steps=steps,
+        log_likelihood=track.log_likelihood[:, steps],
+        log_prior=track.log_prior[:, steps],
+        entropy=changes[:, steps] - log_start[:, None],
+        training_loss=track.loss,
+        test_log_likelihood=None if path.held_out is None else track.test[:, steps] / path.held_out.num_observed,
+        best_step=int(steps[-1]),
+        samples={},
+        curvature=track.curvature[:, : len(plan.step_sizes)],
+        start=plan.start,
+        preconditioner=problem.asked.preconditioner,
+        inflate=problem.asked.inflate if plan.joint else np.nan,
+        order=path.order,
+        num_probes=path.num_probes,
+        step_size=plan.step_sizes,
+        laplace=np.nan,
+        tried=(),
+        key=problem.key,
+        num_observed=problem.objective.num_observed,
+        seconds=0.0,
+        program=problem.objective.program,
+    )
+    return (replace(evidence, best_step=evidence.peak()) if path.peak else evidence), descended
+
+
+def with_samples(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, descended: Descended) -> Evidence:
+    """The estimate with the step at which it is read, and draws of those that count there."""
+    best_step, positions = _end(problem, plan, key, evidence, descended)
+    evidence = replace(evidence, best_step=best_step)
+    values = _constrained(problem.objective, problem.train, positions[np.flatnonzero(evidence.counted[:, evidence.best])])
+    samples = {name: np.asarray(value) for name, value in values.items()}
+    return replace(evidence, samples={name: samples[name] for name in problem.objective.program.sites if name in samples})
+
+
+def _end(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, descended: Descended) -> tuple[int, jax.Array]:
+    """The step at which the bound is read, and the positions of all restarts there.
+
+    The device kept those of the largest mean it saw, in the run's float type; if that is another step by rounding only, it will do. If
+    it kept none, because the user interrupted, the path is run again.
+    """
+    state, best = descended.state, evidence.best_step
+    if not state.best.is_deleted() and int(state.best_step) in evidence.steps:
+        kept = int(state.best_step)
+        if kept == best or (evidence.peaks and evidence.is_peak(kept, _ROUNDING * np.finfo(state.best.dtype).eps)):
+            return kept, state.best
+    again = Progress(1, 1, shown=False)
+    path, restarts = problem.path(plan), len(evidence.log_evidence)
+    return best, descend(path, problem.data(plan), key, restarts, plan.step_sizes[:best], again).state.position
+
+
+@bounded_jit(static_argnums=0)
+def _constrained(objective: Objective, data, positions: jax.Array) -> dict[str, jax.Array]:
+    return jax.vmap(partial(objective.constrain, data))(positions)

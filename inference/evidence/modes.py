@@ -1,0 +1,37 @@
+"""A look for modes that a fit does not cover.
+
+From some draws of the prior L-BFGS climbs the log joint density. Where it ends far from the fit, in a mode of its own, Laplace's
+approximation there says what that mode is worth. It finds modes that some of these draws lead to, and no others.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .fit import climb_from_prior, laplace
+from .fits import Fits
+
+__all__ = ["OtherMode", "other_mode"]
+
+_SEARCHES = 8
+_FAR = 3.0  # beyond the distance that a draw from the fit has, in standard deviations
+
+
+class OtherMode(NamedTuple):
+    """distance: from the fit's mean, in its standard deviations. log_evidence: Laplace's of this mode alone, nats."""
+
+    distance: float
+    log_evidence: float
+
+
+def other_mode(fits: Fits, log_evidence: float, share: float) -> OtherMode | None:
+    """The best other mode that has at least a share of the evidence; None if none was found."""
+    fit, found = fits.variational, []
+    for mode in climb_from_prior(fits.objective, fits.data, fits.prior, _SEARCHES):
+        distance = float(np.linalg.norm(np.linalg.solve(fit.root, mode - fit.mean)))
+        if not distance > np.sqrt(len(mode)) + _FAR:
+            continue
+        there = laplace(fits.objective, fits.data, mode, fits.prior.scale)
+        if there is not None and there.log_evidence > log_evidence + np.log(share):
+            found.append(OtherMode(distance, there.log_evidence))
+    return max(found, key=lambda other: other.log_evidence, default=None)

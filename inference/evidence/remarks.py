@@ -1,0 +1,96 @@
+"""What is said about an estimate that something is wrong with: errors and warnings in words."""
+
+import warnings
+
+from ...transforms import EvidenceError
+from ..notices import InterruptWarning
+from .estimators import LIMITS
+from .fits import Fits
+from .modes import other_mode
+from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, OtherModeWarning
+from .plan import LENGTHS
+from .result import Evidence
+
+__all__ = ["check_some_valid", "warn"]
+
+_SHARE = 0.05  # of the evidence, that another mode must have to be told of
+
+
+def check_some_valid(estimate: Evidence) -> None:
+    """Refuses an estimate none of whose paths was valid.
+
+    Raises:
+        EvidenceError: says how much too long the steps were, and what to write.
+    """
+    first = estimate.first_invalid_step
+    moved = estimate.counted[:, estimate.steps > 0]
+    if moved.any(axis=1).any() if estimate.peaks else estimate.counted[:, estimate.best].any():
+        return
+    where = "" if first is None else f" At step {first} the largest eigenvalue of I - J was {estimate.max_curvature.max():.3g}."
+    raise EvidenceError(
+        f"sgd_evidence: on no path was there a bound: the steps of all {len(estimate.finite)} were too long for the curvature, beyond "
+        f"{estimate.limit:g}, up to which order={estimate.order!r} estimates a lower bound, or ended in NaN.{where} {_advice(estimate)}"
+    )
+
+
+def warn(estimate: Evidence, fits: Fits, interrupted: bool) -> None:
+    """Warns of what is wrong, one warning for each cause."""
+    if interrupted:
+        reached, asked = estimate.training_loss.shape[1] - 1, len(estimate.step_size)
+        warnings.warn(f"sgd_evidence was interrupted: {reached} of {asked} steps were kept.", InterruptWarning, stacklevel=4)
+    if estimate.num_failed:
+        warnings.warn(
+            f"sgd_evidence: {estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN, and are not counted from there "
+            "on. The bound of the others has log(counted / all) less for it. Where the density has hard limits nothing helps; else lower "
+            f"{'step_size' if estimate.preconditioner is None else 'inflate'}.",
+            FailedRestartWarning,
+            stacklevel=4,
+        )
+    step = estimate.first_invalid_step
+    if step is not None:
+        paths = int((estimate.curvature > estimate.limit).any(axis=1).sum())
+        warnings.warn(
+            f"sgd_evidence: on {paths} of {len(estimate.finite)} paths steps were too long for the curvature: the largest eigenvalue of "
+            f"I - J was up to {estimate.max_curvature.max():.3g}, first at step {step}, beyond {estimate.limit:g}, up to which "
+            f"order={estimate.order!r} estimates a lower bound. These paths are not counted after that; the bound of the others has "
+            f"log(counted / all) less for it. {_advice(estimate)}",
+            EvidenceRangeWarning,
+            stacklevel=4,
+        )
+    if estimate.preconditioner is not None and estimate.start != "laplace" and fits.poor:
+        warnings.warn(
+            f"sgd_evidence: the fit has not converged in {fits.variational.evaluations} evaluations. The bound is one nevertheless, and may be "
+            "loose; scale the data, or compare with lc.bridge_evidence.",
+            EvidenceFitWarning,
+            stacklevel=4,
+        )
+    _warn_of_modes(estimate, fits)
+
+
+def _warn_of_modes(estimate: Evidence, fits: Fits) -> None:
+    if estimate.preconditioner != "full" or estimate.start == "prior":
+        return
+    other = other_mode(fits, estimate.bound, _SHARE)
+    if other is not None:
+        warnings.warn(
+            f"sgd_evidence: the posterior has another mode, {other.distance:.3g} standard deviations of the fit away, whose own evidence is "
+            f"about {other.log_evidence:.6g} nats by Laplace's approximation; the bound, {estimate.bound:.6g}, is that of one mode. Order what "
+            "is exchangeable (`dist.transforms.OrderedTransform`), or add the evidences of the modes.",
+            OtherModeWarning,
+            stacklevel=5,
+        )
+
+
+def _advice(estimate: Evidence) -> str:
+    """What to write instead."""
+    largest = estimate.max_curvature.max()
+    if estimate.preconditioner is None:
+        step = int(estimate.first_invalid_step or 0)
+        advised = 0.3 * estimate.step_size[step] / largest
+        return f"Write step_size={advised:.2g}" + (", or order=4." if estimate.order == 2 and largest < LIMITS[4] else ", or leave it out.")
+    if len(estimate.step_size) < LENGTHS[-1]:
+        return 'Write num_steps="auto".' if not estimate.tried else f"Write num_steps={2 * len(estimate.step_size)}."
+    return (
+        "No normal distribution is near the posterior: a funnel, several modes, or a ridge. Write hierarchies with non-centred parameters, or "
+        "compare with lc.bridge_evidence."
+    )
