@@ -6,7 +6,18 @@ if __name__ == "inference":
 from ..ppl.factors.host import NotOnHostError
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
-from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
+from .evidence import (
+    BridgeEvidence,
+    Comparison,
+    Evidence,
+    EvidenceRangeWarning,
+    FailedRestartWarning,
+    FewEffectiveDrawsWarning,
+    UnmixedChainsWarning,
+    bridge_evidence,
+    compare_evidence,
+    sgd_evidence,
+)
 from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
@@ -22,6 +33,7 @@ __all__ = [
     "NUTS",
     "RWM",
     "BreakEvenWarning",
+    "BridgeEvidence",
     "Comparison",
     "Diagnosis",
     "DivergenceWarning",
@@ -29,6 +41,7 @@ __all__ = [
     "Evidence",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
+    "FewEffectiveDrawsWarning",
     "FlyMC",
     "FullEvaluationWarning",
     "InterruptWarning",
@@ -36,7 +49,9 @@ __all__ = [
     "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "Slice",
+    "UnmixedChainsWarning",
     "bounds",
+    "bridge_evidence",
     "compare_evidence",
     "predict",
     "sgd_evidence",

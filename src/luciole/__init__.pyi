@@ -10,10 +10,12 @@ from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
 from .inference import RWM as RWM
 from .inference import BreakEvenWarning as BreakEvenWarning
+from .inference import BridgeEvidence as BridgeEvidence
 from .inference import DivergenceWarning as DivergenceWarning
 from .inference import EllipticalSlice as EllipticalSlice
 from .inference import EvidenceRangeWarning as EvidenceRangeWarning
 from .inference import FailedRestartWarning as FailedRestartWarning
+from .inference import FewEffectiveDrawsWarning as FewEffectiveDrawsWarning
 from .inference import FlyMC as FlyMC
 from .inference import FullEvaluationWarning as FullEvaluationWarning
 from .inference import InterruptWarning as InterruptWarning
@@ -21,7 +23,9 @@ from .inference import NotOnHostError as NotOnHostError
 from .inference import ProgramFolderWarning as ProgramFolderWarning
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
+from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
+from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
@@ -74,12 +78,14 @@ __all__ = [
     "RWM",
     "BoundError",
     "BreakEvenWarning",
+    "BridgeEvidence",
     "DerivativeError",
     "DivergenceWarning",
     "EllipticalSlice",
     "EvidenceError",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
+    "FewEffectiveDrawsWarning",
     "FlyMC",
     "FullEvaluationWarning",
     "InitError",
@@ -105,8 +111,10 @@ __all__ = [
     "ScaledLatentWarning",
     "Slice",
     "SubstitutedSiteWarning",
+    "UnmixedChainsWarning",
     "__version__",
     "bounds",
+    "bridge_evidence",
     "compare_evidence",
     "condition",
     "deterministic",
