@@ -6,7 +6,21 @@ if __name__ == "inference":
 from ..ppl.factors.host import NotOnHostError
 from .diagnosis import Diagnosis
 from .elliptical import EllipticalSlice
-from .evidence import Comparison, Evidence, EvidenceRangeWarning, FailedRestartWarning, compare_evidence, sgd_evidence
+from .evidence import (
+    BridgeEvidence,
+    Comparison,
+    Evidence,
+    EvidenceFitWarning,
+    EvidenceRangeWarning,
+    FailedRestartWarning,
+    FewEffectiveDrawsWarning,
+    OtherModeWarning,
+    PreconditionerWarning,
+    UnmixedChainsWarning,
+    bridge_evidence,
+    compare_evidence,
+    sgd_evidence,
+)
 from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
 from .hmc import HMC
 from .mcmc import MCMC
@@ -22,21 +36,28 @@ __all__ = [
     "NUTS",
     "RWM",
     "BreakEvenWarning",
+    "BridgeEvidence",
     "Comparison",
     "Diagnosis",
     "DivergenceWarning",
     "EllipticalSlice",
     "Evidence",
+    "EvidenceFitWarning",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
+    "FewEffectiveDrawsWarning",
     "FlyMC",
     "FullEvaluationWarning",
     "InterruptWarning",
     "NotOnHostError",
+    "OtherModeWarning",
+    "PreconditionerWarning",
     "ProgramFolderWarning",
     "RowsOnDeviceWarning",
     "Slice",
+    "UnmixedChainsWarning",
     "bounds",
+    "bridge_evidence",
     "compare_evidence",
     "predict",
     "sgd_evidence",

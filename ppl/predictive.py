@@ -24,7 +24,15 @@ from .program import ModelProgram, trace
 from .samples import Samples, checked_samples, warn_of_open_sites
 from .words import PREDICTIVE
 
-__all__ = ["SaturatedDrawWarning", "log_likelihood", "log_likelihood_of", "posterior_predictive", "predictions", "prior_predictive"]
+__all__ = [
+    "Forward",
+    "SaturatedDrawWarning",
+    "log_likelihood",
+    "log_likelihood_of",
+    "posterior_predictive",
+    "predictions",
+    "prior_predictive",
+]
 
 _BATCH_BYTES = 32 * 2**20
 _MAX_BATCH = 1000
@@ -175,7 +183,7 @@ def _pointwise(program: ModelProgram, data: Sequence[Any], key: Any, values: Sam
 
 
 @dataclass(frozen=True, eq=False)
-class _Forward:
+class Forward:
     """A program that will not be differentiated: derivative rules, which every trace makes anew, are no part of its identity."""
 
     program: ModelProgram
@@ -185,14 +193,14 @@ class _Forward:
         return self.program.structure_key(differentiated=False)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Forward) and self._key == other._key
+        return isinstance(other, Forward) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
 
 
 @bounded_jit(static_argnums=(0, 1))
-def _batch(one: Callable[..., Any], forward: _Forward, data: Sequence[Any], key: Any, numbers: Any, values: Samples) -> dict[str, Any]:
+def _batch(one: Callable[..., Any], forward: Forward, data: Sequence[Any], key: Any, numbers: Any, values: Samples) -> dict[str, Any]:
     """`one` for every draw of a batch; draw number i uses the key fold_in(key, i), whatever the batch."""
     return jax.vmap(lambda i, v: one(forward.program, data, jax.random.fold_in(key, i), v))(numbers, values)
 
@@ -213,7 +221,7 @@ def _in_batches(
     out = {n: np.empty((total, *s.shape), s.dtype) for n, s in shapes.items()}
     for begin in range(0, total, size):
         numbers = np.minimum(np.arange(begin, begin + size), total - 1)  # the last batch is filled up with its last draw
-        batch = _batch(one, _Forward(program), program.data, key, numbers.astype(np.uint32), {n: v[numbers] for n, v in values.items()})
+        batch = _batch(one, Forward(program), program.data, key, numbers.astype(np.uint32), {n: v[numbers] for n, v in values.items()})
         for name, value in batch.items():
             out[name][begin : begin + size] = np.asarray(value)[: total - begin]
     if one is not _pointwise:

@@ -1,31 +1,61 @@
-"""Evidence from the optimiser's path: gradient descent as variational inference.
+"""Evidence: from gradient descent as variational inference, and from draws of MCMC by bridge sampling.
 
+Descent, from what a user calls downwards:
 sgd         `sgd_evidence`: arguments, and the run from start to end
-objective   a model as a sampler of its prior, a log likelihood and a log prior on one vector
-batches     a plate's rows cut into minibatches, and the proof that they add up
+keywords    what makes no sense is refused, what is "auto" gets its value
+follow      one path from its plan to what is left of it, and the choice between paths
+plan        what a path is to be: start, preconditioner, steps
+fits        the fits that a path needs, each made when first asked for
+fit         how they are made: variational inference, Laplace's approximation, curvatures
+modes       a look for modes that a fit does not cover
+starts      a normal distribution to start from
+roots       square roots of matrices: of starts, of preconditioners
+steps       one step and its Jacobian
 estimators  the change of entropy in one step, from products with the Hessian
 curvature   how near a step comes to folding space: the guard of those estimators
 descent     the path of all restarts as one compiled program
 host        the loop around it, which reports, stores, and hears an interrupt
+objective   a model as a sampler of its prior, a log likelihood and a log prior on one vector
+batches     a plate's rows cut into minibatches, and the proof that they add up
 result      what is left of a run
+remarks     what is said where something is wrong
 plot        its picture
+
+Bridge sampling:
+bridge      `bridge_evidence`: the evidence from a finished run
+warp        its proposal, and the run's density on vectors
+optimal_bridge  its iteration, and the standard error
+
 compare     models side by side
 notices     the warnings
 """
 
+from .bridge import BridgeEvidence, bridge_evidence
 from .compare import Comparison, compare_evidence
-from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, OtherModeWarning, PreconditionerWarning
+from .notices import (
+    EvidenceFitWarning,
+    EvidenceRangeWarning,
+    FailedRestartWarning,
+    FewEffectiveDrawsWarning,
+    OtherModeWarning,
+    PreconditionerWarning,
+    UnmixedChainsWarning,
+)
 from .result import Evidence
 from .sgd import sgd_evidence
 
 __all__ = [
+    "BridgeEvidence",
     "Comparison",
     "Evidence",
     "EvidenceFitWarning",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
+    "FewEffectiveDrawsWarning",
     "OtherModeWarning",
     "PreconditionerWarning",
+    "UnmixedChainsWarning",
+    "bridge_evidence",
     "compare_evidence",
     "sgd_evidence",
 ]

@@ -146,7 +146,9 @@ def _checked(estimates: Any, bridge: Any) -> dict[str, BridgeEvidence]:
         raise EvidenceError(f"compare_evidence: {wrong!r} is a {kind}, what lc.sgd_evidence returns expected{write}.")
     bridge = {} if bridge is None else bridge
     if not isinstance(bridge, Mapping) or not all(isinstance(b, BridgeEvidence) for b in bridge.values()):
-        raise EvidenceError("compare_evidence: bridge is no dict of what lc.bridge_evidence returns; write bridge={name: lc.bridge_evidence(mcmc)}.")
+        raise EvidenceError(
+            "compare_evidence: bridge is no dict of what lc.bridge_evidence returns; write bridge={name: lc.bridge_evidence(mcmc)}."
+        )
     unknown = next((name for name in bridge if name not in estimates), None)
     if unknown is not None:
         raise EvidenceError(f"compare_evidence: bridge has {unknown!r}, which is none of the estimates, {', '.join(map(repr, estimates))}.")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -100,7 +100,9 @@ def _try(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int) -> Tri
     return Tried(plan.start, plan.num_steps, found.bound, found.largest_curvature, kept)
 
 
-def report(problem: Problem, chosen: Plan, lengths: Sequence[int], num_restarts: int, progress: Progress) -> tuple[Plan, Evidence, Descended]:
+def report(
+    problem: Problem, chosen: Plan, lengths: Sequence[int], num_restarts: int, progress: Progress
+) -> tuple[Plan, Evidence, Descended]:
     """The chosen path with the restarts that report; with more steps if one of them, unlike those that chose, meets a step that is too long."""
     key = random_key(problem.key)
     for num_steps in [n for n in lengths if n >= chosen.num_steps]:

@@ -86,7 +86,7 @@ def _check_plain(words: Keywords) -> None:
             'step_size out, or write preconditioner=None, with start="prior" for the form of 2016.'
         )
     if words.num_steps == "auto":
-        raise EvidenceError('sgd_evidence: a step size needs a number of steps; write num_steps=..., or leave step_size out.')
+        raise EvidenceError("sgd_evidence: a step size needs a number of steps; write num_steps=..., or leave step_size out.")
     if words.order == "reference":
         raise EvidenceError(
             'sgd_evidence: order="reference" splits off the part of the Jacobian that a preconditioner knows; plain descent has none. '
@@ -111,7 +111,9 @@ def resolved(words: Keywords, dim: int) -> Resolved:
     usual: dict[Any, tuple[Start, ...]] = {None: ("prior",), "full": ("fit",), "diagonal": ("prior", "laplace")}
     starts = usual[preconditioner] if words.start == "auto" else (words.start,)
     if words.inflate is not None and starts == ("prior",):
-        raise EvidenceError('sgd_evidence: inflate widens a start at a fit, and start="prior" has none; leave it out, or write start="fit".')
+        raise EvidenceError(
+            'sgd_evidence: inflate widens a start at a fit, and start="prior" has none; leave it out, or write start="fit".'
+        )
     inflate = words.inflate or INFLATE[preconditioner or ("full" if dim <= FULL else "diagonal")]
     order = words.order
     if order == "auto":

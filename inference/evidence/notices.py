@@ -2,7 +2,15 @@
 
 from ...transforms.errors import LucioleWarning
 
-__all__ = ["EvidenceFitWarning", "EvidenceRangeWarning", "FailedRestartWarning", "OtherModeWarning", "PreconditionerWarning"]
+__all__ = [
+    "EvidenceFitWarning",
+    "EvidenceRangeWarning",
+    "FailedRestartWarning",
+    "FewEffectiveDrawsWarning",
+    "OtherModeWarning",
+    "PreconditionerWarning",
+    "UnmixedChainsWarning",
+]
 
 
 class EvidenceRangeWarning(LucioleWarning):
@@ -23,3 +31,11 @@ class OtherModeWarning(LucioleWarning):
 
 class PreconditionerWarning(LucioleWarning):
     """The model has more parameters than a full preconditioner can hold: it has a diagonal one."""
+
+
+class FewEffectiveDrawsWarning(LucioleWarning):
+    """An evidence estimate rests on so few effective draws, or is so noisy, that its standard error is not to be trusted."""
+
+
+class UnmixedChainsWarning(LucioleWarning):
+    """The chains behind an evidence estimate do not agree: they are no draws from one posterior, and its standard error means nothing."""

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import MaskedDistribution
+from numpyro.distributions import ImproperUniform, MaskedDistribution
 
 from ...ppl import ModelProgram
 from ...ppl.interpreters import constrain, generate, score_sites, total_of, unconstrain
@@ -77,23 +77,39 @@ class Objective:
         return functools.reduce(jnp.add, totals).astype(self.layout.dtype)
 
 
-def check_model(program: ModelProgram) -> None:
-    """Refuses models without a likelihood, and priors whose draws do not have the density that the model scores them with.
+def check_model(program: ModelProgram, owner: str = "sgd_evidence") -> None:
+    """Refuses models without a likelihood or without latent parameters, and priors that are improper or whose draws do not have the
+    density that the model scores them with.
+
+    Args:
+        owner: the function to name in errors.
 
     Raises:
         EvidenceError: names the site and the user's line.
     """
     if all(site.role not in ("observed", "factor") for site in program.sites.values()):
         raise EvidenceError(
-            "sgd_evidence: the model has no observed site and no factor, so the evidence is 1 whatever the prior; give the data, "
+            f"{owner}: the model has no observed site and no factor, so the evidence is 1 whatever the prior; give the data, "
             "`lc.sample(name, distribution, obs=y)`."
         )
+    if not any(math.prod(site.unconstrained_shape) for site in program.latents.values()):
+        raise EvidenceError(
+            f"{owner}: the latent sites {list(program.latents)} have no elements, so there is nothing to integrate over: the log evidence "
+            "is the log likelihood, `sum(v.sum() for v in lc.log_likelihood(model, samples, *args).values())`."
+        )
     for site in program.latents.values():
-        masked = any(kind is MaskedDistribution for kind in _node_types(site.spec.treedef))
+        kinds = list(_node_types(site.spec.treedef))
+        masked = kinds.count(MaskedDistribution) > site.packed  # missing values have the mask that says which they are
+        where = f"the latent site {site.name!r} ({site.line})"
+        if ImproperUniform in kinds:
+            raise EvidenceError(
+                f"{owner}: {where} has an improper prior, ImproperUniform, under which no evidence exists: it would be known up to a "
+                "factor that nobody has chosen. Write a proper prior, such as dist.Normal(0, 10)."
+            )
         if masked or site.spec.scale is not None:
             raise EvidenceError(
-                f"sgd_evidence: the latent site {site.name!r} ({site.line}) is {'masked' if masked else 'scaled'}: its density is no "
-                "longer that of its draws, and the entropy of the prior is not known. Mask or scale observed sites only."
+                f"{owner}: {where} is {'masked' if masked else 'scaled'}: its density is no longer that of its draws, "
+                "so it is no prior of which the evidence is the average. Mask or scale observed sites only."
             )
 
 

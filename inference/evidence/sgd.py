@@ -161,7 +161,11 @@ def sgd_evidence(
         num_probes=int(num_probes),
         fresh=batches is not None and minibatches == "fresh",
         evaluate_every=int(evaluate_every or (1 if batches is None else batches.count)),
-        fits=Fits(objective, tuple(density.data), "full" if objective.layout.dim <= FULL and now.asked.preconditioner != "diagonal" else "diagonal"),
+        fits=Fits(
+            objective,
+            tuple(density.data),
+            "full" if objective.layout.dim <= FULL and now.asked.preconditioner != "diagonal" else "diagonal",
+        ),
         key=key_data,
     )
     with Progress(1, num_restarts, progress_bar) as progress:
@@ -169,7 +173,12 @@ def sgd_evidence(
         chosen, estimate, descended = report(problem, chosen, now.lengths, int(num_restarts), progress)
     check_some_valid(estimate)
     estimate = with_samples(problem, chosen, random_key(key_data), estimate, descended)
-    estimate = replace(estimate, tried=tried, laplace=problem.fits.laplace_evidence if now.asked.preconditioner == "full" else np.nan, seconds=perf_counter() - begun)
+    estimate = replace(
+        estimate,
+        tried=tried,
+        laplace=problem.fits.laplace_evidence if now.asked.preconditioner == "full" else np.nan,
+        seconds=perf_counter() - begun,
+    )
     warn(estimate, problem.fits, descended.interrupted)
     return estimate
 

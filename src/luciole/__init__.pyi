@@ -10,18 +10,25 @@ from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
 from .inference import RWM as RWM
 from .inference import BreakEvenWarning as BreakEvenWarning
+from .inference import BridgeEvidence as BridgeEvidence
 from .inference import DivergenceWarning as DivergenceWarning
 from .inference import EllipticalSlice as EllipticalSlice
+from .inference import EvidenceFitWarning as EvidenceFitWarning
 from .inference import EvidenceRangeWarning as EvidenceRangeWarning
 from .inference import FailedRestartWarning as FailedRestartWarning
+from .inference import FewEffectiveDrawsWarning as FewEffectiveDrawsWarning
 from .inference import FlyMC as FlyMC
 from .inference import FullEvaluationWarning as FullEvaluationWarning
 from .inference import InterruptWarning as InterruptWarning
 from .inference import NotOnHostError as NotOnHostError
+from .inference import OtherModeWarning as OtherModeWarning
+from .inference import PreconditionerWarning as PreconditionerWarning
 from .inference import ProgramFolderWarning as ProgramFolderWarning
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
+from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
+from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
@@ -74,12 +81,15 @@ __all__ = [
     "RWM",
     "BoundError",
     "BreakEvenWarning",
+    "BridgeEvidence",
     "DerivativeError",
     "DivergenceWarning",
     "EllipticalSlice",
     "EvidenceError",
+    "EvidenceFitWarning",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
+    "FewEffectiveDrawsWarning",
     "FlyMC",
     "FullEvaluationWarning",
     "InitError",
@@ -95,7 +105,9 @@ __all__ = [
     "NoAttributeError",
     "NotOnHostError",
     "NothingObservedWarning",
+    "OtherModeWarning",
     "PrecisionWarning",
+    "PreconditionerWarning",
     "PriorDrawWarning",
     "ProgramError",
     "ProgramFolderWarning",
@@ -105,8 +117,10 @@ __all__ = [
     "ScaledLatentWarning",
     "Slice",
     "SubstitutedSiteWarning",
+    "UnmixedChainsWarning",
     "__version__",
     "bounds",
+    "bridge_evidence",
     "compare_evidence",
     "condition",
     "deterministic",

@@ -126,5 +126,5 @@ def test_an_improper_prior_is_refused(quiet):
         x = lc.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
         lc.sample("y", dist.Normal(x, 1.0), obs=y)
 
-    with pytest.raises(lc.ModelError, match=r"'x'.*proper prior"):
+    with pytest.raises(lc.EvidenceError, match=r"sgd_evidence.*'x'.*improper prior.*Write a proper prior"):
         quiet(model, jax.random.key(0), 0.3, step_size=0.1, num_steps=2)
