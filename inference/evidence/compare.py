@@ -106,9 +106,9 @@ class Comparison:
 def compare_evidence(estimates: Mapping[str, Evidence], bridge: Mapping[str, BridgeEvidence] | None = None) -> Comparison:
     """Models side by side, by the bounds of their estimates.
 
-    A bound that is larger by d nats is what the data favour by a factor exp(d), if both bounds are equally loose. By how much a bound is low
-    is estimated where something better is known: by bridge sampling, or by importance weights. Where every difference exceeds what both
-    bounds are low by and its errors, the table has probabilities of the models, all equally probable beforehand, from the best
+    A bound that is larger by d nats is what the data favour by a factor exp(d), if both bounds are equally loose. By how much a bound is
+    low is estimated where something better is known: by bridge sampling, or by importance weights. Where every difference exceeds what
+    both bounds are low by and its errors, the table has probabilities of the models, all equally probable beforehand, from the best
     estimate of each. Estimates that were made with the same key and number of restarts share their random numbers; the error of their
     difference is then that of the paired differences, often far smaller than their own errors.
 

@@ -71,7 +71,7 @@ def chooses(num_restarts: int) -> Any:
 
 
 class Data(NamedTuple):
-    """Arrays that the programs are given. train, test: of the models. start: None is the prior. rule: of the steps. last: number of steps."""
+    """Arrays for the programs. train, test: of the models. start: None is the prior. rule: of the steps. last: number of steps."""
 
     train: Sequence[Any]
     test: Sequence[Any]
@@ -282,7 +282,7 @@ def _of_test(held_out: Objective, prepared, positions) -> jax.Array:
 
 
 def _keep_best(path: Path, state: State, evidence, evaluated, last) -> State:
-    """Keeps the positions after the last step; or, if the path ends at the peak, where the bound of those who choose is the largest so far."""
+    """Keeps the positions after the last step; or, for a path that ends at its peak, where the bound of those who choose was largest."""
     if not path.peak:
         ended = state.step == last
         best = jnp.where(ended, state.position, state.best)

@@ -40,7 +40,7 @@ _PRIOR_DRAWS = 256
 _FIRST_SPREADS = (0.3, 0.03, 0.003)  # of the first S, in standard deviations of the prior, until the density is finite at all draws
 _ITERATIONS = 500
 _CORRECTIONS = 20  # pairs that L-BFGS keeps
-_PROBES = 256  # of the diagonal of a Hessian
+_PROBES = 128  # of the diagonal of a Hessian
 _NEWTON = 4  # steps, after L-BFGS
 _DECREASE = 1e-3  # nats that a further step of Newton would gain, at most, at a mode
 
@@ -71,7 +71,7 @@ class Laplace(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """At a mode, coordinate by coordinate. mode: (dim,). likelihood: (dim,), diagonal of the negative log likelihood's Hessian, at least 0."""
+    """At a mode, (dim,). likelihood: (dim,), the diagonal of the negative log likelihood's Hessian, at least zero."""
 
     mode: np.ndarray
     likelihood: np.ndarray
@@ -168,7 +168,7 @@ def curvature(objective: Objective, data: Sequence[Any], prior: Prior) -> Curvat
 
 
 def _antithetic(dim: int, number: int) -> np.ndarray:
-    """(2 half, dim): pairs z, -z; their second moments are those of the standard normal distribution if half >= dim, else per coordinate."""
+    """(2 half, dim): pairs z, -z; second moments are those of the standard normal distribution if half >= dim, else per coordinate."""
     half = -(-number // 2)
     z = np.random.default_rng(0).normal(size=(half, dim))
     z = math.sqrt(half) * np.linalg.qr(z)[0] if half >= dim else z / np.sqrt(np.mean(z**2, axis=0))

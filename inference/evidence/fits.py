@@ -80,7 +80,7 @@ class Fits:
         return self.curvature.mode, 1 / np.sqrt(self.curvature.likelihood + self.prior.scale**-2)
 
     def contraction(self, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """S and the eigenvalues of A* for descent from the prior: each direction shrinks from its width to the posterior's in so many steps.
+        """S and the eigenvalues of A* for descent from the prior: each direction shrinks to the posterior's width in so many steps.
 
         In the prior's scales W the likelihood's Hessian is V diag(l) V', and S = W V diag(p)^1/2 with p = (1 - (1 + l)^(-1/(2T))) / l.
         """

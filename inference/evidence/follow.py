@@ -8,15 +8,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from ...transforms import EvidenceError
 from ...transforms.bounded import bounded_jit
 from ...transforms.keys import random_key
 from ..progress import Progress
 from .batches import Batches
 from .descent import Data, Path
+from .estimators import LIMITS
 from .fits import FULL, Fits
 from .host import Descended, descend
 from .objective import Objective
-from .plan import Asked, Plan, Start, plan
+from .plan import Asked, Plan, Start, first_length, last_length, plan
 from .result import Evidence, Tried
 
 __all__ = ["Problem", "choose", "follow", "report", "with_samples"]
@@ -70,48 +72,62 @@ class Problem(NamedTuple):
         return Data(self.train, self.test, plan.normal, plan.rule, np.int32(len(plan.step_sizes)))
 
 
-def choose(problem: Problem, starts: Sequence[Start], lengths: Sequence[int], num_restarts: int) -> tuple[Plan, tuple[Tried, ...]]:
-    """The first number of steps for which a path keeps a margin from the limit, and of such paths the one with the largest bound.
+def choose(problem: Problem, starts: Sequence[Start], num_steps: int | None, num_restarts: int) -> tuple[Plan, tuple[Tried, ...]]:
+    """From each start the first T with which its paths keep a margin from the limit; of these the path with the largest bound.
 
     Restarts of their own choose, so that what is reported later is not the luckiest.
+
+    Args:
+        num_steps: T; None if it is to be found.
 
     Returns:
         The plan, and what was tried; nothing if there is no choice.
     """
-    if len(starts) == len(lengths) == 1:
-        return plan(problem.asked, starts[0], lengths[0], problem.fits), ()
+    if num_steps is not None and len(starts) == 1:
+        return plan(problem.asked, starts[0], num_steps, problem.fits), ()
     number = num_restarts if problem.objective.layout.dim <= FULL else min(num_restarts, _CHOOSING)
     key = jax.random.fold_in(random_key(problem.key), _CHOICE)
     tried: list[tuple[Tried, Plan]] = []
-    for num_steps in lengths:
-        plans = [plan(problem.asked, start, num_steps, problem.fits) for start in starts]
-        tried += [(_try(problem, now, key, number), now) for now in plans]
-        if any(t.kept for t, _ in tried):
-            break
-    now = tried[-len(starts) :]
-    best = max([pair for pair in now if pair[0].kept] or now, key=lambda pair: pair[0].bound)
+    for start in starts:
+        length, last = num_steps or first_length(problem.asked.preconditioner), num_steps or last_length(start)
+        while True:
+            now = plan(problem.asked, start, length, problem.fits)
+            tried.append((_try(problem, now, key, number), now))
+            if tried[-1][0].kept or length >= last:
+                break
+            length = min(last, length * _times_longer(problem, tried[-1][0].curvature))
+    ends = [
+        pair for pair, following in zip(tried, [*tried[1:], None], strict=True) if following is None or following[1].start != pair[1].start
+    ]
+    best = max([pair for pair in ends if pair[0].kept] or ends, key=lambda pair: pair[0].bound)
     return best[1], tuple(t for t, _ in tried)
+
+
+def _times_longer(problem: Problem, curvature: float) -> int:
+    """The power of two by which T must grow: what the guard saw shrinks in proportion."""
+    beyond = curvature / (_MARGIN * LIMITS[problem.asked.order])
+    return 2 ** int(np.clip(np.ceil(np.log2(beyond)), 1, 6)) if np.isfinite(beyond) and beyond > 0 else 4
 
 
 def _try(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int) -> Tried:
     """A path with restarts that only choose."""
-    found, _ = follow(problem, plan, key, num_restarts, Progress(1, 1, shown=False))
-    kept = found.passed and found.largest_curvature <= _MARGIN * found.limit
-    return Tried(plan.start, plan.num_steps, found.bound, found.largest_curvature, kept)
+    try:
+        found, _ = follow(problem, plan, key, num_restarts, Progress(1, 1, shown=False))
+    except EvidenceError:  # every restart failed; if the longest path does too, those that report say so
+        return Tried(plan.start, plan.num_steps, -np.inf, np.inf, False)
+    curvature = float(found.max_curvature.max(initial=0))
+    return Tried(plan.start, plan.num_steps, found.bound, curvature, found.passed and curvature <= _MARGIN * found.limit)
 
 
-def report(
-    problem: Problem, chosen: Plan, lengths: Sequence[int], num_restarts: int, progress: Progress
-) -> tuple[Plan, Evidence, Descended]:
-    """The chosen path with the restarts that report; with more steps if one of them, unlike those that chose, meets a step that is too long."""
+def report(problem: Problem, chosen: Plan, fixed: bool, num_restarts: int, progress: Progress) -> tuple[Plan, Evidence, Descended]:
+    """The chosen path with the restarts that report; with a larger T, unless it is fixed, if one of them meets a step that is too long."""
     key = random_key(problem.key)
-    for num_steps in [n for n in lengths if n >= chosen.num_steps]:
-        chosen = chosen if num_steps == chosen.num_steps else plan(problem.asked, chosen.start, num_steps, problem.fits)
+    while True:
         progress.expect(len(chosen.step_sizes))
         evidence, descended = follow(problem, chosen, key, num_restarts, progress)
-        if evidence.passed or descended.interrupted:
-            break
-    return chosen, evidence, descended
+        if fixed or evidence.passed or descended.interrupted or chosen.num_steps >= last_length(chosen.start):
+            return chosen, evidence, descended
+        chosen = plan(problem.asked, chosen.start, 2 * chosen.num_steps, problem.fits)
 
 
 def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, progress: Progress) -> tuple[Evidence, Descended]:
@@ -136,6 +152,7 @@ def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, prog
         curvature=track.curvature[:, : len(plan.step_sizes)],
         start=plan.start,
         preconditioner=problem.asked.preconditioner,
+        num_steps=plan.num_steps,
         inflate=problem.asked.inflate if plan.joint else np.nan,
         order=path.order,
         num_probes=path.num_probes,

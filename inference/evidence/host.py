@@ -18,7 +18,7 @@ _FIRST_CALL = 4
 
 
 class Descended(NamedTuple):
-    """state: after the last step. log_start: (restart,), log q_0. track: (restart, step) each, float64, step 0 first. interrupted: by the user."""
+    """state: after the last step. log_start: (restart,), log q_0. track: (restart, step) each, float64. interrupted: by the user."""
 
     state: State
     log_start: np.ndarray
@@ -75,8 +75,8 @@ def _all_failed(path: Path, data: Data, track: Track, step_sizes: np.ndarray) ->
         )
     if not isinstance(data.rule.root, Identity):
         return EvidenceError(
-            f"sgd_evidence: every restart has become infinite or NaN by step {step} of {len(step_sizes)}: the density is far from that of the "
-            'fit, or has hard limits. Write num_steps="auto", inflate=1.1, or another start.'
+            f"sgd_evidence: every restart has become infinite or NaN by step {step} of {len(step_sizes)}: the density is far from that of "
+            'the fit, or has hard limits. Write num_steps="auto", inflate=1.1, or another start.'
         )
     seen = track.curvature[np.isfinite(track.curvature[:, 0]), 0].max(initial=0)  # later ones have grown with the divergence
     safe = min(step_sizes[min(step, len(step_sizes) - 1)] / 10, 0.3 * step_sizes[0] / seen) if seen > 0 else step_sizes[0] / 10

@@ -8,9 +8,9 @@ import numpy as np
 from ...transforms import EvidenceError
 from ..settings import choice, flag, number, whole
 from .estimators import LIMITS
-from .fits import FULL
+from .fits import FULL, Kind
 from .notices import PreconditionerWarning
-from .plan import INFLATE, LENGTHS, Asked, Start
+from .plan import INFLATE, Asked, Start
 
 __all__ = ["EXACT", "Keywords", "check", "resolved"]
 
@@ -40,11 +40,17 @@ class Keywords(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """asked: what all paths have in common. starts: among which the path is chosen. lengths: numbers of steps, tried in this order."""
+    """What was meant.
+
+    Attributes:
+        asked: what all paths have in common. fits: the kind of their fits.
+        starts: among which the path is chosen. num_steps: T; None if it is to be found.
+    """
 
     asked: Asked
+    fits: Kind
     starts: tuple[Start, ...]
-    lengths: tuple[int, ...]
+    num_steps: int | None
 
 
 def check(words: Keywords) -> None:
@@ -76,8 +82,8 @@ def _check_plain(words: Keywords) -> None:
     if words.step_size is None:
         if words.preconditioner is None:
             raise EvidenceError(
-                "sgd_evidence: preconditioner=None is plain descent, whose steps nothing can choose; write step_size=..., num_steps=... too, "
-                "0.3 over the largest curvature for example, or leave preconditioner out."
+                "sgd_evidence: preconditioner=None is plain descent, whose steps nothing can choose; write step_size=..., num_steps=... "
+                "too, 0.3 over the largest curvature for example, or leave preconditioner out."
             )
         return
     if words.preconditioner in ("full", "diagonal"):
@@ -102,8 +108,8 @@ def resolved(words: Keywords, dim: int) -> Resolved:
         preconditioner = ("full" if dim <= FULL else "diagonal") if sizes is None else None
     if preconditioner == "full" and dim > FULL:
         warnings.warn(
-            f"sgd_evidence: a full preconditioner holds up to {FULL} parameters, and the model has {dim}; this estimate has a diagonal one, "
-            'whose bound is looser. Write preconditioner="diagonal" to say so.',
+            f"sgd_evidence: a full preconditioner holds up to {FULL} parameters, and the model has {dim}; this estimate has a diagonal "
+            'one, whose bound is looser. Write preconditioner="diagonal" to say so.',
             PreconditionerWarning,
             stacklevel=5,
         )
@@ -114,14 +120,13 @@ def resolved(words: Keywords, dim: int) -> Resolved:
         raise EvidenceError(
             'sgd_evidence: inflate widens a start at a fit, and start="prior" has none; leave it out, or write start="fit".'
         )
-    inflate = words.inflate or INFLATE[preconditioner or ("full" if dim <= FULL else "diagonal")]
+    fits: Kind = preconditioner or ("full" if dim <= FULL else "diagonal")
     order = words.order
     if order == "auto":
         order = ("exact" if dim <= EXACT else "reference") if preconditioner == "full" else 2
     threshold = words.gradient_threshold
-    asked = Asked(preconditioner, float(inflate), order, sizes, None if threshold is None else float(threshold))
-    lengths = LENGTHS[1:] if preconditioner == "diagonal" else LENGTHS
-    return Resolved(asked, starts, lengths if words.num_steps == "auto" else (int(words.num_steps),))
+    asked = Asked(preconditioner, float(words.inflate or INFLATE), order, sizes, None if threshold is None else float(threshold))
+    return Resolved(asked, fits, starts, None if words.num_steps == "auto" else int(words.num_steps))
 
 
 def _step_sizes(step_size: Any, num_steps: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from .estimators import LIMITS
 from .fits import Fits
 from .modes import other_mode
 from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, OtherModeWarning
-from .plan import LENGTHS
+from .plan import last_length
 from .result import Evidence
 
 __all__ = ["check_some_valid", "warn"]
@@ -40,9 +40,9 @@ def warn(estimate: Evidence, fits: Fits, interrupted: bool) -> None:
         warnings.warn(f"sgd_evidence was interrupted: {reached} of {asked} steps were kept.", InterruptWarning, stacklevel=4)
     if estimate.num_failed:
         warnings.warn(
-            f"sgd_evidence: {estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN, and are not counted from there "
-            "on. The bound of the others has log(counted / all) less for it. Where the density has hard limits nothing helps; else lower "
-            f"{'step_size' if estimate.preconditioner is None else 'inflate'}.",
+            f"sgd_evidence: {estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN, and are not counted "
+            "from there on. The bound of the others has log(counted / all) less for it. Where the density has hard limits nothing helps; "
+            f"else lower {'step_size' if estimate.preconditioner is None else 'inflate'}.",
             FailedRestartWarning,
             stacklevel=4,
         )
@@ -59,8 +59,8 @@ def warn(estimate: Evidence, fits: Fits, interrupted: bool) -> None:
         )
     if estimate.preconditioner is not None and estimate.start != "laplace" and fits.poor:
         warnings.warn(
-            f"sgd_evidence: the fit has not converged in {fits.variational.evaluations} evaluations. The bound is one nevertheless, and may be "
-            "loose; scale the data, or compare with lc.bridge_evidence.",
+            f"sgd_evidence: the fit has not converged in {fits.variational.evaluations} evaluations. The bound is one nevertheless, and "
+            "may be loose; scale the data, or compare with lc.bridge_evidence.",
             EvidenceFitWarning,
             stacklevel=4,
         )
@@ -73,9 +73,9 @@ def _warn_of_modes(estimate: Evidence, fits: Fits) -> None:
     other = other_mode(fits, estimate.bound, _SHARE)
     if other is not None:
         warnings.warn(
-            f"sgd_evidence: the posterior has another mode, {other.distance:.3g} standard deviations of the fit away, whose own evidence is "
-            f"about {other.log_evidence:.6g} nats by Laplace's approximation; the bound, {estimate.bound:.6g}, is that of one mode. Order what "
-            "is exchangeable (`dist.transforms.OrderedTransform`), or add the evidences of the modes.",
+            f"sgd_evidence: the posterior has another mode, {other.distance:.3g} standard deviations of the fit away, whose own evidence "
+            f"is about {other.log_evidence:.6g} nats by Laplace's approximation; the bound, {estimate.bound:.6g}, is that of one mode. "
+            "Order what is exchangeable (`dist.transforms.OrderedTransform`), or add the evidences of the modes.",
             OtherModeWarning,
             stacklevel=5,
         )
@@ -88,9 +88,9 @@ def _advice(estimate: Evidence) -> str:
         step = int(estimate.first_invalid_step or 0)
         advised = 0.3 * estimate.step_size[step] / largest
         return f"Write step_size={advised:.2g}" + (", or order=4." if estimate.order == 2 and largest < LIMITS[4] else ", or leave it out.")
-    if len(estimate.step_size) < LENGTHS[-1]:
-        return 'Write num_steps="auto".' if not estimate.tried else f"Write num_steps={2 * len(estimate.step_size)}."
+    if estimate.num_steps < last_length(estimate.start):
+        return 'Write num_steps="auto".'
     return (
-        "No normal distribution is near the posterior: a funnel, several modes, or a ridge. Write hierarchies with non-centred parameters, or "
-        "compare with lc.bridge_evidence."
+        "No normal distribution is near the posterior: a funnel, several modes, or a ridge. Write hierarchies with non-centred parameters, "
+        "or compare with lc.bridge_evidence."
     )

@@ -12,6 +12,8 @@ from ...ppl import ModelProgram
 from ..export import Run, to_arviz
 from .descent import CHOOSE, chooses
 from .estimators import LIMITS, Order
+from .fits import Kind
+from .plan import Start
 from .plot import plot_evidence
 
 __all__ = ["Evidence", "Tried"]
@@ -21,7 +23,8 @@ class Tried(NamedTuple):
     """A path that was tried when the path was chosen, with restarts that only choose.
 
     Attributes:
-        start: as in `sgd_evidence`. num_steps: T. bound: nats. curvature: the largest seen. kept: whether it stayed a margin below the limit.
+        start: as in `sgd_evidence`. num_steps: T. bound: nats. curvature: the largest seen.
+        kept: whether it stayed a margin below the limit.
     """
 
     start: str
@@ -50,7 +53,7 @@ class Evidence:
             sites included; restarts that do not count are left out.
         curvature: (restart, num_steps). Largest eigenvalue of I - J, of what `order="reference"` leaves of it, as far as it was seen; NaN
             where the guard did not look.
-        start, preconditioner, inflate, order, num_probes: of the path, see `sgd_evidence`; inflate is NaN from the prior.
+        start, preconditioner, num_steps, inflate, order, num_probes: of the path, see `sgd_evidence`; inflate is NaN from the prior.
         step_size: (num_steps,).
         laplace: Laplace's approximation to the log evidence, nats; NaN without a full preconditioner, or without a mode.
         tried: the paths that were tried before.
@@ -68,8 +71,9 @@ class Evidence:
     best_step: int
     samples: dict[str, np.ndarray]
     curvature: np.ndarray
-    start: str
-    preconditioner: str | None
+    start: Start
+    preconditioner: Kind | None
+    num_steps: int
     inflate: float
     order: Order
     num_probes: int
@@ -227,7 +231,7 @@ class Evidence:
     @property
     def certified(self) -> bool:
         """Whether `bound` estimates a lower bound as far as can be known: `passed`, the guard looked at every step before `best_step`, and
-        the step was not chosen by those who report it. The guard's eigenvalues are all of them for `order="exact"`, and found by ascent otherwise."""
+        the step was not chosen by those who report it. The guard has every eigenvalue for `order="exact"`, and ascends otherwise."""
         looked = np.isfinite(self.curvature[:, : self.best_step]).all()
         return bool(self.passed and looked and not (self.peaks and len(self.log_likelihood) <= CHOOSE))
 
@@ -289,7 +293,7 @@ class Evidence:
         return plot_evidence(self, axes)
 
     def __repr__(self) -> str:
-        path = f"{self.start}, preconditioner {self.preconditioner}, order {self.order}, {len(self.step_size)} steps"
+        path = f"{self.start}, preconditioner {self.preconditioner}, order {self.order}, T {self.num_steps}"
         read = f"at its peak, step {self.best_step}" if self.peaks else f"after step {self.best_step}"
         lines = [
             f"log evidence >= {self.bound:.6g} (standard error {self.bound_stderr:.2g}) nats: an estimated lower bound, {read}",

@@ -15,7 +15,7 @@ from ...transforms.keys import random_key
 from ..layout import Layout
 from ..progress import Progress
 from .batches import cut
-from .fits import FULL, Fits
+from .fits import Fits
 from .follow import Problem, choose, report, with_samples
 from .keywords import Keywords, check, resolved
 from .objective import Objective, check_model
@@ -61,17 +61,17 @@ def sgd_evidence(
     estimates the evidence lower bound E_{q_t}[log p(y, u)] + H[q_t] without bias; p(u) has the Jacobians of the bijections.
 
     For a model of up to 128 parameters q_0 is a normal distribution, a quarter wider than the one that fits the posterior best, f the
-    negative log joint density, and S the fit's: every direction reaches the posterior's width at the same time, in the last step, where the bound
-    is read. On a Gaussian posterior it is then the evidence. For larger models S is diagonal, and two paths are tried, from
-    the prior and from a mode; a few restarts choose the one with the larger bound, the others report it. With `start="prior",
-    preconditioner=None` and steps of your own this is plain descent from the prior; its bound is loose where columns are correlated or scales
-    unknown, differently for different models, so that it can rank models wrongly.
+    negative log joint density, and S the fit's: every direction reaches the posterior's width at the same time, in the last step, where
+    the bound is read. On a Gaussian posterior it is then the evidence. For larger models S is diagonal, and two paths are tried, from the
+    prior and from a mode; a few restarts choose the one with the larger bound, the others report it. With `start="prior",
+    preconditioner=None` and steps of your own this is plain descent from the prior; its bound is loose where columns are correlated or
+    scales unknown, differently for different models, so that it can rank models wrongly.
 
     What the bound does not know: one start covers one mode (`OtherModeWarning` where another is found). What certifies it: every step of
     every path must be one to one and the estimator of log|det J| a bound, which both follow from the largest eigenvalue of I - J; a guard
-    follows it, and `.certified` says whether it passed everywhere. Paths on which it did not, or that became infinite, are
-    not counted from there on: the others are then draws from a truncated q_0, and the bound has log(counted / all) less for that. For networks
-    the bound ranks widths and priors, and is far from tight; where it peaks is no time to stop training for the sake of predictions.
+    follows it, and `.certified` says whether it passed everywhere. Paths on which it did not, or that became infinite, are not counted
+    from there on: the others are then draws from a truncated q_0, and the bound has log(counted / all) less for that. For networks the
+    bound ranks widths and priors, and is far from tight; where it peaks is no time to stop training for the sake of predictions.
 
     Args:
         model: a model; `args` and `kwargs` are its arguments, its data.
@@ -80,16 +80,16 @@ def sgd_evidence(
         start: q_0 and f. "fit": N(m, k^2 S S'), fitted by variational inference, and the joint density. "laplace": the same, at a mode.
             "prior": the prior, and the likelihood alone. "auto": "fit" with a full preconditioner, "prior" without one, with a diagonal one
             the better of "prior" and "laplace".
-        inflate: k; 1.25 by default, with a diagonal preconditioner 2.
+        inflate: k; 1.25 by default. With a diagonal preconditioner the start is no wider than the prior.
         preconditioner: S. "full": a matrix. "diagonal". None: the identity, with `step_size`. "auto": full up to 128 parameters.
-        num_steps: T. "auto": 16, 32 with a diagonal preconditioner, doubled up to 256 until the guard passes. From the prior a path goes on
-            to 1.5 T.
+        num_steps: T. "auto": 16, with a diagonal preconditioner 32, doubled until the guard passes, up to 256. From the prior a path has
+            1.5 T steps, at most 256, and a larger T only makes them shorter.
         step_size: a, without preconditioner; one number or (num_steps,), in units of u^2 per nat: it multiplies the gradient of the summed
             loss. a times the largest curvature must stay below a limit, 0.68 for `order=2`; 0.3 is a good largest value.
-        order: how log|det J| is had. "exact": the determinant, dim products and dim^3 operations for each step. 2: an estimate of a lower bound
-            from one Hessian-vector product, exact to second order. 4: from two, with a far smaller excess. "reference": 2 on what the
-            preconditioner does not know; without noise or excess on a Gaussian posterior. "auto": with a full preconditioner "exact" up to 32
-            parameters and "reference" beyond; else 2.
+        order: how log|det J| is had. "exact": the determinant, dim products and dim^3 operations for each step. 2: an estimate of a lower
+            bound from one Hessian-vector product, exact to second order. 4: from two, with a far smaller excess. "reference": 2 on what
+            the preconditioner does not know; without noise or excess on a Gaussian posterior. "auto": with a full preconditioner "exact"
+            up to 32 parameters and "reference" beyond; else 2.
         num_restarts: they run side by side; the standard error falls with their square root.
         batch_size: rows of a plate in one step; must divide their number. None: all. Each epoch goes through all rows in a
             random order, and the loss of a batch is multiplied by the number of batches.
@@ -161,16 +161,12 @@ def sgd_evidence(
         num_probes=int(num_probes),
         fresh=batches is not None and minibatches == "fresh",
         evaluate_every=int(evaluate_every or (1 if batches is None else batches.count)),
-        fits=Fits(
-            objective,
-            tuple(density.data),
-            "full" if objective.layout.dim <= FULL and now.asked.preconditioner != "diagonal" else "diagonal",
-        ),
+        fits=Fits(objective, tuple(density.data), now.fits),
         key=key_data,
     )
     with Progress(1, num_restarts, progress_bar) as progress:
-        chosen, tried = choose(problem, now.starts, now.lengths, int(num_restarts))
-        chosen, estimate, descended = report(problem, chosen, now.lengths, int(num_restarts), progress)
+        chosen, tried = choose(problem, now.starts, now.num_steps, int(num_restarts))
+        chosen, estimate, descended = report(problem, chosen, now.num_steps is not None, int(num_restarts), progress)
     check_some_valid(estimate)
     estimate = with_samples(problem, chosen, random_key(key_data), estimate, descended)
     estimate = replace(

@@ -1,4 +1,4 @@
-"""Where a path starts if not at draws from the prior: a normal distribution, wider than the posterior it was fitted to."""
+"""Where a path starts if not at draws from the prior: a normal distribution, wider than the one that was fitted to the posterior."""
 
 import math
 from typing import NamedTuple
@@ -12,20 +12,18 @@ __all__ = ["Normal", "draw", "log_density"]
 
 
 class Normal(NamedTuple):
-    """N(mean, inflate^2 S S'). mean: (dim,). root: S. inflate: k, ()."""
+    """N(mean, R R'). mean: (dim,). root: R."""
 
     mean: jax.Array
     root: Root
-    inflate: jax.Array
 
 
 def draw(start: Normal, normal: jax.Array) -> jax.Array:
     """A draw (dim,), from independent standard normal numbers (dim,)."""
-    return start.mean + start.inflate * start.root.apply(normal)
+    return start.mean + start.root.apply(normal)
 
 
 def log_density(start: Normal, normal: jax.Array) -> jax.Array:
-    """Log density, nats, of the draw that was made from the same numbers."""
+    """Log density, nats, of the draw that is made from the same numbers."""
     dim = normal.shape[0]
-    volume = dim * jnp.log(start.inflate) + start.root.log_det()
-    return -0.5 * jnp.vdot(normal, normal) - 0.5 * dim * math.log(2 * math.pi) - volume
+    return -0.5 * jnp.vdot(normal, normal) - 0.5 * dim * math.log(2 * math.pi) - start.root.log_det()
