@@ -131,7 +131,8 @@ class Warp:
     def proposal_ratios(self, log_density: Density, z: np.ndarray) -> np.ndarray:
         """log phi(z) - log N(z; 0, I), nats, of draws z from the standard normal: (draw, dim) -> (draw,)."""
         moved = z @ self.factor.T
-        return self._against_normal(*(_or_zero(log_density(self.location + move)) for move in (moved, -moved)), z)
+        at, mirrored = (_or_zero(log_density(self.location + move)) for move in (moved, -moved))
+        return self._against_normal(at, mirrored, z)
 
     def _against_normal(self, at: np.ndarray, mirrored: np.ndarray, z: np.ndarray) -> np.ndarray:
         log_volume = np.log(np.diag(self.factor)).sum()

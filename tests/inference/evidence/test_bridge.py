@@ -62,7 +62,7 @@ def gamma_run(rng, chains=4, draws=250, correlation=0.0, **options):
 
 
 def scores(correlation, repeats=60):
-    found = [lc.bridge_evidence(gamma_run(np.random.default_rng(i), 2, 1000, correlation), jax.random.key(i)) for i in range(repeats)]
+    found = [lc.bridge_evidence(gamma_run(np.random.default_rng(i), 4, 1000, correlation), jax.random.key(i)) for i in range(repeats)]
     return np.array([(f.log_evidence - EXACT) / f.stderr for f in found])
 
 
@@ -133,15 +133,15 @@ def test_draws_in_double_precision_are_evaluated_in_it():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore::luciole.BreakEvenWarning")
 @pytest.mark.parametrize(
     "kernel",
-    [lc.NUTS, partial(lc.HMC, trajectory_length=1.5), lc.Slice, lc.EllipticalSlice, partial(lc.FlyMC, kernel="rotation")],
+    [lc.NUTS, partial(lc.HMC, trajectory_length=1.5), lc.Slice, lc.EllipticalSlice, partial(lc.FlyMC, kernel="nuts")],
     ids=["NUTS", "HMC", "Slice", "EllipticalSlice", "FlyMC"],
 )
-@pytest.mark.parametrize("chains", [1, 4])
-def test_every_kernel_has_the_same_evidence(conjugate, dtype, kernel, chains):
+def test_every_kernel_has_the_same_evidence(conjugate, dtype, kernel):
     problem = conjugate.random(40, 3)
-    mcmc = lc.MCMC(kernel(conjugate.model), num_samples=4000 // chains, num_chains=chains, thinning=2, compact=True, progress_bar=False)
+    mcmc = lc.MCMC(kernel(conjugate.model), thinning=2, compact=True, progress_bar=False)
     found = lc.bridge_evidence(mcmc.run(jax.random.key(0), *problem))
     assert abs(found.log_evidence - problem.log_evidence) < 4 * found.stderr < 0.3
 
@@ -159,7 +159,7 @@ def test_chains_that_do_not_agree_are_warned_of():
     mcmc.samples["rate"] = mcmc.samples["rate"] * np.array([1, 1, 1, 1.5])[:, None]
     with pytest.warns(lc.UnmixedChainsWarning, match="R-hat is"):
         found = lc.bridge_evidence(mcmc)
-    assert "the chains do not agree" in repr(found)
+    assert "the chains have not mixed" in repr(found)
 
 
 def test_few_effective_draws_are_warned_of():
@@ -167,10 +167,10 @@ def test_few_effective_draws_are_warned_of():
         lc.bridge_evidence(gamma_run(np.random.default_rng(0), chains=1, correlation=0.97))
 
 
-@pytest.mark.parametrize("number", [3, 300])
+@pytest.mark.parametrize("number", [1, 300])
 def test_divergences_are_told_and_many_are_warned_of(number):
     mcmc = gamma_run(np.random.default_rng(0), diverging=number)
-    if number == 3:
+    if number == 1:
         found = lc.bridge_evidence(mcmc)
     else:
         with pytest.warns(lc.DivergenceWarning, match="300 transitions"):
