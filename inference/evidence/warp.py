@@ -56,6 +56,7 @@ class Density:
     def _size(self) -> int:
         """Vectors in a batch: as many as keep the largest value that the model computes below `_BATCH_BYTES`."""
         shapes = [v.aval.shape for eqn in self.program.jaxpr.jaxpr.eqns for v in eqn.outvars]
+        shapes += [site.shape for site in self.program.sites.values()]  # some may stand in programs within the program
         largest = max([self.layout.dim, *(math.prod(shape) for shape in shapes)]) * np.dtype(self.layout.dtype).itemsize
         return max(1, min(_MAX_BATCH, _BATCH_BYTES // largest))
 

@@ -123,6 +123,7 @@ def test_missing_data_leave_the_evidence_of_what_is_there():
     assert abs(found.log_evidence - exact) < 4 * found.stderr < 0.1
 
 
+@pytest.mark.slow
 def test_draws_in_double_precision_are_evaluated_in_it():
     with jax.enable_x64(True):
         mcmc = gamma_run(np.random.default_rng(0))
@@ -213,6 +214,7 @@ def empty(y):
     [
         (improper, r"bridge_evidence.*'x'.*improper prior.*proper prior"),
         (masked, "bridge_evidence.*'x'.*is masked"),
+        (twice_masked, "bridge_evidence.*'x'.*is masked"),
         (scaled, "bridge_evidence.*'x'.*is scaled"),
         (unobserved, "bridge_evidence: .*no observed site and no factor"),
         (empty, "nothing to integrate over.*log_likelihood"),
@@ -255,6 +257,7 @@ def test_densities_that_do_not_overlap_are_an_error():
         optimal_bridge.optimal_bridge(np.zeros((2, 50)), np.full(200, -np.inf))
 
 
+@pytest.mark.slow
 def test_the_proposal_is_bounded_by_batches(monkeypatch):
     """Batches of other sizes give the same numbers."""
     mcmc = gamma_run(np.random.default_rng(0))
