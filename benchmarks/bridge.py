@@ -12,6 +12,7 @@ The models lie in shared/acceptance beside the checkout. With 50 runs the sd is 
 NUTS does not sample: the estimate must say so. Warm-up: programs are compiled by the first of the runs, which is not timed.
 """
 
+import importlib
 import statistics
 import sys
 import time
@@ -32,9 +33,8 @@ def models():
     if not (FOLDER / "evidence.py").is_file():
         sys.exit("This benchmark takes its models from acceptance/evidence.py in shared/ beside the checkout, and it is not there.")
     sys.path.insert(0, str(FOLDER))
-    from evidence import MODELS
-
-    return {name: make(seed=0) for name, make in MODELS.items()}
+    found = importlib.import_module("evidence").MODELS  # that of the folder, not the benchmark of this name
+    return {name: make(seed=0) for name, make in found.items()}
 
 
 def runs(problem, chains, draws, number=RUNS):

@@ -17,7 +17,7 @@ size of f2, which sees differences between chains too.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -84,6 +84,6 @@ def _effective(values: np.ndarray) -> float:
     import arviz  # heavy: see `export`
     import xarray
 
-    found = arviz.ess(xarray.Dataset({"value": (("chain", "draw"), values)}), method="mean")
+    found: Any = arviz.ess(xarray.Dataset({"value": (("chain", "draw"), values)}), method="mean")
     size = float(np.asarray(found["value"]))
     return size if np.ptp(values) > 0 and math.isfinite(size) else float(values.size)

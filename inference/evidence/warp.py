@@ -56,6 +56,7 @@ class Density:
     def _size(self) -> int:
         """Vectors in a batch: as many as keep the largest value that the model computes below `_BATCH_BYTES`."""
         shapes = [v.aval.shape for eqn in self.program.jaxpr.jaxpr.eqns for v in eqn.outvars]
+        shapes += [site.shape for site in self.program.sites.values()]  # some may stand in programs within the program
         largest = max([self.layout.dim, *(math.prod(shape) for shape in shapes)]) * np.dtype(self.layout.dtype).itemsize
         return max(1, min(_MAX_BATCH, _BATCH_BYTES // largest))
 
@@ -131,7 +132,8 @@ class Warp:
     def proposal_ratios(self, log_density: Density, z: np.ndarray) -> np.ndarray:
         """log phi(z) - log N(z; 0, I), nats, of draws z from the standard normal: (draw, dim) -> (draw,)."""
         moved = z @ self.factor.T
-        return self._against_normal(*(_or_zero(log_density(self.location + move)) for move in (moved, -moved)), z)
+        at, mirrored = (_or_zero(log_density(self.location + move)) for move in (moved, -moved))
+        return self._against_normal(at, mirrored, z)
 
     def _against_normal(self, at: np.ndarray, mirrored: np.ndarray, z: np.ndarray) -> np.ndarray:
         log_volume = np.log(np.diag(self.factor)).sum()

@@ -62,7 +62,7 @@ def gamma_run(rng, chains=4, draws=250, correlation=0.0, **options):
 
 
 def scores(correlation, repeats=60):
-    found = [lc.bridge_evidence(gamma_run(np.random.default_rng(i), 2, 1000, correlation), jax.random.key(i)) for i in range(repeats)]
+    found = [lc.bridge_evidence(gamma_run(np.random.default_rng(i), 4, 1000, correlation), jax.random.key(i)) for i in range(repeats)]
     return np.array([(f.log_evidence - EXACT) / f.stderr for f in found])
 
 
@@ -123,6 +123,7 @@ def test_missing_data_leave_the_evidence_of_what_is_there():
     assert abs(found.log_evidence - exact) < 4 * found.stderr < 0.1
 
 
+@pytest.mark.slow
 def test_draws_in_double_precision_are_evaluated_in_it():
     with jax.enable_x64(True):
         mcmc = gamma_run(np.random.default_rng(0))
@@ -133,15 +134,15 @@ def test_draws_in_double_precision_are_evaluated_in_it():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore::luciole.BreakEvenWarning")
 @pytest.mark.parametrize(
     "kernel",
-    [lc.NUTS, partial(lc.HMC, trajectory_length=1.5), lc.Slice, lc.EllipticalSlice, partial(lc.FlyMC, kernel="rotation")],
+    [lc.NUTS, partial(lc.HMC, trajectory_length=1.5), lc.Slice, lc.EllipticalSlice, partial(lc.FlyMC, kernel="nuts")],
     ids=["NUTS", "HMC", "Slice", "EllipticalSlice", "FlyMC"],
 )
-@pytest.mark.parametrize("chains", [1, 4])
-def test_every_kernel_has_the_same_evidence(conjugate, dtype, kernel, chains):
+def test_every_kernel_has_the_same_evidence(conjugate, dtype, kernel):
     problem = conjugate.random(40, 3)
-    mcmc = lc.MCMC(kernel(conjugate.model), num_samples=4000 // chains, num_chains=chains, thinning=2, compact=True, progress_bar=False)
+    mcmc = lc.MCMC(kernel(conjugate.model), thinning=2, compact=True, progress_bar=False)
     found = lc.bridge_evidence(mcmc.run(jax.random.key(0), *problem))
     assert abs(found.log_evidence - problem.log_evidence) < 4 * found.stderr < 0.3
 
@@ -159,7 +160,7 @@ def test_chains_that_do_not_agree_are_warned_of():
     mcmc.samples["rate"] = mcmc.samples["rate"] * np.array([1, 1, 1, 1.5])[:, None]
     with pytest.warns(lc.UnmixedChainsWarning, match="R-hat is"):
         found = lc.bridge_evidence(mcmc)
-    assert "the chains do not agree" in repr(found)
+    assert "the chains have not mixed" in repr(found)
 
 
 def test_few_effective_draws_are_warned_of():
@@ -167,10 +168,10 @@ def test_few_effective_draws_are_warned_of():
         lc.bridge_evidence(gamma_run(np.random.default_rng(0), chains=1, correlation=0.97))
 
 
-@pytest.mark.parametrize("number", [3, 300])
+@pytest.mark.parametrize("number", [1, 300])
 def test_divergences_are_told_and_many_are_warned_of(number):
     mcmc = gamma_run(np.random.default_rng(0), diverging=number)
-    if number == 3:
+    if number == 1:
         found = lc.bridge_evidence(mcmc)
     else:
         with pytest.warns(lc.DivergenceWarning, match="300 transitions"):
@@ -213,6 +214,7 @@ def empty(y):
     [
         (improper, r"bridge_evidence.*'x'.*improper prior.*proper prior"),
         (masked, "bridge_evidence.*'x'.*is masked"),
+        (twice_masked, "bridge_evidence.*'x'.*is masked"),
         (scaled, "bridge_evidence.*'x'.*is scaled"),
         (unobserved, "bridge_evidence: .*no observed site and no factor"),
         (empty, "nothing to integrate over.*log_likelihood"),
@@ -255,6 +257,7 @@ def test_densities_that_do_not_overlap_are_an_error():
         optimal_bridge.optimal_bridge(np.zeros((2, 50)), np.full(200, -np.inf))
 
 
+@pytest.mark.slow
 def test_the_proposal_is_bounded_by_batches(monkeypatch):
     """Batches of other sizes give the same numbers."""
     mcmc = gamma_run(np.random.default_rng(0))

@@ -8,10 +8,11 @@ import numpy as np
 import numpyro
 import pytest
 from scipy.special import digamma, gammaln
+from scipy.stats import norm
 
 import luciole as lc
 from luciole import dist
-from luciole.inference.evidence.objective import Objective
+from luciole.inference.evidence.objective import Objective, check_model
 from luciole.inference.layout import Layout
 
 COUNTS = np.array([3, 0, 2, 4, 1, 2, 6, 3])
@@ -128,3 +129,19 @@ def test_an_improper_prior_is_refused(quiet):
 
     with pytest.raises(lc.EvidenceError, match=r"sgd_evidence.*'x'.*improper prior.*Write a proper prior"):
         quiet(model, jax.random.key(0), 0.3, step_size=0.1, num_steps=2)
+
+
+@pytest.mark.slow
+def test_missing_values_are_drawn_from_what_they_are_scored_with():
+    def model(y):
+        mean = lc.sample("mean", dist.Normal(0, 2))
+        lc.sample("y", dist.Normal(mean, 0.5).expand([4]), obs=y, obs_mask=~np.isnan(y))
+
+    density = lc.log_density(model, np.array([0.3, np.nan, 1.2, np.nan]))
+    check_model(density.program)
+    objective = Objective(density.program, Layout.of(density.positions))
+    u = objective.draw(density.data, jax.random.key(0))
+    mean, missing = u[0], u[1:]
+    assert missing.shape == (2,)
+    expected = norm.logpdf(mean, 0, 2) + norm.logpdf(missing, mean, 0.5).sum()
+    np.testing.assert_allclose(objective.log_prior(density.data, u), expected, rtol=1e-5)
