@@ -111,7 +111,7 @@ def resolved(words: Keywords, dim: int) -> Resolved:
             f"sgd_evidence: a full preconditioner holds up to {FULL} parameters, and the model has {dim}; this estimate has a diagonal "
             'one, whose bound is looser. Write preconditioner="diagonal" to say so.',
             PreconditionerWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
         preconditioner = "diagonal"
     usual: dict[Any, tuple[Start, ...]] = {None: ("prior",), "full": ("fit",), "diagonal": ("prior", "laplace")}

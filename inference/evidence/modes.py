@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .fit import climb_from_prior, laplace
+from .fit import Variational, climb_from_prior, laplace
 from .fits import Fits
 
 __all__ = ["OtherMode", "other_mode"]
@@ -27,11 +27,18 @@ class OtherMode(NamedTuple):
 def other_mode(fits: Fits, log_evidence: float, share: float) -> OtherMode | None:
     """The best other mode that has at least a share of the evidence; None if none was found."""
     fit, found = fits.variational, []
-    for mode in climb_from_prior(fits.objective, fits.data, fits.prior, _SEARCHES):
-        distance = float(np.linalg.norm(np.linalg.solve(fit.root, mode - fit.mean)))
-        if not distance > np.sqrt(len(mode)) + _FAR:
+    for end in climb_from_prior(fits.objective, fits.data, fits.prior, _SEARCHES):
+        if not _distance(fit, end) > np.sqrt(len(end)) + _FAR:
             continue
-        there = laplace(fits.objective, fits.data, mode, fits.prior.scale)
-        if there is not None and there.log_evidence > log_evidence + np.log(share):
+        there = laplace(fits.objective, fits.data, end, fits.prior.scale)
+        if there is None or there.log_evidence < log_evidence + np.log(share):
+            continue
+        distance = _distance(fit, there.mode)
+        if distance > np.sqrt(len(end)) + _FAR:
             found.append(OtherMode(distance, there.log_evidence))
     return max(found, key=lambda other: other.log_evidence, default=None)
+
+
+def _distance(fit: Variational, u: np.ndarray) -> float:
+    """From the fit's mean, in its standard deviations."""
+    return float(np.linalg.norm(np.linalg.solve(fit.root, u - fit.mean)))

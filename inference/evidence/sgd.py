@@ -165,6 +165,7 @@ def sgd_evidence(
         key=key_data,
     )
     with Progress(1, num_restarts, progress_bar) as progress:
+        progress.reached("fit", 0)
         chosen, tried = choose(problem, now.starts, now.num_steps, int(num_restarts))
         chosen, estimate, descended = report(problem, chosen, now.num_steps is not None, int(num_restarts), progress)
     check_some_valid(estimate)

@@ -197,6 +197,14 @@ BAD = {
     "minibatches is 'both'": {"minibatches": "both"},
     "write batch_size=": {"plate": "rows"},
     "test is a ndarray": {"test": np.ones(3)},
+    "start is 'posterior'": {"start": "posterior"},
+    "preconditioner is 'dense'": {"preconditioner": "dense"},
+    "inflate is 1.0, a number above 1.*write inflate=1.25": {"inflate": 1.0},
+    'inflate widens a start at a fit, and start="prior" has none': {"inflate": 1.5},
+    "step_size is that of plain descent, and preconditioner='full'": {"preconditioner": "full"},
+    "a step size needs a number of steps": {"num_steps": "auto"},
+    'order="reference" splits off': {"order": "reference"},
+    "preconditioner=None is plain descent, whose steps nothing can choose": {"preconditioner": None, "step_size": None},
 }
 
 
