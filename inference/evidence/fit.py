@@ -122,7 +122,7 @@ def laplace(objective: Objective, data: Sequence[Any], near: np.ndarray, root: n
     """The mode next to a point, and the curvature there; None if there is no mode, or a flat direction in it.
 
     Args:
-        near: (dim,). root: the S in whose coordinates, u = near + S v, the search goes on: (dim, dim), or (dim,).
+        near: (dim,). root: the S in whose coordinates, u = near + S v, the search goes on: (dim, dim), lower triangular.
     """
     dim, dtype = objective.layout.dim, objective.layout.dtype
     base = jnp.asarray(near, dtype), jnp.asarray(root, dtype)
@@ -140,15 +140,19 @@ def laplace(objective: Objective, data: Sequence[Any], near: np.ndarray, root: n
         found = found - move
     else:
         return None
-    matrix = root if root.ndim == 2 else np.diag(root)
     log_evidence = -value + 0.5 * dim * math.log(2 * math.pi) + _log_det(root) - 0.5 * np.log(eigenvalues).sum()
-    return Laplace(near + matrix @ found, matrix @ vectors / np.sqrt(eigenvalues), float(log_evidence))
+    return Laplace(near + root @ found, root @ vectors / np.sqrt(eigenvalues), float(log_evidence))
 
 
-def climb_from_prior(objective: Objective, data: Sequence[Any], prior: Prior, number: int) -> list[np.ndarray]:
-    """Where L-BFGS ends, (dim,) each, from so many draws of the prior; between symmetric modes the prior's centre would be a saddle."""
+def climb_from_prior(objective: Objective, data: Sequence[Any], prior: Prior, number: int, full: bool) -> list[np.ndarray]:
+    """Where L-BFGS ends, (dim,) each, from so many draws of the prior; between symmetric modes the prior's centre would be a saddle.
+
+    Args:
+        full: whether scales are passed as a matrix, as those of a full fit are: then one program serves both.
+    """
     dtype = objective.layout.dtype
-    program = partial(_whitened, objective, data, jnp.asarray(prior.centre, dtype), jnp.asarray(prior.scale, dtype))
+    scale = np.diag(prior.scale) if full else prior.scale
+    program = partial(_whitened, objective, data, jnp.asarray(prior.centre, dtype), jnp.asarray(scale, dtype))
     ends = [_minimise(program, (draw - prior.centre) / prior.scale, dtype) for draw in prior.draws[:number]]
     return [prior.centre + prior.scale * place for place, value, _ in ends if np.isfinite(value)]
 
@@ -159,7 +163,7 @@ def curvature(objective: Objective, data: Sequence[Any], prior: Prior) -> Curvat
     The diagonal is Hutchinson's estimate, the mean of r * H r over random signs r, without the entries below zero.
     """
     dtype = objective.layout.dtype
-    for mode in climb_from_prior(objective, data, prior, 1):
+    for mode in climb_from_prior(objective, data, prior, 1, full=False):
         keys = jax.random.split(random_key(), _PROBES)
         diagonal = np.asarray(_diagonal(objective, data, jnp.asarray(mode, dtype), keys), np.float64)
         if np.isfinite(diagonal).all():

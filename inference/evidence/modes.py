@@ -27,10 +27,10 @@ class OtherMode(NamedTuple):
 def other_mode(fits: Fits, log_evidence: float, share: float) -> OtherMode | None:
     """The best other mode that has at least a share of the evidence; None if none was found."""
     fit, found = fits.variational, []
-    for end in climb_from_prior(fits.objective, fits.data, fits.prior, _SEARCHES):
+    for end in climb_from_prior(fits.objective, fits.data, fits.prior, _SEARCHES, full=True):
         if not _distance(fit, end) > np.sqrt(len(end)) + _FAR:
             continue
-        there = laplace(fits.objective, fits.data, end, fits.prior.scale)
+        there = laplace(fits.objective, fits.data, end, np.diag(fits.prior.scale))
         if there is None or there.log_evidence < log_evidence + np.log(share):
             continue
         distance = _distance(fit, there.mode)
