@@ -7,7 +7,9 @@ follow      one path from its plan to what is left of it, and the choice between
 plan        what a path is to be: start, preconditioner, steps
 fits        the fits that a path needs, each made when first asked for
 fit         how they are made: variational inference, Laplace's approximation, curvatures
+doubts      what is known of a fit beside the bound
 modes       a look for modes that a fit does not cover
+normality   how far a posterior is from the normal distribution of a start
 starts      a normal distribution to start from
 roots       square roots of matrices: of starts, of preconditioners
 steps       one step and its Jacobian
@@ -37,6 +39,7 @@ from .notices import (
     EvidenceRangeWarning,
     FailedRestartWarning,
     FewEffectiveDrawsWarning,
+    NonNormalPosteriorWarning,
     OtherModeWarning,
     PreconditionerWarning,
     UnmixedChainsWarning,
@@ -52,6 +55,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
+    "NonNormalPosteriorWarning",
     "OtherModeWarning",
     "PreconditionerWarning",
     "UnmixedChainsWarning",

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...transforms import EvidenceError
 from .bridge import BridgeEvidence
+from .remarks import USELESS
 from .result import Evidence
 
 __all__ = ["Comparison", "compare_evidence"]
@@ -29,6 +30,7 @@ class Row(NamedTuple):
         probability: of the model, if all that were compared are equally probable beforehand.
         num_failed, valid, certified: of the estimate.
         refused: why it is not ranked; empty if it is. remark: where the estimates of one model contradict each other.
+        doubt: why its bound may be low.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Row(NamedTuple):
     certified: bool
     refused: str
     remark: str
+    doubt: str
 
     @property
     def closest(self) -> float:
@@ -189,9 +192,19 @@ def _row(name: str, estimate: Evidence, first: Evidence, bridge: BridgeEvidence 
         certified=estimate.certified,
         refused=refused,
         remark="",
+        doubt=_doubt(estimate),
     )
     known = np.isfinite(row.bridge) or np.isfinite(row.importance_weighted)
     return row._replace(looseness=max(row.closest - row.log_evidence, 0.0) if known else np.nan, remark=_contradiction(row))
+
+
+def _doubt(estimate: Evidence) -> str:
+    found = estimate.doubts
+    if found.other_mode is not None:
+        return "another mode is not covered"
+    if not found.converged or found.pareto_k > USELESS:
+        return "far from normal: the bound may be low"
+    return ""
 
 
 def _difference(estimate: Evidence, first: Evidence) -> tuple[float, float, bool]:
@@ -237,7 +250,7 @@ def _with_probabilities(rows: list[Row]) -> list[Row]:
 def _remark(row: Row) -> str:
     if row.refused:
         return f"not ranked: {row.refused}"
-    return row.remark or ("" if row.certified else "not certified")
+    return row.remark or row.doubt or ("" if row.certified else "not certified")
 
 
 def _number(value: float) -> str:

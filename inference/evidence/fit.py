@@ -39,6 +39,7 @@ __all__ = [
 _PRIOR_DRAWS = 256
 _FIRST_SPREADS = (0.3, 0.03, 0.003)  # of the first S, in standard deviations of the prior, until the density is finite at all draws
 _ITERATIONS = 500
+_ROUNDS = 12  # of L-BFGS, each in the coordinates of the fit before; in float32 a line search ends early where scales differ
 _CORRECTIONS = 20  # pairs that L-BFGS keeps
 _PROBES = 128  # of the diagonal of a Hessian
 _NEWTON = 4  # steps, after L-BFGS
@@ -106,7 +107,7 @@ def variational(objective: Objective, data: Sequence[Any], prior: Prior, num_dra
     else:
         return None
     best, converged = np.inf, False
-    for _ in range(4):
+    for _ in range(_ROUNDS):
         base = jnp.asarray(mean, dtype), jnp.asarray(root, dtype)
         found, value, count = _minimise(partial(program, *base), start, dtype)
         evaluations += count

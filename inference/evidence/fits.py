@@ -52,16 +52,6 @@ class Fits:
         """Of a full fit; None if there is no mode."""
         return laplace(self.objective, self.data, self.variational.mean, self.variational.root) if self.kind == "full" else None
 
-    @property
-    def laplace_evidence(self) -> float:
-        """Laplace's approximation to the log evidence, nats; NaN if there is no mode, or none was looked for."""
-        return self.laplace.log_evidence if self.laplace is not None else np.nan
-
-    @property
-    def poor(self) -> bool:
-        """Whether a fit was made and has not converged."""
-        return "variational" in self.__dict__ and not self.variational.converged
-
     @cached_property
     def curvature(self) -> Curvature:
         found = curvature(self.objective, self.data, self.prior)

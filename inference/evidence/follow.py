@@ -14,6 +14,7 @@ from ...transforms.keys import random_key
 from ..progress import Progress
 from .batches import Batches
 from .descent import Data, Path
+from .doubts import NOTHING
 from .estimators import LIMITS
 from .fits import FULL, Fits
 from .host import Descended, descend
@@ -157,7 +158,7 @@ def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, prog
         order=path.order,
         num_probes=path.num_probes,
         step_size=plan.step_sizes,
-        laplace=np.nan,
+        doubts=NOTHING,
         tried=(),
         key=problem.key,
         num_observed=problem.objective.num_observed,

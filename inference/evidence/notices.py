@@ -7,6 +7,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
+    "NonNormalPosteriorWarning",
     "OtherModeWarning",
     "PreconditionerWarning",
     "UnmixedChainsWarning",
@@ -23,6 +24,10 @@ class FailedRestartWarning(LucioleWarning):
 
 class EvidenceFitWarning(LucioleWarning):
     """The fit at which paths start has not converged: the bound is one, and may be loose."""
+
+
+class NonNormalPosteriorWarning(LucioleWarning):
+    """The posterior is far from the normal distribution at which paths start: the bound is one, and may be low."""
 
 
 class OtherModeWarning(LucioleWarning):

@@ -1,31 +1,34 @@
 """What is said about an estimate that something is wrong with: errors and warnings in words."""
 
 import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from ...transforms import EvidenceError
 from ..notices import InterruptWarning
 from .estimators import LIMITS
-from .fits import Fits
-from .modes import other_mode
-from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, OtherModeWarning
+from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, NonNormalPosteriorWarning, OtherModeWarning
 from .plan import last_length
-from .result import Evidence
 
-__all__ = ["check_some_valid", "warn"]
+if TYPE_CHECKING:
+    from .result import Evidence
 
-_SHARE = 0.05  # of the evidence, that another mode must have to be told of
+__all__ = ["HEAVY", "USELESS", "check_some_valid", "problems", "warn"]
+
+HEAVY, USELESS = 0.5, 0.7
+"""Pareto's k beyond which importance weights have no variance, and beyond which they are of no use."""
 
 
-def check_some_valid(estimate: Evidence) -> None:
+def check_some_valid(estimate: "Evidence") -> None:
     """Refuses an estimate none of whose paths was valid.
 
     Raises:
         EvidenceError: says how much too long the steps were, and what to write.
     """
-    first = estimate.first_invalid_step
-    moved = estimate.counted[:, estimate.steps > 0]
-    if moved.any(axis=1).any() if estimate.peaks else estimate.counted[:, estimate.best].any():
+    valid = estimate.counted[:, estimate.steps > 0] if estimate.peaks else estimate.counted[:, [estimate.best]]
+    if valid.any():
         return
+    first = estimate.first_invalid_step
     where = "" if first is None else f" At step {first} the largest eigenvalue of I - J was {estimate.max_curvature.max():.3g}."
     raise EvidenceError(
         f"sgd_evidence: on no path was there a bound: the steps of all {len(estimate.finite)} were too long for the curvature, beyond "
@@ -33,64 +36,76 @@ def check_some_valid(estimate: Evidence) -> None:
     )
 
 
-def warn(estimate: Evidence, fits: Fits, interrupted: bool) -> None:
+def warn(estimate: "Evidence") -> None:
     """Warns of what is wrong, one warning for each cause."""
-    if interrupted:
-        reached, asked = estimate.training_loss.shape[1] - 1, len(estimate.step_size)
-        warnings.warn(f"sgd_evidence was interrupted: {reached} of {asked} steps were kept.", InterruptWarning, stacklevel=4)
+    for category, words in problems(estimate):
+        if category is not None:
+            warnings.warn(f"sgd_evidence: {words}", category, stacklevel=4)
+
+
+def problems(estimate: "Evidence") -> Iterator[tuple[type[Warning] | None, str]]:
+    """One sentence or two for each thing that is wrong, each with its warning, if it is worth one."""
+    reached, asked = estimate.training_loss.shape[1] - 1, len(estimate.step_size)
+    if reached < asked:
+        yield InterruptWarning, f"it was interrupted: {reached} of {asked} steps were kept."
     if estimate.num_failed:
-        warnings.warn(
-            f"sgd_evidence: {estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN, and are not counted "
-            "from there on. The bound of the others has log(counted / all) less for it. Where the density has hard limits nothing helps; "
-            f"else lower {'step_size' if estimate.preconditioner is None else 'inflate'}.",
-            FailedRestartWarning,
-            stacklevel=4,
-        )
-    step = estimate.first_invalid_step
-    if step is not None:
-        paths = int((estimate.curvature > estimate.limit).any(axis=1).sum())
-        warnings.warn(
-            f"sgd_evidence: on {paths} of {len(estimate.finite)} paths steps were too long for the curvature: the largest eigenvalue of "
-            f"I - J was up to {estimate.max_curvature.max():.3g}, first at step {step}, beyond {estimate.limit:g}, up to which "
-            f"order={estimate.order!r} estimates a lower bound. These paths are not counted after that; the bound of the others has "
-            f"log(counted / all) less for it. {_advice(estimate)}",
-            EvidenceRangeWarning,
-            stacklevel=4,
-        )
-    if estimate.preconditioner is not None and estimate.start != "laplace" and fits.poor:
-        warnings.warn(
-            f"sgd_evidence: the fit has not converged in {fits.variational.evaluations} evaluations. The bound is one nevertheless, and "
-            "may be loose; scale the data, or compare with lc.bridge_evidence.",
+        yield FailedRestartWarning, _of_failures(estimate)
+    if not estimate.valid:
+        yield EvidenceRangeWarning, _of_range(estimate)
+    if estimate.rising:
+        yield None, "the bound was still rising at the last step; write a larger num_steps."
+    found = estimate.doubts
+    if not found.converged:
+        yield (
             EvidenceFitWarning,
-            stacklevel=4,
+            f"the fit has not converged in {found.evaluations} evaluations. The bound is one nevertheless, and may be loose; scale the "
+            "data, or compare with lc.bridge_evidence.",
         )
-    _warn_of_modes(estimate, fits)
-
-
-def _warn_of_modes(estimate: Evidence, fits: Fits) -> None:
-    if estimate.preconditioner != "full" or estimate.start == "prior":
-        return
-    other = other_mode(fits, estimate.bound, _SHARE)
-    if other is not None:
-        warnings.warn(
-            f"sgd_evidence: the posterior has another mode, {other.distance:.3g} standard deviations of the fit away, whose own evidence "
-            f"is about {other.log_evidence:.6g} nats by Laplace's approximation; the bound, {estimate.bound:.6g}, is that of one mode. "
-            "Order what is exchangeable (`dist.transforms.OrderedTransform`), or add the evidences of the modes.",
+    if found.pareto_k > HEAVY:
+        words = (
+            f"the posterior is far from the normal distribution at which paths start: Pareto's k of importance weights is "
+            f"{found.pareto_k:.2f}. The bound is one, and may be low by more than a few tenths of a nat. Write hierarchies with "
+            "non-centred parameters, or compare with lc.bridge_evidence."
+        )
+        yield NonNormalPosteriorWarning if found.pareto_k > USELESS else None, words
+    if found.other_mode is not None:
+        distance, log_evidence = found.other_mode
+        yield (
             OtherModeWarning,
-            stacklevel=5,
+            f"the posterior has another mode, {distance:.3g} standard deviations of the fit away, whose own evidence is about "
+            f"{log_evidence:.6g} nats by Laplace's approximation; the bound, {estimate.bound:.6g}, is that of one mode. Order what is "
+            "exchangeable (`dist.transforms.OrderedTransform`), or add the evidences of the modes.",
         )
 
 
-def _advice(estimate: Evidence) -> str:
+def _of_failures(estimate: "Evidence") -> str:
+    lower = "step_size" if estimate.preconditioner is None else "inflate"
+    return (
+        f"{estimate.num_failed} of {len(estimate.finite)} restarts became infinite or NaN, and are not counted from there on. The bound of "
+        f"the others has log(counted / all) less for it. Where the density has hard limits nothing helps; else lower {lower}."
+    )
+
+
+def _of_range(estimate: "Evidence") -> str:
+    paths = int((estimate.curvature > estimate.limit).any(axis=1).sum())
+    return (
+        f"on {paths} of {len(estimate.finite)} paths steps were too long for the curvature: the largest eigenvalue of I - J was up to "
+        f"{estimate.max_curvature.max():.3g}, first at step {estimate.first_invalid_step}, beyond {estimate.limit:g}, up to which "
+        f"order={estimate.order!r} estimates a lower bound. These paths are not counted after that; the bound of the others has "
+        f"log(counted / all) less for it. {_advice(estimate)}"
+    )
+
+
+def _advice(estimate: "Evidence") -> str:
     """What to write instead."""
-    largest = estimate.max_curvature.max()
+    largest = estimate.max_curvature.max(initial=0)
     if estimate.preconditioner is None:
         step = int(estimate.first_invalid_step or 0)
-        advised = 0.3 * estimate.step_size[step] / largest
+        advised = 0.3 * estimate.step_size[step] / largest if largest > 0 else estimate.step_size[step] / 10
         return f"Write step_size={advised:.2g}" + (", or order=4." if estimate.order == 2 and largest < LIMITS[4] else ", or leave it out.")
     if estimate.num_steps < last_length(estimate.start):
         return 'Write num_steps="auto".'
     return (
-        "No normal distribution is near the posterior: a funnel, several modes, or a ridge. Write hierarchies with non-centred parameters, "
-        "or compare with lc.bridge_evidence."
+        "No normal distribution is near the posterior: a funnel, several modes, or a ridge. Write hierarchies with non-centred "
+        "parameters, or compare with lc.bridge_evidence."
     )

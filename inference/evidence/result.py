@@ -11,10 +11,12 @@ from scipy.special import logsumexp
 from ...ppl import ModelProgram
 from ..export import Run, to_arviz
 from .descent import CHOOSE, chooses
+from .doubts import Doubts
 from .estimators import LIMITS, Order
 from .fits import Kind
 from .plan import Start
 from .plot import plot_evidence
+from .remarks import problems
 
 __all__ = ["Evidence", "Tried"]
 
@@ -55,7 +57,7 @@ class Evidence:
             where the guard did not look.
         start, preconditioner, num_steps, inflate, order, num_probes: of the path, see `sgd_evidence`; inflate is NaN from the prior.
         step_size: (num_steps,).
-        laplace: Laplace's approximation to the log evidence, nats; NaN without a full preconditioner, or without a mode.
+        doubts: what is known of the fit.
         tried: the paths that were tried before.
         num_observed: observations of the training data.
         key: uint32, (2,). Estimates with the same key and number of restarts share their random numbers.
@@ -78,7 +80,7 @@ class Evidence:
     order: Order
     num_probes: int
     step_size: np.ndarray
-    laplace: float
+    doubts: Doubts
     tried: tuple[Tried, ...]
     key: np.ndarray
     num_observed: int
@@ -153,6 +155,21 @@ class Evidence:
     def start_importance(self) -> float:
         """Nats: importance sampling from q_0 alone, without descent: what is to be beaten."""
         return _log_mean_exp(np.where(np.isfinite(self.log_evidence[:, 0]), self.log_evidence[:, 0], -np.inf))
+
+    @property
+    def laplace(self) -> float:
+        """Nats: Laplace's approximation; NaN without a full preconditioner, or without a mode."""
+        return self.doubts.laplace
+
+    @property
+    def pareto_k(self) -> float:
+        """Shape of the tail of importance weights of the start: beyond 0.7 the posterior is far from normal. NaN without a full fit."""
+        return self.doubts.pareto_k
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A sentence or two for each thing that is wrong."""
+        return tuple(words for _, words in problems(self))
 
     @property
     def _log_weights(self) -> np.ndarray:
@@ -302,7 +319,7 @@ class Evidence:
         ]
         others = {"importance weighted": self.importance_weighted, "start alone, weighted": self.start_importance, "Laplace": self.laplace}
         lines.append("beside it: " + ", ".join(f"{name} {value:.6g}" for name, value in others.items() if np.isfinite(value)))
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"- {words}" for words in self.problems)])
 
     def _verdict(self) -> str:
         if self.certified:

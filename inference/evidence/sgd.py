@@ -6,7 +6,6 @@ from time import perf_counter
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
@@ -15,6 +14,7 @@ from ...transforms.keys import random_key
 from ..layout import Layout
 from ..progress import Progress
 from .batches import cut
+from .doubts import doubts
 from .fits import Fits
 from .follow import Problem, choose, report, with_samples
 from .keywords import Keywords, check, resolved
@@ -118,7 +118,9 @@ def sgd_evidence(
     Warns:
         EvidenceRangeWarning: steps were too long for the curvature there; their paths are not counted after them.
         FailedRestartWarning: restarts became infinite or NaN, and are not counted.
-        EvidenceFitWarning: the fit has not converged. OtherModeWarning: there is a further mode, which the bound does not cover.
+        EvidenceFitWarning: the fit has not converged.
+        NonNormalPosteriorWarning: no normal distribution is near the posterior, so that the bound may be low.
+        OtherModeWarning: there is a further mode, which the bound does not cover.
         PreconditionerWarning: a full preconditioner was asked for, and the model is too large for it.
         InterruptWarning: the user interrupted; the estimate ends there.
 
@@ -170,13 +172,10 @@ def sgd_evidence(
         chosen, estimate, descended = report(problem, chosen, now.num_steps is not None, int(num_restarts), progress)
     check_some_valid(estimate)
     estimate = with_samples(problem, chosen, random_key(key_data), estimate, descended)
-    estimate = replace(
-        estimate,
-        tried=tried,
-        laplace=problem.fits.laplace_evidence if now.asked.preconditioner == "full" else np.nan,
-        seconds=perf_counter() - begun,
-    )
-    warn(estimate, problem.fits, descended.interrupted)
+    if now.asked.preconditioner == "full":
+        estimate = replace(estimate, doubts=doubts(problem.fits, chosen, now.asked.inflate, estimate.bound))
+    estimate = replace(estimate, tried=tried, seconds=perf_counter() - begun)
+    warn(estimate)
     return estimate
 
 

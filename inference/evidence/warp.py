@@ -53,12 +53,16 @@ class Density:
         return self._in_batches(_unconstrained, values)
 
     @functools.cached_property
-    def _size(self) -> int:
-        """Vectors in a batch: as many as keep the largest value that the model computes below `_BATCH_BYTES`."""
+    def largest(self) -> int:
+        """Elements of the largest value that the model computes for one vector."""
         shapes = [v.aval.shape for eqn in self.program.jaxpr.jaxpr.eqns for v in eqn.outvars]
         shapes += [site.shape for site in self.program.sites.values()]  # some may stand in programs within the program
-        largest = max([self.layout.dim, *(math.prod(shape) for shape in shapes)]) * np.dtype(self.layout.dtype).itemsize
-        return max(1, min(_MAX_BATCH, _BATCH_BYTES // largest))
+        return max([self.layout.dim, *(math.prod(shape) for shape in shapes)])
+
+    @property
+    def _size(self) -> int:
+        """Vectors in a batch: as many as keep their largest values below `_BATCH_BYTES`."""
+        return max(1, min(_MAX_BATCH, _BATCH_BYTES // (self.largest * np.dtype(self.layout.dtype).itemsize)))
 
     def _in_batches(self, function: Callable[..., Any], rows: Any) -> np.ndarray:
         total = len(jax.tree.leaves(rows)[0])

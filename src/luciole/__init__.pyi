@@ -20,6 +20,7 @@ from .inference import FewEffectiveDrawsWarning as FewEffectiveDrawsWarning
 from .inference import FlyMC as FlyMC
 from .inference import FullEvaluationWarning as FullEvaluationWarning
 from .inference import InterruptWarning as InterruptWarning
+from .inference import NonNormalPosteriorWarning as NonNormalPosteriorWarning
 from .inference import NotOnHostError as NotOnHostError
 from .inference import OtherModeWarning as OtherModeWarning
 from .inference import PreconditionerWarning as PreconditionerWarning
@@ -103,6 +104,7 @@ __all__ = [
     "ModelError",
     "ModelProgram",
     "NoAttributeError",
+    "NonNormalPosteriorWarning",
     "NotOnHostError",
     "NothingObservedWarning",
     "OtherModeWarning",
