@@ -69,8 +69,10 @@ drawn = lc.posterior_predictive(regression, key, samples, x)
 pointwise = lc.log_likelihood(regression, samples, x, y=y)
 
 # evidence
-estimate = lc.sgd_evidence(regression, key, x, y=y, step_size=0.01, num_steps=100, order=4)
-table = lc.compare_evidence({"one": estimate, "two": estimate})
+plain = lc.sgd_evidence(regression, key, x, y=y, start="prior", preconditioner=None, step_size=0.01, num_steps=100, order=4)
+estimate = lc.sgd_evidence(regression, key, x, y=y)
+table = lc.compare_evidence({"one": estimate, "two": plain}, bridge={"one": lc.bridge_evidence(mcmc, key)})
+sure: tuple[float, float, bool] = estimate.bound, estimate.importance_weighted, estimate.certified
 
 # transformations
 slope_of = lt.grad(lambda a: a**2)(1.0)
