@@ -9,6 +9,7 @@ fits        the fits that a path needs, each made when first asked for
 fit         how they are made: variational inference, Laplace's approximation, curvatures
 doubts      what is known of a fit beside the bound
 modes       a look for modes that a fit does not cover
+kinks       whether gradients jump where paths end
 normality   how far a posterior is from the normal distribution of a start
 starts      a normal distribution to start from
 roots       square roots of matrices: of starts, of preconditioners
@@ -39,6 +40,7 @@ from .notices import (
     EvidenceRangeWarning,
     FailedRestartWarning,
     FewEffectiveDrawsWarning,
+    KinkWarning,
     NonNormalPosteriorWarning,
     OtherModeWarning,
     PreconditionerWarning,
@@ -55,6 +57,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
+    "KinkWarning",
     "NonNormalPosteriorWarning",
     "OtherModeWarning",
     "PreconditionerWarning",

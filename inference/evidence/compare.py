@@ -162,6 +162,8 @@ def _why_refused(estimate: Evidence) -> str:
     if not estimate.passed:
         counted = int(estimate.counted[:, estimate.best].sum())
         return f"the guard passed on {counted} of {len(estimate.finite)} paths only"
+    if abs(estimate.unseen_curvature) > 0:  # False where it is NaN
+        return "its density has kinks, where steps fold unseen"
     if estimate.rising:
         return "its bound was still rising at the last step"
     if not estimate.peaks and estimate.best_step < len(estimate.step_size):

@@ -18,6 +18,7 @@ from .doubts import NOTHING
 from .estimators import LIMITS
 from .fits import FULL, Fits
 from .host import Descended, descend
+from .kinks import unseen_curvature
 from .objective import Objective
 from .plan import Asked, Plan, Start, first_length, last_length, plan
 from .result import Evidence, Tried
@@ -158,6 +159,7 @@ def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, prog
         order=path.order,
         num_probes=path.num_probes,
         step_size=plan.step_sizes,
+        unseen_curvature=0.0,
         doubts=NOTHING,
         tried=(),
         key=problem.key,
@@ -172,9 +174,12 @@ def with_samples(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidenc
     """The estimate with the step at which it is read, and draws of those that count there."""
     best_step, positions = _end(problem, plan, key, evidence, descended)
     evidence = replace(evidence, best_step=best_step)
-    values = _constrained(problem.objective, problem.train, positions[np.flatnonzero(evidence.counted[:, evidence.best])])
+    positions = positions[np.flatnonzero(evidence.counted[:, evidence.best])]
+    values = _constrained(problem.objective, problem.train, positions)
     samples = {name: np.asarray(value) for name, value in values.items()}
-    return replace(evidence, samples={name: samples[name] for name in problem.objective.program.sites if name in samples})
+    ordered = {name: samples[name] for name in problem.objective.program.sites if name in samples}
+    unseen = unseen_curvature(problem.objective, problem.train, plan.joint, positions)
+    return replace(evidence, samples=ordered, unseen_curvature=unseen)
 
 
 def _end(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, descended: Descended) -> tuple[int, jax.Array]:

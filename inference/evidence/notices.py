@@ -7,6 +7,7 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
+    "KinkWarning",
     "NonNormalPosteriorWarning",
     "OtherModeWarning",
     "PreconditionerWarning",
@@ -24,6 +25,10 @@ class FailedRestartWarning(LucioleWarning):
 
 class EvidenceFitWarning(LucioleWarning):
     """The fit at which paths start has not converged: the bound is one, and may be loose."""
+
+
+class KinkWarning(LucioleWarning):
+    """The log density has kinks, where steps fold unseen: what was estimated is no bound."""
 
 
 class NonNormalPosteriorWarning(LucioleWarning):

@@ -4,10 +4,19 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...transforms import EvidenceError
 from ..notices import InterruptWarning
 from .estimators import LIMITS
-from .notices import EvidenceFitWarning, EvidenceRangeWarning, FailedRestartWarning, NonNormalPosteriorWarning, OtherModeWarning
+from .notices import (
+    EvidenceFitWarning,
+    EvidenceRangeWarning,
+    FailedRestartWarning,
+    KinkWarning,
+    NonNormalPosteriorWarning,
+    OtherModeWarning,
+)
 from .plan import last_length
 
 if TYPE_CHECKING:
@@ -52,6 +61,8 @@ def problems(estimate: "Evidence") -> Iterator[tuple[type[Warning] | None, str]]
         yield FailedRestartWarning, _of_failures(estimate)
     if not estimate.valid:
         yield EvidenceRangeWarning, _of_range(estimate)
+    if abs(estimate.unseen_curvature) > 0:  # False where it is NaN
+        yield KinkWarning, _of_kinks(estimate)
     if estimate.rising:
         yield None, "the bound was still rising at the last step; write a larger num_steps."
     found = estimate.doubts
@@ -86,13 +97,23 @@ def _of_failures(estimate: "Evidence") -> str:
     )
 
 
+def _of_kinks(estimate: "Evidence") -> str:
+    dim = sum(int(np.prod(site.unconstrained_shape)) for site in estimate.program.latents.values())
+    return (
+        "the log density has kinks, as of |x|, a Laplace density, ReLU or a clipped value: gradients jump there, and steps fold where no "
+        f"Jacobian sees it ({estimate.unseen_curvature:.3g} of a trace of {dim} are missing from the Hessian). The number is no bound and "
+        "may exceed the evidence. Use lc.bridge_evidence, .start_importance, or a density without kinks, such as dist.StudentT."
+    )
+
+
 def _of_range(estimate: "Evidence") -> str:
     paths = int((estimate.curvature > estimate.limit).any(axis=1).sum())
+    folds = f", but {estimate.num_folds} steps fold, so that the others may overlap and count twice" if estimate.num_folds else ""
     return (
         f"on {paths} of {len(estimate.finite)} paths steps were too long for the curvature: the largest eigenvalue of I - J was up to "
         f"{estimate.max_curvature.max():.3g}, first at step {estimate.first_invalid_step}, beyond {estimate.limit:g}, up to which "
         f"order={estimate.order!r} estimates a lower bound. These paths are not counted after that; the bound of the others has "
-        f"log(counted / all) less for it. {_advice(estimate)}"
+        f"log(counted / all) less for it{folds}. {_advice(estimate)}"
     )
 
 

@@ -57,6 +57,8 @@ class Evidence:
             where the guard did not look.
         start, preconditioner, num_steps, inflate, order, num_probes: of the path, see `sgd_evidence`; inflate is NaN from the prior.
         step_size: (num_steps,).
+        unseen_curvature: trace of what the Hessian does not see where the paths end, because gradients jump there, in units in which a
+            Gaussian posterior has one for each dimension; 0 for smooth densities, NaN with fewer than four restarts.
         doubts: what is known of the fit.
         tried: the paths that were tried before.
         num_observed: observations of the training data.
@@ -80,6 +82,7 @@ class Evidence:
     order: Order
     num_probes: int
     step_size: np.ndarray
+    unseen_curvature: float
     doubts: Doubts
     tried: tuple[Tried, ...]
     key: np.ndarray
@@ -247,10 +250,11 @@ class Evidence:
 
     @property
     def certified(self) -> bool:
-        """Whether `bound` estimates a lower bound as far as can be known: `passed`, the guard looked at every step before `best_step`, and
-        the step was not chosen by those who report it. The guard has every eigenvalue for `order="exact"`, and ascends otherwise."""
+        """Whether `bound` estimates a lower bound as far as can be known: `passed`, the guard looked at every step before `best_step`, the
+        density is smooth there, and the step was not chosen by those who report it. The guard has every eigenvalue for `order="exact"`,
+        and ascends otherwise."""
         looked = np.isfinite(self.curvature[:, : self.best_step]).all()
-        return bool(self.passed and looked and not (self.peaks and len(self.log_likelihood) <= CHOOSE))
+        return bool(self.passed and looked and self.unseen_curvature == 0 and not (self.peaks and len(self.log_likelihood) <= CHOOSE))
 
     @property
     def rising(self) -> bool:
@@ -324,6 +328,8 @@ class Evidence:
     def _verdict(self) -> str:
         if self.certified:
             return "certified"
+        if self.unseen_curvature != 0:
+            return "not certified, the density has kinks" if np.isfinite(self.unseen_curvature) else "not certified, too few restarts"
         if not self.passed:
             left_out = int((~self.counted[:, self.best]).sum())
             return f"not certified, {left_out} restarts are not counted, which the bound pays for"

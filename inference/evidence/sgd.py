@@ -67,11 +67,15 @@ def sgd_evidence(
     preconditioner=None` and steps of your own this is plain descent from the prior; its bound is loose where columns are correlated or
     scales unknown, differently for different models, so that it can rank models wrongly.
 
-    What the bound does not know: one start covers one mode (`OtherModeWarning` where another is found). What certifies it: every step of
-    every path must be one to one and the estimator of log|det J| a bound, which both follow from the largest eigenvalue of I - J; a guard
-    follows it, and `.certified` says whether it passed everywhere. Paths on which it did not, or that became infinite, are not counted
-    from there on: the others are then draws from a truncated q_0, and the bound has log(counted / all) less for that. For networks the
-    bound ranks widths and priors, and is far from tight; where it peaks is no time to stop training for the sake of predictions.
+    What certifies it: every step of every path must be one to one and the estimator of log|det J| a bound, which both follow from the
+    largest eigenvalue of I - J. A guard watches it, and `.certified` says whether it stayed below the limit everywhere and the density is
+    smooth. That is evidence and no proof: it knows the paths that were sampled. Paths on which a step was too long, or that became
+    infinite, are not counted from there on: the others are draws from a truncated q_0, and the bound has log(counted / all) less for
+    that. If steps folded (eigenvalues of 1 or more) even the others may overlap. At kinks of the density steps fold unseen (`KinkWarning`).
+
+    What the bound does not know: one start covers one mode (`OtherModeWarning` where another is found), and is low where the posterior is
+    far from normal (`NonNormalPosteriorWarning`). For networks it ranks widths and priors, and is far from tight; where it peaks is no time
+    to stop training for the sake of predictions.
 
     Args:
         model: a model; `args` and `kwargs` are its arguments, its data.
@@ -118,6 +122,7 @@ def sgd_evidence(
     Warns:
         EvidenceRangeWarning: steps were too long for the curvature there; their paths are not counted after them.
         FailedRestartWarning: restarts became infinite or NaN, and are not counted.
+        KinkWarning: gradients jump, so that the number is no bound.
         EvidenceFitWarning: the fit has not converged.
         NonNormalPosteriorWarning: no normal distribution is near the posterior, so that the bound may be low.
         OtherModeWarning: there is a further mode, which the bound does not cover.

@@ -68,6 +68,7 @@ _NAMES_BY_ROOM = {
         "ProgramFolderWarning",
         "RowsOnDeviceWarning",
         "Slice",
+        "KinkWarning",
         "NonNormalPosteriorWarning",
         "OtherModeWarning",
         "PreconditionerWarning",

@@ -20,6 +20,7 @@ from .inference import FewEffectiveDrawsWarning as FewEffectiveDrawsWarning
 from .inference import FlyMC as FlyMC
 from .inference import FullEvaluationWarning as FullEvaluationWarning
 from .inference import InterruptWarning as InterruptWarning
+from .inference import KinkWarning as KinkWarning
 from .inference import NonNormalPosteriorWarning as NonNormalPosteriorWarning
 from .inference import NotOnHostError as NotOnHostError
 from .inference import OtherModeWarning as OtherModeWarning
@@ -96,6 +97,7 @@ __all__ = [
     "InitError",
     "InterruptWarning",
     "KeywordError",
+    "KinkWarning",
     "LogDensity",
     "LostDerivativeWarning",
     "LucioleError",
