@@ -1,0 +1,139 @@
+"""A bound that is the evidence where the posterior is Gaussian, and ranks models as the evidence does; what stands beside it."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
+
+import luciole as lc
+from luciole import dist
+
+DIM, ROWS = 8, 60
+WIDTHS = (2, 4, 6, 8)
+QUICK = {"num_restarts": 32}
+
+
+def correlated(conjugate, rho, seed):
+    """Columns that share a factor; the first two matter, the next two a little."""
+    rng = np.random.default_rng(seed)
+    plain = conjugate.random(ROWS, DIM)
+    x = np.sqrt(1 - rho) * rng.normal(size=(ROWS, DIM)) + np.sqrt(rho) * rng.normal(size=(ROWS, 1))
+    b = np.array([1.0, -1.0, 0.8, -0.8, 0, 0, 0, 0])
+    return plain._replace(x=x, y=x @ b + rng.normal(size=ROWS))
+
+
+def narrower(problem, width):
+    """Without the last columns, which stay as zeros: their coefficients keep the prior, and the evidence does not know them."""
+    return problem._replace(x=problem.x * (np.arange(DIM) < width))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["exact", "reference"])
+def test_a_gaussian_posterior_is_exact(conjugate, quiet, order):
+    problem = correlated(conjugate, 0.99, 0)
+    for start in ("fit", "laplace"):
+        found = quiet(conjugate.model, jax.random.key(0), *problem, order=order, start=start, **QUICK)
+        assert abs(found.bound - problem.log_evidence) < 1e-3
+        assert abs(found.laplace - problem.log_evidence) < 1e-3
+        assert found.certified and found.bound_stderr < 1e-3
+        assert found.start_importance < problem.log_evidence + 4 * 0.3
+    if order == "exact":
+        assert abs(found.importance_weighted - problem.log_evidence) < 1e-3
+    else:
+        assert np.isnan(found.importance_weighted) and np.isnan(found.importance_stderr)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("order", ["exact", "reference", 2, 4])
+@pytest.mark.parametrize("size", [(100, 12), (40, 50)])
+def test_a_gaussian_posterior_of_any_size(conjugate, quiet, size, order):
+    """Orders 2 and 4 are below by what their polynomials lack, which is known."""
+    problem = conjugate.random(*size)
+    found = quiet(conjugate.model, jax.random.key(0), *problem, order=order, num_restarts=256)
+    dim, shrunk = size[1], -np.expm1(-np.log(1.25) / found.num_steps)
+    short = 0.0 if isinstance(order, str) else np.log(1 - shrunk) - conjugate.expected_log_det([shrunk], order)
+    assert abs(found.bound - problem.log_evidence + found.num_steps * dim * short) < 4 * found.bound_stderr + 2e-3
+    assert found.certified
+
+
+def ranked(estimate, problems):
+    """Of all pairs of models whose evidence differs by more than a nat, those that the estimate ranks wrongly; and how many there are."""
+    exact = np.array([p.log_evidence for p in problems])
+    bound = np.array([estimate(p) for p in problems])
+    pairs = [(i, j) for i in range(len(exact)) for j in range(i) if abs(exact[i] - exact[j]) > 1]
+    return sum((bound[i] - bound[j]) * (exact[i] - exact[j]) < 0 for i, j in pairs), len(pairs)
+
+
+@pytest.mark.slow
+def test_nested_regressions_are_ranked_right_where_plain_descent_is_wrong(conjugate, quiet):
+    """Plain descent, from the prior with one step size, loses most where columns are correlated, and prefers the models without them."""
+    problems = [narrower(correlated(conjugate, 0.9, 0), width) for width in WIDTHS]
+
+    def plain(problem):
+        run = {"start": "prior", "preconditioner": None, "num_steps": 250, "step_size": 0.1 / problem.curvature}
+        return quiet(conjugate.model, jax.random.key(0), *problem, **run, **QUICK).bound
+
+    wrong, of = ranked(lambda p: quiet(conjugate.model, jax.random.key(0), *p, order="exact", **QUICK).bound, problems)
+    assert wrong == 0 and of >= 4
+    assert ranked(plain, problems)[0] >= 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rho", [0.5, 0.9, 0.99])
+def test_nested_regressions_of_many_seeds(conjugate, quiet, rho):
+    wrong = {"exact": 0, "plain": 0}
+    for seed in range(10):
+        problems = [narrower(correlated(conjugate, rho, seed), width) for width in WIDTHS]
+        wrong["exact"] += ranked(lambda p: quiet(conjugate.model, jax.random.key(0), *p, order="exact", **QUICK).bound, problems)[0]
+        wrong["plain"] += ranked(lambda p: p.bound(0.1 / p.curvature, 400, 2).max(), problems)[0]
+    assert wrong["exact"] == 0 and (wrong["plain"] >= 3 or rho == 0.5), wrong
+
+
+def counts(y):
+    rate = lc.sample("log_rate", dist.Normal(0, 1))
+    lc.sample("y", dist.Poisson(np.e**rate).expand([3]).to_event(1), obs=y)
+
+
+@pytest.mark.slow
+def test_weights_are_tighter_and_unbiased(quiet):
+    """One parameter and skewed: the mean of exp(log_evidence), and that of the start alone, against quadrature."""
+    y = np.array([0.0, 1.0, 0.0])
+    grid = np.linspace(-10, 8, 20_001)
+    joint = norm.logpdf(grid) + y.sum() * grid - 3 * np.exp(grid)
+    exact = logsumexp(joint) + np.log(grid[1] - grid[0])
+    found = quiet(counts, jax.random.key(0), y, num_restarts=2000)
+    assert found.certified
+    assert found.bound < exact + 3 * found.bound_stderr
+    assert found.bound - 1e-6 < found.importance_weighted < exact + 4 * found.importance_stderr
+    assert abs(found.importance_weighted - exact) < max(4 * found.importance_stderr, 1e-3)
+    start = found.log_evidence[:, 0]
+    np.testing.assert_allclose(found.start_importance, logsumexp(start) - np.log(2000), rtol=1e-12)
+    weights = np.exp(start - exact)
+    assert abs(weights.mean() - 1) < 4 * weights.std() / np.sqrt(2000)
+    assert abs(start.mean() - exact) > 4 * start.std() / np.sqrt(2000)  # the start's own bound, which is not that mean
+    mode = joint.argmax()
+    curved = 1 + 3 * np.exp(grid[mode])
+    np.testing.assert_allclose(found.laplace, joint[mode] + 0.5 * np.log(2 * np.pi / curved), atol=1e-3)
+
+
+def test_where_the_guard_failed_there_are_no_weights(x64, conjugate, quiet):
+    problem = conjugate.random(40, 5)
+    sizes = np.where(np.arange(12) < 6, 0.3, 1.2) / problem.curvature
+    with pytest.warns(lc.EvidenceRangeWarning):
+        found = quiet(conjugate.model, jax.random.key(0), *problem, step_size=sizes, num_steps=12, num_restarts=16, order="exact")
+    assert found.best_step <= 6 and not found.valid
+    later = found.__class__(**{**vars_of(found), "best_step": 12})
+    assert found.certified and np.isfinite(found.importance_weighted)
+    assert not later.certified and np.isnan(later.importance_weighted) and np.isnan(later.importance_stderr)
+
+
+def vars_of(estimate):
+    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}
+
+
+def test_the_closed_form_of_the_evidence_is_that_of_the_rows(conjugate):
+    """The reference of this file, against the density of all rows."""
+    problem = narrower(correlated(conjugate, 0.99, 0), 3)
+    covariance = problem.noise**2 * np.eye(ROWS) + problem.x @ problem.x.T
+    np.testing.assert_allclose(problem.log_evidence, multivariate_normal(np.zeros(ROWS), covariance).logpdf(problem.y), rtol=1e-10)
