@@ -4,7 +4,7 @@ From some draws of the prior L-BFGS climbs the log joint density. Where it ends 
 approximation there says what that mode is worth. It finds modes that some of these draws lead to, and no others.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,11 +24,11 @@ class OtherMode(NamedTuple):
     log_evidence: float
 
 
-def other_mode(fits: Fits, log_evidence: float, share: float) -> OtherMode | None:
-    """The best other mode that has at least a share of the evidence; None if none was found."""
-    fit, found = fits.variational, []
+def other_mode(fits: Fits, start: Literal["fit", "laplace"], log_evidence: float, share: float) -> OtherMode | None:
+    """The best other mode, far from the fit at which paths start, that has at least a share of the evidence; None if none was found."""
+    (mean, root), found = fits.normal(start), []
     for mode in climb_from_prior(fits.objective, fits.data, fits.prior, _SEARCHES):
-        distance = float(np.linalg.norm(np.linalg.solve(fit.root, mode - fit.mean)))
+        distance = float(np.linalg.norm(np.linalg.solve(root, mode - mean)))
         if not distance > np.sqrt(len(mode)) + _FAR:
             continue
         there = laplace(fits.objective, fits.data, mode, fits.prior.scale)

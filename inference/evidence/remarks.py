@@ -2,6 +2,8 @@
 
 import warnings
 
+import numpy as np
+
 from ...transforms import EvidenceError
 from ..notices import InterruptWarning
 from .estimators import LIMITS
@@ -14,6 +16,7 @@ from .result import Evidence
 __all__ = ["check_some_valid", "warn"]
 
 _SHARE = 0.05  # of the evidence, that another mode must have to be told of
+_LOOSE = 1.0  # nats, by which a bound must be loose for sure to be told of
 
 
 def check_some_valid(estimate: Evidence) -> None:
@@ -64,13 +67,29 @@ def warn(estimate: Evidence, fits: Fits, interrupted: bool) -> None:
             EvidenceFitWarning,
             stacklevel=4,
         )
+    _warn_if_loose(estimate)
     _warn_of_modes(estimate, fits)
+
+
+def _warn_if_loose(estimate: Evidence) -> None:
+    """Importance sampling from the start estimates the evidence without bias: where it is far above the bound, the bound is loose."""
+    seen, error = estimate.start_importance, estimate.start_importance_stderr
+    if estimate.preconditioner is None or not seen - 3 * error > estimate.bound + _LOOSE:
+        return
+    other = 'start="laplace"' if estimate.start == "fit" and np.isfinite(estimate.laplace) else "a model without symmetric modes"
+    warnings.warn(
+        f"sgd_evidence: the bound, {estimate.bound:.6g}, is loose: importance sampling from the start alone, without descent, has "
+        f"{seen:.6g} (standard error {error:.2g}) nats. The start lies across several modes, along a ridge, or far from the posterior. "
+        f"Write {other}, or compare with lc.bridge_evidence.",
+        EvidenceFitWarning,
+        stacklevel=5,
+    )
 
 
 def _warn_of_modes(estimate: Evidence, fits: Fits) -> None:
     if estimate.preconditioner != "full" or estimate.start == "prior":
         return
-    other = other_mode(fits, estimate.bound, _SHARE)
+    other = other_mode(fits, estimate.start, estimate.bound, _SHARE)
     if other is not None:
         warnings.warn(
             f"sgd_evidence: the posterior has another mode, {other.distance:.3g} standard deviations of the fit away, whose own evidence "

@@ -118,7 +118,8 @@ def sgd_evidence(
     Warns:
         EvidenceRangeWarning: steps were too long for the curvature there; their paths are not counted after them.
         FailedRestartWarning: restarts became infinite or NaN, and are not counted.
-        EvidenceFitWarning: the fit has not converged. OtherModeWarning: there is a further mode, which the bound does not cover.
+        EvidenceFitWarning: the fit has not converged, or importance sampling from the start is far above the bound, which is loose then.
+        OtherModeWarning: there is a further mode, which the bound does not cover.
         PreconditionerWarning: a full preconditioner was asked for, and the model is too large for it.
         InterruptWarning: the user interrupted; the estimate ends there.
 

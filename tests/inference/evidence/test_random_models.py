@@ -60,12 +60,12 @@ def integral(log_joint: Callable[[np.ndarray], np.ndarray], start: list[float]) 
 def _hessian(log_joint, u):
     """Of -log_joint, by differences; its eigenvalues are kept above zero."""
     dim, h = len(u), 1e-3
-    shifts = h * np.eye(dim)
-    hessian = [
-        [-sum(s * t * log_joint((u + s * shifts[i] + t * shifts[j])[None])[0] for s in (1, -1) for t in (1, -1)) / (4 * h * h) for j in range(dim)]
-        for i in range(dim)
-    ]
-    values, vectors = np.linalg.eigh(np.array(hessian))
+    hessian = np.empty((dim, dim))
+    for i, j in np.ndindex(dim, dim):
+        one, other = h * np.eye(dim)[i], h * np.eye(dim)[j]
+        signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+        hessian[i, j] = -sum(s * t * log_joint((u + s * one + t * other)[None])[0] for s, t in signs) / (4 * h * h)
+    values, vectors = np.linalg.eigh(hessian)
     return vectors * np.maximum(values, 1e-2) @ vectors.T
 
 
