@@ -40,40 +40,51 @@ def loss(u):
     return 0.5 * u @ jnp.asarray(MATRIX @ MATRIX.T) @ u + jnp.sum(jnp.cos(u))
 
 
-@pytest.mark.parametrize("name", ROOTS)
-def test_a_step_has_the_determinant_of_its_map(x64, name):
-    make, matrix = ROOTS[name]
-    u, size = jnp.asarray(RNG.normal(size=DIM)), 0.02
-    now = step(Rule(make(), None, None), loss, u, size)
-    hessian = np.asarray(jax.hessian(loss)(u))
-    np.testing.assert_allclose(now.moved, u - size * matrix @ matrix.T @ jax.grad(loss)(u), rtol=1e-12)
-    found = np.log(np.abs(1 - eigenvalues(now.product, DIM, float))).sum()
-    np.testing.assert_allclose(found, np.linalg.slogdet(np.eye(DIM) - size * matrix @ matrix.T @ hessian)[1], rtol=1e-10)
+def gradient(u):
+    return MATRIX @ MATRIX.T @ u - np.sin(u)
 
 
-@pytest.mark.parametrize("name", ROOTS)
-def test_the_split_determinant_adds_up(x64, name):
-    """log|I - A| = log|I - A*| + log|I - B|, whatever A*; and B = 0, without noise, where A* is A."""
-    make, matrix = ROOTS[name]
-    u, size, known = jnp.asarray(RNG.normal(size=DIM)), 0.02, RNG.uniform(0.0, 20.0, size=DIM)
-    a = size * matrix.T @ np.asarray(jax.hessian(loss)(u)) @ matrix
-    rule = Rule(make(), None, jnp.asarray(known))
+def hessian(u):
+    return MATRIX @ MATRIX.T - np.diag(np.cos(u))
+
+
+@jax.jit
+def taken(rule, u, size, v):
+    """A step: where it ends, the eigenvalues of what is estimated, the part that is known, and one product."""
     now = step(rule, loss, u, size)
-    b = eigenvalues(now.product, DIM, float)
-    np.testing.assert_allclose(now.log_det_known, np.log(1 - size * known).sum(), rtol=1e-12)
-    np.testing.assert_allclose(now.log_det_known + np.log(np.abs(1 - b)).sum(), np.linalg.slogdet(np.eye(DIM) - a)[1], rtol=1e-10)
+    return now.moved, eigenvalues(now.product, DIM, float), now.log_det_known, now.product(v)
+
+
+@jax.jit
+def taken_with_one_product(rule, u, size, v):
+    now = one_product_step(rule, loss, u, size, v)
+    return now.moved, now.product(v), log_det_estimate(now.product, v[None], "reference")
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("name", ROOTS)
+def test_a_step_has_the_determinant_of_its_map(x64, name, split):
+    """log|I - A| = log|I - A*| + log|I - B|, whatever A*; without, B is A."""
+    make, matrix = ROOTS[name]
+    u, v, size = RNG.normal(size=DIM), RNG.choice([-1.0, 1.0], DIM), 0.02
+    known = RNG.uniform(1.0, 20.0, size=DIM) if split else np.zeros(DIM)
+    rule = Rule(make(), None, jnp.asarray(known) if split else None)
+    a = size * matrix.T @ hessian(u) @ matrix
+    moved, b, log_det_known, image = taken(rule, u, size, v)
+    np.testing.assert_allclose(moved, u - size * matrix @ matrix.T @ gradient(u), rtol=1e-10)
+    np.testing.assert_allclose(log_det_known, np.log(1 - size * known).sum(), atol=1e-12)
+    np.testing.assert_allclose(log_det_known + np.log(np.abs(1 - b)).sum(), np.linalg.slogdet(np.eye(DIM) - a)[1], rtol=1e-10)
     assert (np.linalg.eigvalsh(a)[-1] < 1) == (b[-1] < 1)
-    v = jnp.asarray(RNG.choice([-1.0, 1.0], DIM))
-    once = one_product_step(rule, loss, u, size, v)
-    np.testing.assert_allclose(once.product(v), now.product(v), rtol=1e-10)
-    np.testing.assert_allclose(once.moved, now.moved, rtol=1e-12)
+    assert not split or abs(log_det_known) > 0.1
+    again, once, _ = taken_with_one_product(rule, u, size, v)
+    np.testing.assert_allclose(again, moved, rtol=1e-10)
+    np.testing.assert_allclose(once, image, rtol=1e-10)
 
 
-def test_what_is_known_of_a_gaussian_leaves_nothing_to_estimate(x64):
-    hessian, matrix = MATRIX @ MATRIX.T, np.linalg.inv(MATRIX).T  # matrix' hessian matrix = I
-    rule = Rule(Full(jnp.asarray(0.3 * matrix)), None, jnp.full(DIM, 0.09))
-    now = step(rule, lambda u: 0.5 * u @ jnp.asarray(hessian) @ u, jnp.ones(DIM), 1.0)
-    probes = jnp.asarray(RNG.choice([-1.0, 1.0], (3, DIM)))
-    assert abs(log_det_estimate(now.product, probes, "reference")) < 1e-12
-    np.testing.assert_allclose(now.log_det_known, DIM * np.log(1 - 0.09), rtol=1e-12)
-    assert abs(log_det_estimate(step(rule._replace(known=None), loss, jnp.ones(DIM), 1.0).product, probes, 2)) > 0.1
+def test_what_is_known_leaves_nothing_to_estimate(x64):
+    """A* = A: B = 0, and the estimate is zero for every probe; for the part that is not known it is not."""
+    u, v = RNG.normal(size=DIM), RNG.choice([-1.0, 1.0], DIM)
+    values, vectors = np.linalg.eigh(hessian(u))
+    rule = Rule(Full(jnp.asarray(vectors)), None, jnp.asarray(values))
+    assert abs(taken_with_one_product(rule, u, 0.02, v)[2]) < 1e-12
+    assert abs(taken_with_one_product(rule._replace(known=0.9 * rule.known), u, 0.02, v)[2]) > 1e-3

@@ -8,6 +8,7 @@ from scipy.stats import multivariate_normal, norm
 
 import luciole as lc
 from luciole import dist
+from luciole.inference.evidence import Evidence
 
 DIM, ROWS = 8, 60
 WIDTHS = (2, 4, 6, 8)
@@ -117,19 +118,31 @@ def test_weights_are_tighter_and_unbiased(quiet):
     np.testing.assert_allclose(found.laplace, joint[mode] + 0.5 * np.log(2 * np.pi / curved), atol=1e-3)
 
 
-def test_where_the_guard_failed_there_are_no_weights(x64, conjugate, quiet):
-    problem = conjugate.random(40, 5)
-    sizes = np.where(np.arange(12) < 6, 0.3, 1.2) / problem.curvature
-    with pytest.warns(lc.EvidenceRangeWarning):
-        found = quiet(conjugate.model, jax.random.key(0), *problem, step_size=sizes, num_steps=12, num_restarts=16, order="exact")
-    assert found.best_step <= 6 and not found.valid
-    later = found.__class__(**{**vars_of(found), "best_step": 12})
-    assert found.certified and np.isfinite(found.importance_weighted)
-    assert not later.certified and np.isnan(later.importance_weighted) and np.isnan(later.importance_stderr)
+def record(order, curvature):
+    """Four restarts from a fit, two steps, log evidence -1 to -4."""
+    values = np.arange(-1.0, -5.0, -1.0)[:, None] * np.ones(3)
+    nothing = np.zeros((4, 3))
+    seen = np.full((4, 2), 0.1)
+    seen[2, 1] = curvature
+    return Evidence(
+        steps=np.arange(3), log_likelihood=values, log_prior=nothing, entropy=nothing, training_loss=-values, test_log_likelihood=None,
+        best_step=2, samples={}, curvature=seen, start="fit", preconditioner="full", num_steps=2, inflate=1.25, order=order, num_probes=1,
+        step_size=np.ones(2), laplace=np.nan, tried=(), key=np.zeros(2, np.uint32), num_observed=1, seconds=0.0, program=None,
+    )  # fmt: skip
 
 
-def vars_of(estimate):
-    return {name: getattr(estimate, name) for name in estimate.__dataclass_fields__}
+def test_weights_need_exact_determinants_and_a_guard_that_passed():
+    values = np.arange(-1.0, -5.0, -1.0)
+    good = record("exact", 0.9)
+    assert good.certified and good.bound == -2.5
+    np.testing.assert_allclose(good.importance_weighted, logsumexp(values) - np.log(4), rtol=1e-12)
+    for bad in (record("exact", 1.1), record(2, 0.1), record(4, 0.1), record("reference", 0.1)):
+        assert np.isnan(bad.importance_weighted) and np.isnan(bad.importance_stderr)
+        assert np.isfinite(bad.start_importance)
+    folded = record("exact", 1.1)
+    assert not folded.certified and folded.num_counted == 3 and folded.first_invalid_step == 1 and folded.num_folds == 1
+    np.testing.assert_allclose(folded.bound, np.mean([-1, -2, -4]) + np.log(3 / 4), rtol=1e-12)
+    assert not record(2, 0.9).certified and record(4, 0.86).certified and not record(4, 0.9).certified
 
 
 def test_the_closed_form_of_the_evidence_is_that_of_the_rows(conjugate):
