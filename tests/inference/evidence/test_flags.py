@@ -39,7 +39,7 @@ def schools(y, errors):
         lc.sample("y", dist.Normal(theta, errors), obs=y)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_centred_schools_have_a_fit_and_no_mode():
     def joint(mu, log_tau):
         tau = np.exp(log_tau)
@@ -95,7 +95,7 @@ def test_another_mode_is_told_of_with_its_evidence():
     assert abs(float(told[0].split("is about ")[1].split(" nats")[0]) - one) < 1e-2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_fit_across_two_modes_is_told_of():
     """The widest fit has both modes in its tails; its paths end in both, and never cross the gap. One mode in the middle is silent."""
     found, said = run(two_modes, 3.0)

@@ -1,5 +1,7 @@
 """A bound that is the evidence where the posterior is Gaussian, and ranks models as the evidence does; what stands beside it."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from scipy.stats import multivariate_normal, norm
 import luciole as lc
 from luciole import dist
 from luciole.inference.evidence import Evidence
+from luciole.inference.evidence.remarks import _warn_if_loose as warn_if_loose
 
 DIM, ROWS = 8, 60
 WIDTHS = (2, 4, 6, 8)
@@ -20,7 +23,8 @@ def correlated(conjugate, rho, seed):
     rng = np.random.default_rng(seed)
     plain = conjugate.random(ROWS, DIM)
     x = np.sqrt(1 - rho) * rng.normal(size=(ROWS, DIM)) + np.sqrt(rho) * rng.normal(size=(ROWS, 1))
-    b = np.array([1.0, -1.0, 0.8, -0.8, 0, 0, 0, 0])
+    little = 0.25 / np.sqrt(1 - rho)
+    b = np.array([1.0, -1.0, little, -little, 0, 0, 0, 0])
     return plain._replace(x=x, y=x @ b + rng.normal(size=ROWS))
 
 
@@ -88,7 +92,7 @@ def test_nested_regressions_of_many_seeds(conjugate, quiet, rho):
         problems = [narrower(correlated(conjugate, rho, seed), width) for width in WIDTHS]
         wrong["exact"] += ranked(lambda p: quiet(conjugate.model, jax.random.key(0), *p, order="exact", **QUICK).bound, problems)[0]
         wrong["plain"] += ranked(lambda p: p.bound(0.1 / p.curvature, 400, 2).max(), problems)[0]
-    assert wrong["exact"] == 0 and (wrong["plain"] >= 3 or rho == 0.5), wrong
+    assert wrong["exact"] == 0 and wrong["plain"] >= 3, wrong
 
 
 def counts(y):
@@ -143,6 +147,19 @@ def test_weights_need_exact_determinants_and_a_guard_that_passed():
     assert not folded.certified and folded.num_counted == 3 and folded.first_invalid_step == 1 and folded.num_folds == 1
     np.testing.assert_allclose(folded.bound, np.mean([-1, -2, -4]) + np.log(3 / 4), rtol=1e-12)
     assert not record(2, 0.9).certified and record(4, 0.86).certified and not record(4, 0.9).certified
+
+
+def test_a_bound_far_below_what_its_start_shows_is_told_of():
+    """The start's own weights agree on -1; the path ends at -1.5, which is near enough, or at -4."""
+    path = np.ones((4, 1)) * [-1.0, -2.0, -4.0]
+    near = replace(record("exact", 0.1), log_likelihood=path * [1, 1, 0.375])
+    far = replace(near, log_likelihood=path)
+    warn_if_loose(near)
+    with pytest.warns(lc.EvidenceFitWarning, match=r"the bound, -4, is loose: .* has -1 .*lc.bridge_evidence"):
+        warn_if_loose(far)
+    uncertain = replace(far, log_likelihood=path + np.array([[0.0], [-9.0], [-9.0], [-9.0]]))
+    warn_if_loose(uncertain)  # one weight has it all
+    warn_if_loose(replace(far, preconditioner=None))  # plain descent is loose, and says so in its documentation
 
 
 def test_the_closed_form_of_the_evidence_is_that_of_the_rows(conjugate):
