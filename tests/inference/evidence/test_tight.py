@@ -157,7 +157,7 @@ def test_a_bound_far_below_what_its_start_shows_is_told_of():
     warn_if_loose(near)
     with pytest.warns(lc.EvidenceFitWarning, match=r"the bound, -4, is loose: .* has -1 .*lc.bridge_evidence"):
         warn_if_loose(far)
-    uncertain = replace(far, log_likelihood=path + np.array([[0.0], [-9.0], [-9.0], [-9.0]]))
+    uncertain = replace(far, log_likelihood=path + np.outer([1, -9, -9, -9], [1, 0, 0]))
     warn_if_loose(uncertain)  # one weight has it all
     warn_if_loose(replace(far, preconditioner=None))  # plain descent is loose, and says so in its documentation
 
