@@ -44,4 +44,4 @@ def doubts(fits: Fits, plan: Plan, inflate: float, log_evidence: float) -> Doubt
         return Doubts(known, np.nan, None, fit.converged, fit.evaluations)
     mean, root = fits.normal(plan.start)
     tail = pareto_k(fits.objective.program, fits.objective.layout, mean, inflate * root)
-    return Doubts(known, tail, other_mode(fits, log_evidence, _SHARE), fit.converged, fit.evaluations)
+    return Doubts(known, tail, other_mode(fits, plan.start, log_evidence, _SHARE), fit.converged, fit.evaluations)

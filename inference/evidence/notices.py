@@ -24,7 +24,7 @@ class FailedRestartWarning(LucioleWarning):
 
 
 class EvidenceFitWarning(LucioleWarning):
-    """The fit at which paths start has not converged: the bound is one, and may be loose."""
+    """The fit at which paths start has not converged, or lies across modes: the bound is one, and may be, or is, loose."""
 
 
 class KinkWarning(LucioleWarning):

@@ -27,6 +27,8 @@ __all__ = ["HEAVY", "USELESS", "check_some_valid", "problems", "warn"]
 HEAVY, USELESS = 0.5, 0.7
 """Pareto's k beyond which importance weights have no variance, and beyond which they are of no use."""
 
+_LOOSE = 1.0  # nats, by which a bound must be loose for sure to be told of
+
 
 def check_some_valid(estimate: "Evidence") -> None:
     """Refuses an estimate none of whose paths was valid.
@@ -79,6 +81,9 @@ def problems(estimate: "Evidence") -> Iterator[tuple[type[Warning] | None, str]]
             "non-centred parameters, or compare with lc.bridge_evidence."
         )
         yield NonNormalPosteriorWarning if found.pareto_k > USELESS else None, words
+    loose = estimate.start_importance - 3 * estimate.start_importance_stderr > estimate.bound + _LOOSE
+    if loose and estimate.preconditioner is not None:
+        yield EvidenceFitWarning, _of_looseness(estimate)
     if found.other_mode is not None:
         distance, log_evidence = found.other_mode
         yield (
@@ -87,6 +92,16 @@ def problems(estimate: "Evidence") -> Iterator[tuple[type[Warning] | None, str]]
             f"{log_evidence:.6g} nats by Laplace's approximation; the bound, {estimate.bound:.6g}, is that of one mode. Order what is "
             "exchangeable (`dist.transforms.OrderedTransform`), or add the evidences of the modes.",
         )
+
+
+def _of_looseness(estimate: "Evidence") -> str:
+    """Importance sampling from the start estimates the evidence without bias: where it is far above the bound, the bound is loose."""
+    other = 'start="laplace"' if estimate.start == "fit" and np.isfinite(estimate.laplace) else "a model without symmetric modes"
+    return (
+        f"the bound, {estimate.bound:.6g}, is loose: importance sampling from the start alone, without descent, has "
+        f"{estimate.start_importance:.6g} (standard error {estimate.start_importance_stderr:.2g}) nats. The start lies across several "
+        f"modes, along a ridge, or far from the posterior. Write {other}, or compare with lc.bridge_evidence."
+    )
 
 
 def _of_failures(estimate: "Evidence") -> str:

@@ -160,6 +160,12 @@ class Evidence:
         return _log_mean_exp(np.where(np.isfinite(self.log_evidence[:, 0]), self.log_evidence[:, 0], -np.inf))
 
     @property
+    def start_importance_stderr(self) -> float:
+        """Nats: the standard error of `start_importance`, by the delta method."""
+        values = self.log_evidence[:, 0]
+        return _log_mean_exp_stderr(np.where(np.isfinite(values), values, -np.inf))
+
+    @property
     def laplace(self) -> float:
         """Nats: Laplace's approximation; NaN without a full preconditioner, or without a mode."""
         return self.doubts.laplace
