@@ -1,0 +1,123 @@
+"""What the benchmarks of the evidence share: models whose evidence is known, networks, images, tempered SMC, an estimate that is silent."""
+
+import importlib
+import itertools
+import sys
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _common import FOLDER, mnist
+from jax import lax
+
+import luciole as lc
+from luciole import dist
+from luciole.inference.evidence.objective import Objective
+from luciole.inference.layout import Layout
+
+
+def known():
+    """The module of models with exact evidence, of the acceptance folder; leaves with a message where there is none."""
+    if not (FOLDER / "evidence.py").is_file():
+        sys.exit("This benchmark takes its models from acceptance/evidence.py in shared/ beside the checkout, and it is not there.")
+    sys.path.insert(0, str(FOLDER))
+    return importlib.import_module("evidence")  # that of the folder, not the benchmark of this name
+
+
+def network(x, y, widths, scale=1.0):
+    """A tanh network; weights N(0, scale^2 / inputs), biases N(0, scale^2), a categorical likelihood."""
+    lc.sample("y", dist.Categorical(logits=outputs(x, widths, scale, scale)).to_event(1), obs=y)
+
+
+def outputs(x, widths, scale, bias):
+    """What a tanh network makes of x (row, input): (row, output). `bias` is the scale of the biases, one number or one for each layer."""
+    biases = np.broadcast_to(bias, len(widths) - 1)
+    for i, (inputs, units) in enumerate(itertools.pairwise(widths)):
+        w = lc.sample(f"w{i}", dist.Normal(0, scale / np.sqrt(inputs)).expand([inputs, units]).to_event(2))
+        b = lc.sample(f"b{i}", dist.Normal(0, biases[i]).expand([units]).to_event(1))
+        x = (jnp.tanh(x) if i else x) @ w + b
+    return x
+
+
+def images():
+    """(images (n, pixels), labels (n,)), pixels between 0 and 1, and their name."""
+    found = mnist()
+    if found is not None:
+        return *found, "MNIST's 10,000 test images"
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return digits.data.astype(np.float32) / 16, digits.target.astype(np.int32), "scikit-learn's digits"
+
+
+def quietly(model, seed, *args, **options):
+    """An estimate without a bar, and the names of its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = lc.sgd_evidence(model, jax.random.key(seed), *args, progress_bar=False, **options)
+    return found, [w.category.__name__ for w in caught]
+
+
+def largest_curvature(model, args, seed=0):
+    """Largest eigenvalue of the negative log likelihood's Hessian at a draw from the prior, per unit of u^2, as the guard finds it."""
+    tiny = 1e-8
+    return quietly(model, seed, *args, **PLAIN, step_size=tiny, num_steps=20, num_restarts=1)[0].largest_curvature / tiny
+
+
+PLAIN = {"start": "prior", "preconditioner": None, "order": 2}
+"""The form of 2016."""
+
+_MOVES, _LEAPS = 5, 4
+
+
+class TemperedSMC:
+    """BlackJAX's adaptive tempered SMC with HMC moves, whitened by the particles, as one compiled program; a call is one run.
+
+    Args:
+        model, args: in unconstrained coordinates. particles: their number; the next temperature is where 0.9 of them are effective.
+    """
+
+    def __init__(self, model, args, particles):
+        density = lc.log_density(model, *args)
+        self.objective = Objective(density.program, Layout.of(density.positions))
+        self.data, self.particles = tuple(jax.device_put(density.data)), particles
+        self.run = jax.jit(self._run)
+
+    def __call__(self, seed):
+        """Log evidence, nats, and how many gradients it took: of all particles, the one that begins each set of moves included."""
+        found, temperatures = self.run(self.data, jax.random.key(seed))
+        return float(found), int(temperatures) * self.particles * (_MOVES * _LEAPS + 1)
+
+    def _run(self, data, key):
+        import blackjax
+        from blackjax.smc import adaptive_tempered, resampling, tempered
+
+        objective, dim = self.objective, self.objective.layout.dim
+        kernel = adaptive_tempered.build_kernel(
+            partial(objective.log_prior, data),
+            partial(objective.log_likelihood, objective.prepare(data)),
+            blackjax.hmc.build_kernel(),
+            blackjax.hmc.init,
+            resampling.systematic,
+            0.9,
+        )
+        start_key, key = jax.random.split(key)
+        start = tempered.init(jax.vmap(partial(objective.draw, data))(jax.random.split(start_key, self.particles)))
+
+        def body(carry):
+            state, total, count, key = carry
+            now, key = jax.random.split(key)
+            covariance = jnp.atleast_2d(jnp.cov(state.particles, rowvar=False, aweights=state.weights))
+            settings = {
+                "step_size": jnp.full((1,), 0.5 * dim**-0.25),
+                "inverse_mass_matrix": covariance[None] + 1e-6 * jnp.eye(dim),
+                "num_integration_steps": jnp.full((1,), _LEAPS),
+            }
+            state, info = kernel(now, state, _MOVES, settings)
+            return state, total + info.log_likelihood_increment, count + 1, key
+
+        first = start, jnp.zeros(()), jnp.int32(0), key
+        _, total, count, _ = lax.while_loop(lambda c: c[0].tempering_param < 1, body, first)
+        return total, count
