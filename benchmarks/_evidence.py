@@ -1,15 +1,13 @@
-"""What the benchmarks of the evidence share: models whose evidence is known, networks, images, tempered SMC, an estimate that is silent."""
+"""What the benchmarks of the evidence share: networks, images, tempered SMC, the steps of a path, an estimate that is silent."""
 
-import importlib
 import itertools
-import sys
 import warnings
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import FOLDER, mnist
+from _common import mnist
 from jax import lax
 
 import luciole as lc
@@ -18,15 +16,6 @@ from luciole.inference.evidence.descent import CAPACITY, Data, Path, advance, be
 from luciole.inference.evidence.objective import Objective
 from luciole.inference.evidence.plan import INFLATE, Asked, plan
 from luciole.inference.layout import Layout
-
-
-def known():
-    """The module of models with exact evidence, of the acceptance folder; leaves with a message where there is none."""
-    if not (FOLDER / "evidence.py").is_file():
-        sys.exit("This benchmark takes its models from acceptance/evidence.py in shared/ beside the checkout, and it is not there.")
-    if str(FOLDER) not in sys.path:
-        sys.path.insert(0, str(FOLDER))
-    return importlib.import_module("evidence")  # that of the folder, not the benchmark of this name
 
 
 def network(x, y, widths, scale=1.0):

@@ -23,8 +23,8 @@ import time
 from functools import partial
 
 import numpy as np
-from _common import announce, interleaved, median
-from _evidence import PLAIN, Steps, TemperedSMC, images, known, largest_curvature, network, outputs, quietly
+from _common import announce, interleaved, known, median
+from _evidence import PLAIN, Steps, TemperedSMC, images, largest_curvature, network, outputs, quietly
 
 import luciole as lc
 from luciole import EvidenceError, dist
@@ -179,31 +179,34 @@ def _timed(function, *args):
 
 
 def models():
-    """Five data sets of each model (eight schools: five keys); of each column the value furthest from the evidence, exact - estimate."""
-    print(f"{'exact minus':34}{'bound (bar)':>16}{'weighted (bar)':>18}{'weighted start':>17}{'Laplace':>9}   T, curvature, certified, s")
+    """Five data sets of each model (eight schools: five keys); of each column exact - estimate where that is largest, and its error.
+
+    The error is the standard error of 64 restarts; a bar that is missed by less than that is not known to be missed.
+    """
+    print(f"{'exact minus':32}{'bound':>26}{'weighted':>27}{'weighted start':>17}{'Laplace':>9}   T, curvature, certified, seconds")
     for name, make in known().MODELS.items():
-        found, exact, seconds, warned = [], [], [], set()
+        found, seconds, warned = [], [], set()
         for seed in range(5):
-            model, args, evidence = make(seed=seed)
+            model, args, exact = make(seed=seed)
             (e, names), took = _timed(quietly, model, seed, *args)
-            found, exact, seconds, warned = [*found, e], [*exact, evidence], [*seconds, took], warned | set(names)
+            found, seconds, warned = [*found, (exact, e)], [*seconds, took], warned | set(names)
         bars = next(bars for part, bars in BARS.items() if part in name)
-        apart = {which: [x - getattr(e, which) for x, e in zip(exact, found, strict=True)] for which in _ESTIMATES}
-        worst = {which: max(values, key=abs) for which, values in apart.items()}
-        judged = [_judged(worst[which], bar) for which, bar in zip(_ESTIMATES, bars, strict=False)]
+        bound = max((exact - e.bound, e.bound_stderr) for exact, e in found)
+        weighted = max((exact - e.importance_weighted, e.importance_stderr) for exact, e in found)
+        start, laplace = (max((exact - getattr(e, which) for exact, e in found), key=abs) for which in ("start_importance", "laplace"))
+        estimates = [e for _, e in found]
         print(
-            f"{name:34}{judged[0]:>16}{judged[1]:>18}{worst['start_importance']:17.3f}{worst['laplace']:9.3f}   "
-            f"{min(e.num_steps for e in found)} to {max(e.num_steps for e in found)}, {max(e.largest_curvature for e in found):.3f}, "
-            f"{sum(e.certified for e in found)} of {len(found)}, {median(seconds[1:]):.2f}  {', '.join(sorted(warned))}",
+            f"{name:32}{_judged(*bound, bars[0]):>26}{_judged(*weighted, bars[1]):>27}{start:17.3f}{laplace:9.3f}   "
+            f"{min(e.num_steps for e in estimates)} to {max(e.num_steps for e in estimates)}, "
+            f"{max(e.largest_curvature for e in estimates):.3f}, {sum(e.certified for e in estimates)} of 5, {median(seconds[1:]):.2f}  "
+            f"{', '.join(sorted(warned))}",
             flush=True,
         )
 
 
-_ESTIMATES = ("bound", "importance_weighted", "start_importance", "laplace")
-
-
-def _judged(value, bar):
-    return f"{value:.3f}" if bar is None else f"{value:.3f} ({bar}{'' if abs(value) <= bar else ' NOT met'})"
+def _judged(value, error, bar):
+    held = "" if bar is None else f" ({bar}{'' if value <= bar else ' missed'})"
+    return f"{value:.3f} +- {error:.3f}{held}"
 
 
 COMPARED = (
