@@ -219,7 +219,7 @@ COMPARED = (
 )
 
 
-def smc(keys=10):
+def smc(keys=10, sizes=(250, 1000, 4000)):
     """Root mean squared errors over ten keys, one data set each; SMC from fewer to more particles, and what it needs for our error."""
     for name in COMPARED:
         model, args, exact = known().MODELS[name](seed=0)
@@ -234,7 +234,7 @@ def smc(keys=10):
             f"({count.total:,} of them for fits and other modes), {seconds:.3f} s",
             flush=True,
         )
-        for particles in (250, 1000, 4000):
+        for particles in sizes:
             sampler = TemperedSMC(model, args, particles)
             sampler(0)
             timed = [_timed(sampler, seed) for seed in range(1, keys + 1)]
