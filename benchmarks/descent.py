@@ -12,7 +12,7 @@ Rows; all of them without arguments:
     width       a network on images: the bound against the number of hidden units
 
 Images: the 10,000 test images of MNIST from shared/data beside the checkout, or scikit-learn's 1,797 digits if they are not there.
-Warm-up: every program is compiled by one call that is not timed. Tempered SMC is BlackJAX's.
+Warm-up: every program is compiled by one call that is not timed; steps are timed in seconds of the processor. Tempered SMC is BlackJAX's.
 """
 
 import sys
@@ -82,7 +82,7 @@ def cost():
         calls = {"ours": partial(steps, number), "plain": partial(plain, number)}
         for call in calls.values():
             call()
-        times = interleaved(calls, 5)
+        times = interleaved(calls, 5, time.process_time)
         ratio = median([a / b for a, b in zip(times["ours"], times["plain"], strict=True)])
         peak, plain_peak = (m.temp_size_in_bytes + m.output_size_in_bytes for m in (steps.compiled.memory_analysis(), plain_memory))
         print(
@@ -119,7 +119,7 @@ def batching():
         calls = {"together": partial(together, number), "alone": run_alone}
         for call in calls.values():
             call()
-        times = interleaved(calls, 5)
+        times = interleaved(calls, 5, time.process_time)
         gain = median([a / b for a, b in zip(times["alone"], times["together"], strict=True)])
         print(
             f"{together.state.position.shape[1]:7,} parameters: 64 runs {median(times['alone']) / number * 1e3:8.1f} ms/step, "
