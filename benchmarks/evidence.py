@@ -74,7 +74,8 @@ def _parts(x, y, number):
 def digits():
     """The figures that the bars are from do not say which data and split; standardised pixels are near all of them but the plain form's.
 
-    With pixels / 16 the plain form has its figure, and -900 is out of reach: the log joint density at the mode is -1045 there.
+    With pixels / 16 -900 is out of reach: the log likelihood at the mode, less half the squared norm of the weights in units of their
+    prior's scales, is -1044, and Laplace's approximation is below that.
     """
     for name, bars in (("standardised", (-900, -1250)), ("pixels / 16", (None, None))):
         problems = {f"digits, {name}, width {h}": digits_network(h, name == "standardised") for h in (10, 50)}
