@@ -12,7 +12,6 @@ The models lie in shared/acceptance beside the checkout. With 50 runs the sd is 
 NUTS does not sample: the estimate must say so. Warm-up: programs are compiled by the first of the runs, which is not timed.
 """
 
-import importlib
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ import warnings
 
 import jax
 import numpy as np
-from _common import FOLDER, announce, median
+from _common import announce, known, median
 
 import luciole as lc
 
@@ -29,12 +28,8 @@ SUSPECT = (lc.DivergenceWarning, lc.FewEffectiveDrawsWarning, lc.UnmixedChainsWa
 
 
 def models():
-    """By name: the model, its arguments, its exact log evidence; leaves with a message where there is none."""
-    if not (FOLDER / "evidence.py").is_file():
-        sys.exit("This benchmark takes its models from acceptance/evidence.py in shared/ beside the checkout, and it is not there.")
-    sys.path.insert(0, str(FOLDER))
-    found = importlib.import_module("evidence").MODELS  # that of the folder, not the benchmark of this name
-    return {name: make(seed=0) for name, make in found.items()}
+    """By name: the model, its arguments, its exact log evidence."""
+    return {name: make(seed=0) for name, make in known().MODELS.items()}
 
 
 def runs(problem, chains, draws, number=RUNS):
