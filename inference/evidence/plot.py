@@ -19,8 +19,9 @@ def plot_evidence(estimate: Any, axes: Any = None) -> Any:
     upper.fill_between(estimate.steps, mean - stderr, mean + stderr, alpha=0.3, label="± standard error")
     upper.set_ylabel("nats")
     _losses(estimate, lower)
+    where = "peak" if estimate.peaks else "read"
     for ax in axes:
-        ax.axvline(estimate.best_step, color="grey", linestyle="--", label=f"peak, step {estimate.best_step}")
+        ax.axvline(estimate.best_step, color="grey", linestyle="--", label=f"{where}, step {estimate.best_step}")
         if not estimate.valid:
             ax.axvspan(estimate.first_invalid_step, estimate.steps[-1], color="red", alpha=0.1, label="no bound: step too long")
         ax.legend(loc="best", fontsize="small")

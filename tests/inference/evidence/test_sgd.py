@@ -1,5 +1,7 @@
 """The public call: what it promises of its random numbers, its records, its warnings, and what it refuses."""
 
+from dataclasses import replace
+
 import arviz as az
 import jax
 import jax.numpy as jnp
@@ -82,7 +84,9 @@ def test_records_fit_together(x64, conjugate, quiet, problem):
     np.testing.assert_allclose(by_site.mean(axis=1), estimate.test_log_likelihood[:, estimate.best], rtol=1e-10)
     assert "lower bound" in repr(estimate)
     axes = estimate.plot()
-    assert [line.get_label() for line in axes[1].lines[:2]] == ["training loss", "test loss"]
+    assert [line.get_label() for line in axes[1].lines] == ["training loss", "test loss", f"peak, step {estimate.best_step}"]
+    after = replace(estimate, start="fit").plot()  # from a fit the bound is read after the last step, which need not be its peak
+    assert after[1].lines[2].get_label() == f"read, step {estimate.best_step}"
     plt.close("all")
 
 
