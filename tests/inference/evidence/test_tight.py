@@ -11,7 +11,8 @@ from scipy.stats import multivariate_normal, norm
 import luciole as lc
 from luciole import dist
 from luciole.inference.evidence import Evidence
-from luciole.inference.evidence.remarks import _warn_if_loose as warn_if_loose
+from luciole.inference.evidence.doubts import NOTHING
+from luciole.inference.evidence.remarks import warn
 
 DIM, ROWS = 8, 60
 WIDTHS = (2, 4, 6, 8)
@@ -131,7 +132,7 @@ def record(order, curvature):
     return Evidence(
         steps=np.arange(3), log_likelihood=values, log_prior=nothing, entropy=nothing, training_loss=-values, test_log_likelihood=None,
         best_step=2, samples={}, curvature=seen, start="fit", preconditioner="full", num_steps=2, inflate=1.25, order=order, num_probes=1,
-        step_size=np.ones(2), laplace=np.nan, tried=(), key=np.zeros(2, np.uint32), num_observed=1, seconds=0.0, program=None,
+        step_size=np.ones(2), unseen_curvature=0.0, doubts=NOTHING, tried=(), key=np.zeros(2, np.uint32), num_observed=1, seconds=0.0, program=None,
     )  # fmt: skip
 
 
@@ -154,12 +155,12 @@ def test_a_bound_far_below_what_its_start_shows_is_told_of():
     path = np.ones((4, 1)) * [-1.0, -2.0, -4.0]
     near = replace(record("exact", 0.1), log_likelihood=path * [1, 1, 0.375])
     far = replace(near, log_likelihood=path)
-    warn_if_loose(near)
+    warn(near)
     with pytest.warns(lc.EvidenceFitWarning, match=r"the bound, -4, is loose: .* has -1 .*lc.bridge_evidence"):
-        warn_if_loose(far)
+        warn(far)
     uncertain = replace(far, log_likelihood=path + np.outer([1, -9, -9, -9], [1, 0, 0]))
-    warn_if_loose(uncertain)  # one weight has it all
-    warn_if_loose(replace(far, preconditioner=None))  # plain descent is loose, and says so in its documentation
+    warn(uncertain)  # one weight has it all
+    warn(replace(far, preconditioner=None))  # plain descent is loose, and says so in its documentation
 
 
 def test_the_closed_form_of_the_evidence_is_that_of_the_rows(conjugate):
