@@ -132,7 +132,8 @@ def record(order, curvature):
     return Evidence(
         steps=np.arange(3), log_likelihood=values, log_prior=nothing, entropy=nothing, training_loss=-values, test_log_likelihood=None,
         best_step=2, samples={}, curvature=seen, start="fit", preconditioner="full", num_steps=2, inflate=1.25, order=order, num_probes=1,
-        step_size=np.ones(2), unseen_curvature=0.0, doubts=NOTHING, tried=(), key=np.zeros(2, np.uint32), num_observed=1, seconds=0.0, program=None,
+        step_size=np.ones(2), unseen_curvature=0.0, doubts=NOTHING, tried=(), key=np.zeros(2, np.uint32), num_observed=1, seconds=0.0,
+        program=None,
     )  # fmt: skip
 
 
