@@ -256,7 +256,7 @@ def test_comparison_refuses_what_is_no_estimate(wrong):
 @pytest.mark.slow
 def test_a_full_preconditioner_for_too_many_parameters_is_diagonal_and_says_so(conjugate, quiet):
     x, y, noise = conjugate.random(20, 129)
-    problem, options = (0.1 * x, y, noise), {"num_restarts": 4, "num_steps": 8, "start": "laplace"}
+    problem, options = (0.02 * x, y, noise), {"num_restarts": 4, "num_steps": 8, "start": "laplace"}
     with pytest.warns(lc.PreconditionerWarning, match="holds up to 128 parameters, and the model has 129"):
         estimate = quiet(conjugate.model, jax.random.key(0), *problem, preconditioner="full", **options)
     assert estimate.preconditioner == "diagonal" and "preconditioner diagonal" in repr(estimate)
