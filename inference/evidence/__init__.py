@@ -26,7 +26,8 @@ plot        its picture
 
 Bridge sampling:
 bridge      `bridge_evidence`: the evidence from a finished run
-warp        its proposal, and the run's density on vectors
+warp        its proposal
+density     a model's log density on many vectors, batch by batch
 optimal_bridge  its iteration, and the standard error
 
 compare     models side by side

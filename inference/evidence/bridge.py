@@ -13,10 +13,11 @@ from ...transforms.streams import key_words
 from ..layout import Layout
 from ..mcmc import MCMC
 from ..notices import DivergenceWarning
+from .density import Density
 from .notices import FewEffectiveDrawsWarning, UnmixedChainsWarning
 from .objective import check_model
 from .optimal_bridge import optimal_bridge
-from .warp import Density, Warp
+from .warp import Warp
 
 __all__ = ["BridgeEvidence", "bridge_evidence"]
 

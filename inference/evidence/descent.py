@@ -202,13 +202,10 @@ def _loss(path: Path, state: State, data: Data, prepared) -> tuple[Callable[...,
     """The loss f of this step: how to map a function of (f, arrays of one restart) over restarts; and the state with the epoch's rows."""
     batches, objective = path.batches, path.objective
 
-    def joined(log_likelihood, u):
-        return -log_likelihood - objective.log_prior(data.train, u) if path.joint else -log_likelihood
-
     if batches is None:
 
         def over_restarts(function, *arrays):
-            return jax.vmap(partial(function, lambda u: joined(objective.log_likelihood(prepared, u), u)))(*arrays)
+            return jax.vmap(partial(function, lambda u: objective.loss(prepared, data.train, u, path.joint)))(*arrays)
 
         return over_restarts, state
     epoch, place = state.step // batches.count, state.step % batches.count
@@ -217,7 +214,12 @@ def _loss(path: Path, state: State, data: Data, prepared) -> tuple[Callable[...,
 
     def with_batch(function, some, *arrays):
         prepared = batches.objective.prepare(batches.gather(data.train, some))
-        return function(lambda u: joined(batches.count * batches.objective.log_likelihood(prepared, u), u), *arrays)
+
+        def loss(u):
+            scaled = -batches.count * batches.objective.log_likelihood(prepared, u)
+            return objective.with_prior(scaled, data.train, u, path.joint)
+
+        return function(loss, *arrays)
 
     def over_restarts(function, *arrays):
         if path.fresh:

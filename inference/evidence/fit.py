@@ -226,17 +226,13 @@ def _negative_bound(objective: Objective, full: bool, data: Sequence[Any], draws
     placed = shift + (draws @ inner.T if full else draws * inner)
     points = mean + (placed @ root.T if full else placed * root)
     prepared = objective.prepare(data)
-    values, gradients = jax.vmap(value_and_grad(partial(_negative_joint, objective, data, prepared)))(points)
+    values, gradients = jax.vmap(value_and_grad(lambda u: objective.loss(prepared, data, u, joint=True)))(points)
     pulled = gradients @ root if full else gradients * root
     on_scale = jnp.mean(pulled * draws, axis=0) * jnp.exp(log_scale) - 1
     parts = [jnp.mean(pulled, axis=0), on_scale]
     if full:
         parts.append((pulled.T @ draws / len(draws))[jnp.tril_indices(dim, -1)])
     return jnp.mean(values) - jnp.sum(log_scale), jnp.concatenate(parts)
-
-
-def _negative_joint(objective: Objective, data, prepared, u: jax.Array) -> jax.Array:
-    return -objective.log_likelihood(prepared, u) - objective.log_prior(data, u)
 
 
 @bounded_jit(static_argnums=0)
@@ -255,14 +251,14 @@ def _curved(objective: Objective, data, mean, root, v):
 
 def _around(objective: Objective, data, mean, root) -> Callable[[jax.Array], jax.Array]:
     prepared = objective.prepare(data)
-    return lambda v: _negative_joint(objective, data, prepared, mean + (root @ v if root.ndim == 2 else root * v))
+    return lambda v: objective.loss(prepared, data, mean + (root @ v if root.ndim == 2 else root * v), joint=True)
 
 
 @bounded_jit(static_argnums=0)
 def _diagonal(objective: Objective, data, u, keys):
     """Hutchinson's estimate of the diagonal of the negative log likelihood's Hessian, (dim,)."""
     prepared = objective.prepare(data)
-    gradient = grad(lambda u: -objective.log_likelihood(prepared, u))
+    gradient = grad(lambda u: objective.loss(prepared, data, u, joint=False))
 
     def add(total, key):
         signs = jax.random.rademacher(key, u.shape, u.dtype)

@@ -12,7 +12,7 @@ from .fits import FULL, Kind
 from .notices import PreconditionerWarning
 from .plan import INFLATE, Asked, Start
 
-__all__ = ["EXACT", "Keywords", "check", "resolved"]
+__all__ = ["EXACT", "Keywords", "Resolved", "check", "resolved"]
 
 EXACT = 32
 """Parameters up to which determinants are computed if `order` is left out."""

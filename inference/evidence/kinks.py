@@ -30,7 +30,7 @@ _FEWEST = 4  # restarts whose spread is known
 
 
 def unseen_curvature(objective: Objective, data: Sequence[Any], joint: bool, positions: jax.Array) -> float:
-    """The trace that the Hessian does not see; 0 if that is no more than noise and third derivatives explain.
+    """The trace that the Hessian does not see; 0 if that is no more than noise and higher derivatives explain.
 
     Args:
         joint: whether f has the prior in it. positions: (restart, dim), all finite; of too few restarts nothing is known, NaN.
@@ -52,8 +52,7 @@ def _second_derivatives(objective: Objective, joint: bool, data, positions, keys
     prepared = objective.prepare(data)
 
     def loss(u):
-        likelihood = objective.log_likelihood(prepared, u)
-        return -likelihood - objective.log_prior(data, u) if joint else -likelihood
+        return objective.loss(prepared, data, u, joint)
 
     scale, gradient, both = size * jnp.std(positions, axis=0, ddof=1), grad(loss), value_and_grad(loss)
 

@@ -13,7 +13,7 @@ from scipy.stats import genpareto
 
 from ...ppl import ModelProgram
 from ..layout import Layout
-from .warp import Density
+from .density import Density
 
 __all__ = ["pareto_k"]
 

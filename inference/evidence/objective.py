@@ -57,6 +57,14 @@ class Objective:
         """Log likelihood, nats, at a vector (dim,), given what `prepare` returned."""
         return self._likelihood.rest(prepared, [vector])[0]
 
+    def loss(self, prepared: Sequence[Any], data: Sequence[Any], vector: jax.Array, joint: bool) -> jax.Array:
+        """What descends, nats, at a vector (dim,): the negative log likelihood; `joint`: the negative log joint density."""
+        return self.with_prior(-self.log_likelihood(prepared, vector), data, vector, joint)
+
+    def with_prior(self, loss: jax.Array, data: Sequence[Any], vector: jax.Array, joint: bool) -> jax.Array:
+        """A negative log likelihood, of all rows or scaled from a batch, minus the log prior if `joint`."""
+        return loss - self.log_prior(data, vector) if joint else loss
+
     @property
     def num_observed(self) -> int:
         """How many observations have a likelihood: elements of observed sites, without event axes."""

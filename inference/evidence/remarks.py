@@ -22,11 +22,12 @@ from .plan import last_length
 if TYPE_CHECKING:
     from .result import Evidence
 
-__all__ = ["HEAVY", "USELESS", "check_some_valid", "problems", "warn"]
+__all__ = ["USELESS", "check_some_valid", "problems", "warn"]
 
-HEAVY, USELESS = 0.5, 0.7
-"""Pareto's k beyond which importance weights have no variance, and beyond which they are of no use."""
+USELESS = 0.7
+"""Pareto's k beyond which importance weights are of no use."""
 
+_HEAVY = 0.5  # beyond which they have no variance
 _LOOSE = 1.0  # nats, by which a bound must be loose for sure to be told of
 
 
@@ -74,7 +75,7 @@ def problems(estimate: "Evidence") -> Iterator[tuple[type[Warning] | None, str]]
             f"the fit has not converged in {found.evaluations} evaluations. The bound is one nevertheless, and may be loose; scale the "
             "data, or compare with lc.bridge_evidence.",
         )
-    if found.pareto_k > HEAVY:
+    if found.pareto_k > _HEAVY:
         words = (
             f"the posterior is far from the normal distribution at which paths start: Pareto's k of importance weights is "
             f"{found.pareto_k:.2f}. The bound is one, and may be low by more than a few tenths of a nat. Write hierarchies with "

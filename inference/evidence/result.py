@@ -199,10 +199,6 @@ class Evidence:
         return int((~self.finite).sum())
 
     @property
-    def num_reporting(self) -> int:
-        return int(self.reporting.sum())
-
-    @property
     def num_counted(self) -> int:
         """Restarts of which `bound` is the mean."""
         return int(self.counted[self.reporting, self.best].sum())

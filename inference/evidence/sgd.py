@@ -17,7 +17,7 @@ from .batches import cut
 from .doubts import doubts
 from .fits import Fits
 from .follow import Problem, choose, report, with_samples
-from .keywords import Keywords, check, resolved
+from .keywords import Keywords, Resolved, check, resolved
 from .objective import Objective, check_model
 from .remarks import check_some_valid, warn
 from .result import Evidence
@@ -158,30 +158,36 @@ def sgd_evidence(
     now = resolved(words, objective.layout.dim)
     batches = None if batch_size is None else cut(model, args, kwargs, density, objective, batch_size, plate)
     held_out, test_data = _held_out(model, test, density, objective.layout)
+    train = tuple(jax.device_put(density.data))
     problem = Problem(
         objective=objective,
         batches=batches,
         held_out=held_out,
-        train=tuple(jax.device_put(density.data)),
+        train=train,
         test=tuple(jax.device_put(test_data)),
         asked=now.asked,
         num_probes=int(num_probes),
         fresh=batches is not None and minibatches == "fresh",
         evaluate_every=int(evaluate_every or (1 if batches is None else batches.count)),
-        fits=Fits(objective, tuple(density.data), now.fits),
+        fits=Fits(objective, train, now.fits),
         key=key_data,
     )
-    with Progress(1, num_restarts, progress_bar) as progress:
-        progress.reached("fit", 0)
-        chosen, tried = choose(problem, now.starts, now.num_steps, int(num_restarts))
-        chosen, estimate, descended = report(problem, chosen, now.num_steps is not None, int(num_restarts), progress)
-    check_some_valid(estimate)
-    estimate = with_samples(problem, chosen, random_key(key_data), estimate, descended)
-    if now.asked.preconditioner == "full":
-        estimate = replace(estimate, doubts=doubts(problem.fits, chosen, now.asked.inflate, estimate.bound))
-    estimate = replace(estimate, tried=tried, seconds=perf_counter() - begun)
+    estimate = replace(_estimate(problem, now, int(num_restarts), bool(progress_bar)), seconds=perf_counter() - begun)
     warn(estimate)
     return estimate
+
+
+def _estimate(problem: Problem, now: Resolved, num_restarts: int, progress_bar: bool) -> Evidence:
+    """Choose a path, follow it with restarts of its own, and look at what speaks against it."""
+    with Progress(1, num_restarts, progress_bar) as progress:
+        progress.reached("fit", 0)
+        chosen, tried = choose(problem, now.starts, now.num_steps, num_restarts)
+        chosen, estimate, descended = report(problem, chosen, now.num_steps is not None, num_restarts, progress)
+    check_some_valid(estimate)
+    estimate = with_samples(problem, chosen, random_key(problem.key), estimate, descended)
+    if now.asked.preconditioner == "full":
+        estimate = replace(estimate, doubts=doubts(problem.fits, chosen, now.asked.inflate, estimate.bound))
+    return replace(estimate, tried=tried)
 
 
 def _held_out(model, test, density: LogDensity, layout: Layout) -> tuple[Objective | None, tuple]:

@@ -15,7 +15,7 @@ from scipy import special, stats
 
 import luciole as lc
 from luciole import dist
-from luciole.inference.evidence import bridge, optimal_bridge, warp
+from luciole.inference.evidence import bridge, density, optimal_bridge
 
 COUNTS = np.array([3, 0, 2, 4, 1, 2, 6, 3])
 A, B = 2.0, 1.5
@@ -90,8 +90,8 @@ def test_without_the_jacobian_the_evidence_would_be_wrong(monkeypatch):
         return (found.log_evidence - EXACT) / found.stderr
 
     assert abs(score()) < 4
-    of_u = warp.Density.__call__
-    monkeypatch.setattr(warp.Density, "__call__", lambda self, u: of_u(self, u) - u[:, 0])  # d rate / du = exp(u)
+    of_u = density.Density.__call__
+    monkeypatch.setattr(density.Density, "__call__", lambda self, u: of_u(self, u) - u[:, 0])  # d rate / du = exp(u)
     assert abs(score()) > 40
 
 
@@ -262,6 +262,6 @@ def test_the_proposal_is_bounded_by_batches(monkeypatch):
     """Batches of other sizes give the same numbers."""
     mcmc = gamma_run(np.random.default_rng(0))
     whole = lc.bridge_evidence(mcmc)
-    monkeypatch.setattr(warp, "_BATCH_BYTES", 4 * 8 * 37)
+    monkeypatch.setattr(density, "_BATCH_BYTES", 4 * 8 * 37)
     cut = bridge.bridge_evidence(mcmc)
     np.testing.assert_allclose(cut.log_evidence, whole.log_evidence, rtol=1e-6)

@@ -75,6 +75,17 @@ def test_without_the_determinant(conjugate, quiet, problem, rebuilt, order):
     assert errors > 20
 
 
+def wrong_beside_right(conjugate, quiet, problem, rebuilt, name, part):
+    """The estimate with a part of the path replaced; the right one is the evidence."""
+
+    def run():
+        return quiet(conjugate.model, jax.random.key(0), *problem, **RUN, order="exact")
+
+    assert abs(run().bound - problem.log_evidence) < 1e-3
+    rebuilt(descent, name, part)
+    return run()
+
+
 @pytest.mark.exhaustive
 def test_a_preconditioner_that_depends_on_where_the_path_is(conjugate, quiet, problem, rebuilt):
     """Steps that grow with the gradient, up to twice, whose Jacobian is taken for that of a step of fixed size."""
@@ -86,10 +97,7 @@ def test_a_preconditioner_that_depends_on_where_the_path_is(conjugate, quiet, pr
         return step(rule, loss, u, size * 2 * squared / (DIM + squared))
 
     step = descent.step
-    right = quiet(conjugate.model, jax.random.key(0), *problem, **RUN, order="exact")
-    assert abs(right.bound - problem.log_evidence) < 1e-3
-    rebuilt(descent, "step", leaning)
-    wrong = quiet(conjugate.model, jax.random.key(0), *problem, **RUN, order="exact")
+    wrong = wrong_beside_right(conjugate, quiet, problem, rebuilt, "step", leaning)
     excess, errors = beyond(wrong, problem.log_evidence)
     assert wrong.certified  # no guard can know
     assert excess > 0.1 and errors > 5
@@ -105,10 +113,7 @@ def test_a_start_whose_density_is_not_that_of_its_draws(conjugate, quiet, proble
         return log_density(start._replace(root=root), INFLATE * normal if part == "density" else normal)
 
     log_density = descent.log_density
-    right = quiet(conjugate.model, jax.random.key(0), *problem, **RUN, order="exact")
-    assert abs(right.bound - problem.log_evidence) < 1e-3
-    rebuilt(descent, "log_density", narrow)
-    wrong = quiet(conjugate.model, jax.random.key(0), *problem, **RUN, order="exact")
+    wrong = wrong_beside_right(conjugate, quiet, problem, rebuilt, "log_density", narrow)
     excess, errors = beyond(wrong, problem.log_evidence)
     if part == "density":
         assert errors > 10
