@@ -15,7 +15,7 @@ from luciole import dist
 from luciole.inference.evidence.descent import CAPACITY, Data, Path, advance, begin
 from luciole.inference.evidence.objective import Objective
 from luciole.inference.evidence.plan import INFLATE, Asked, plan
-from luciole.inference.layout import Layout
+from luciole.inference.kernels.layout import Layout
 
 
 def network(x, y, widths, scale=1.0):

@@ -33,8 +33,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from _common import announce, interleaved, median  # noqa: E402
 
-from luciole.inference.nuts import NUTS  # noqa: E402
-from luciole.inference.trajectory import recursive  # noqa: E402
+from luciole.inference.kernels.nuts import NUTS  # noqa: E402
+from luciole.inference.kernels.trajectory import recursive  # noqa: E402
 
 REPEATS, MAX_DEPTH = 5, 10
 

@@ -31,7 +31,7 @@ from luciole import transforms as lt
 from luciole.inference.evidence.batches import cut
 from luciole.inference.evidence.fits import Fits
 from luciole.inference.evidence.objective import Objective
-from luciole.inference.layout import Layout
+from luciole.inference.kernels.layout import Layout
 
 
 def linear(x, y, noise):

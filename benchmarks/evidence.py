@@ -31,7 +31,7 @@ from luciole import EvidenceError, dist
 from luciole.inference.evidence import fit
 from luciole.inference.evidence.fits import FULL, Fits
 from luciole.inference.evidence.objective import Objective
-from luciole.inference.layout import Layout
+from luciole.inference.kernels.layout import Layout
 
 
 def diabetes_network(scale):

@@ -4,8 +4,6 @@ if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
 
 from ..ppl.factors.host import NotOnHostError
-from .diagnosis import Diagnosis
-from .elliptical import EllipticalSlice
 from .evidence import (
     BridgeEvidence,
     Comparison,
@@ -24,13 +22,15 @@ from .evidence import (
     sgd_evidence,
 )
 from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
-from .hmc import HMC
-from .mcmc import MCMC
-from .notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
-from .nuts import NUTS
-from .predict import predict
-from .random_walk import RWM
-from .slice import Slice
+from .kernels.elliptical import EllipticalSlice
+from .kernels.hmc import HMC
+from .kernels.nuts import NUTS
+from .kernels.random_walk import RWM
+from .kernels.slice import Slice
+from .results.diagnosis import Diagnosis
+from .results.predict import predict
+from .run.mcmc import MCMC
+from .run.notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
 
 __all__ = [
     "HMC",

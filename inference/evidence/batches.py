@@ -19,7 +19,7 @@ from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, LucioleError
 from ...transforms.bounded import bounded_jit
 from ...transforms.keys import random_key
-from ..settings import is_whole
+from ...transforms.settings import is_whole
 from .objective import Objective
 
 __all__ = ["Batches", "cut"]

@@ -10,9 +10,9 @@ import numpy as np
 
 from ...transforms import EvidenceError
 from ...transforms.streams import key_words
-from ..layout import Layout
-from ..mcmc import MCMC
-from ..notices import DivergenceWarning
+from ..kernels.layout import Layout
+from ..run.mcmc import MCMC
+from ..run.notices import DivergenceWarning
 from .density import Density
 from .notices import FewEffectiveDrawsWarning, UnmixedChainsWarning
 from .objective import check_model

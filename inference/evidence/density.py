@@ -14,7 +14,7 @@ from ...ppl import ModelProgram
 from ...ppl.interpreters import score_sites, total_of, unconstrain
 from ...ppl.predictive import Forward
 from ...transforms.bounded import bounded_jit
-from ..layout import Layout
+from ..kernels.layout import Layout
 
 __all__ = ["Density"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...transforms import EvidenceError
 from ...transforms.bounded import bounded_jit
 from ...transforms.keys import random_key
-from ..progress import Progress
+from ..run.progress import Progress
 from .batches import Batches
 from .descent import Data, Path
 from .doubts import NOTHING

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ...transforms import EvidenceError
-from ..progress import Progress
+from ..run.progress import Progress
 from .descent import CAPACITY, Data, Path, State, Track, advance, begin
 from .roots import Identity
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ...transforms import EvidenceError
-from ..settings import choice, flag, number, whole
+from ...transforms.settings import choice, flag, number, whole
 from .estimators import LIMITS
 from .fits import FULL, Kind
 from .notices import PreconditionerWarning

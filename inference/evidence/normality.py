@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import genpareto
 
 from ...ppl import ModelProgram
-from ..layout import Layout
+from ..kernels.layout import Layout
 from .density import Density
 
 __all__ = ["pareto_k"]

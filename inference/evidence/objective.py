@@ -20,7 +20,7 @@ from ...ppl import ModelProgram
 from ...ppl.interpreters import constrain, generate, score_sites, total_of, unconstrain
 from ...transforms import EvidenceError
 from ...transforms.partial import Split, split
-from ..layout import Layout
+from ..kernels.layout import Layout
 
 __all__ = ["Objective", "check_model"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...transforms import EvidenceError
-from ..notices import InterruptWarning
+from ..run.notices import InterruptWarning
 from .estimators import LIMITS
 from .notices import (
     EvidenceFitWarning,

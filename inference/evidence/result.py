@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ...ppl import ModelProgram
-from ..export import Run, to_arviz
+from ..results.export import Run, to_arviz
 from .descent import CHOOSE, chooses
 from .doubts import Doubts
 from .estimators import LIMITS, Order

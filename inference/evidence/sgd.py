@@ -11,8 +11,8 @@ from ...ppl import LogDensity, log_density
 from ...transforms import EvidenceError, key_words
 from ...transforms.calls import verb
 from ...transforms.keys import random_key
-from ..layout import Layout
-from ..progress import Progress
+from ..kernels.layout import Layout
+from ..run.progress import Progress
 from .batches import cut
 from .doubts import doubts
 from .fits import Fits

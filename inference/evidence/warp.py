@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...transforms import EvidenceError
-from ..layout import Layout
+from ..kernels.layout import Layout
 from .density import Density
 
 __all__ = ["Warp"]

@@ -13,14 +13,14 @@ from ...ppl import InitStrategy, LogDensity, init_to_median
 from ...ppl.factors import Factor, find_factor
 from ...transforms.calls import answering
 from ...transforms.errors import LucioleWarning, SamplerError
-from ..hmc import HMC
-from ..kernel import Fitted, check_step_size, check_target, tuning_of
-from ..nuts import NUTS
-from ..random_walk import RWM
-from ..records import ChainState
-from ..settings import choice, mapping, number, whole
-from ..slice import Slice
-from ..words import KERNEL
+from ...transforms.settings import choice, mapping, number, whole
+from ..kernels.hmc import HMC
+from ..kernels.kernel import Fitted, check_step_size, check_target, tuning_of
+from ..kernels.nuts import NUTS
+from ..kernels.random_walk import RWM
+from ..kernels.records import ChainState
+from ..kernels.slice import Slice
+from ..kernels.words import KERNEL
 from .setup import Setup, set_up
 from .transitions import GivenTransition, RotationTransition, restarted
 

@@ -11,9 +11,9 @@ import numpy as np
 from ...transforms.autobatch import program
 from ...transforms.errors import BoundError
 from ...transforms.streams import Stream, normal
-from ..adaptation import adapting
-from ..kernel import Transition
-from ..records import ChainState, Draw, Plan
+from ..kernels.adaptation import adapting
+from ..kernels.kernel import Transition
+from ..kernels.records import ChainState, Draw, Plan
 from .conditional import Conditional
 from .flips import update
 from .records import BoundData, BrightSet, Point

@@ -17,10 +17,10 @@ from judge import FAILURE_RATE, WithoutJacobian, uniform_ranks
 
 import luciole as lc
 from luciole import dist
-from luciole.inference.adaptation import warmup_schedule
-from luciole.inference.batching import batch
-from luciole.inference.records import Plan
-from luciole.inference.target import trace_target
+from luciole.inference.kernels.adaptation import warmup_schedule
+from luciole.inference.kernels.records import Plan
+from luciole.inference.kernels.target import trace_target
+from luciole.inference.run.batching import batch
 
 pytestmark = pytest.mark.usefixtures("x64")
 NUM_WARMUP, NUM_DRAWS, NUM_BINS = 150, 63, 16

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import host
+from luciole.inference.run import host
 
 
 class FakeDensity:
@@ -115,7 +115,7 @@ def chunks_of(monkeypatch):
         def drive(compiled, begin, state, data, plan, total, num_kept, capacity, *others):
             return host.drive(compiled, begin, state, data, plan, total, num_kept, min(transitions, capacity), *others)
 
-        monkeypatch.setattr("luciole.inference.mcmc.drive", drive)
+        monkeypatch.setattr("luciole.inference.run.mcmc.drive", drive)
 
     return cut
 

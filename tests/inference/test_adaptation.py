@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from numpyro.infer.hmc_util import build_adaptation_schedule, dual_averaging, welford_covariance
 
-from luciole.inference import MCMC, NUTS, adaptation
-from luciole.inference.metric import kinetic_energy, metric_of, momentum, velocity
+from luciole.inference import MCMC, NUTS
+from luciole.inference.kernels import adaptation
+from luciole.inference.kernels.metric import kinetic_energy, metric_of, momentum, velocity
 from luciole.transforms import normal, stream_for
 
 

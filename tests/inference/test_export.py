@@ -17,9 +17,9 @@ import pytest
 
 import luciole as lc
 from luciole.inference import MCMC, NUTS, Diagnosis
-from luciole.inference.diagnosis import diagnose
-from luciole.inference.export import Run, to_arviz
-from luciole.inference.summary import summary_table
+from luciole.inference.results.diagnosis import diagnose
+from luciole.inference.results.export import Run, to_arviz
+from luciole.inference.results.summary import summary_table
 from luciole.ppl import deterministic, factor, plate, posterior_predictive, prior_predictive, sample, trace
 from luciole.transforms import SamplerError
 

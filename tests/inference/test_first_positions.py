@@ -14,9 +14,9 @@ import pytest
 
 import luciole as lc
 from luciole import dist
-from luciole.inference import mcmc as module
-from luciole.inference.host import Counts, Outcome
-from luciole.inference.layout import Layout
+from luciole.inference.kernels.layout import Layout
+from luciole.inference.run import mcmc as module
+from luciole.inference.run.host import Counts, Outcome
 
 KEY = jax.random.key(0)
 CHAINS = 2

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import HMC, MCMC, NUTS, DivergenceWarning, InterruptWarning, host
-from luciole.inference.mcmc import _by_chain
+from luciole.inference import HMC, MCMC, NUTS, DivergenceWarning, InterruptWarning
+from luciole.inference.run import host
+from luciole.inference.run.mcmc import _by_chain
 from luciole.transforms import InitError, LucioleWarning, SamplerError
 
 KEY = jax.random.key(0)
@@ -96,7 +97,7 @@ def test_interrupt_inside_a_chunk_keeps_what_each_chain_has_drawn(density, monke
         return original(compiled._replace(advance=advance), *args)
 
     original = host.drive
-    monkeypatch.setattr("luciole.inference.mcmc.drive", interrupted_drive)
+    monkeypatch.setattr("luciole.inference.run.mcmc.drive", interrupted_drive)
     with pytest.warns(InterruptWarning):
         mcmc = small(NUTS(density), **options).run(KEY)
     kept = mcmc.get_samples(True)["x"]
@@ -119,7 +120,7 @@ def test_interrupted_twice_the_chunk_is_given_up(density, monkeypatch):
         return original(compiled._replace(advance=advance), *args)
 
     original = host.drive
-    monkeypatch.setattr("luciole.inference.mcmc.drive", interrupted_drive)
+    monkeypatch.setattr("luciole.inference.run.mcmc.drive", interrupted_drive)
     with pytest.warns(InterruptWarning, match="0 of 30"):
         small(NUTS(density)).run(KEY)
 

@@ -11,11 +11,11 @@ from numpyro.diagnostics import effective_sample_size
 import luciole as lc
 from luciole import dist
 from luciole.inference import HMC, MCMC, NUTS, EllipticalSlice, Slice
-from luciole.inference.adaptation import Adaptation, DualAveraging, Welford, covariance_of, warmup_schedule
-from luciole.inference.kernel import tuning_of
-from luciole.inference.metric import metric_of
-from luciole.inference.pooling import merge, pool_chains, pooled
-from luciole.inference.records import ChainState, Plan
+from luciole.inference.kernels.adaptation import Adaptation, DualAveraging, Welford, covariance_of, warmup_schedule
+from luciole.inference.kernels.kernel import tuning_of
+from luciole.inference.kernels.metric import metric_of
+from luciole.inference.kernels.pooling import merge, pool_chains, pooled
+from luciole.inference.kernels.records import ChainState, Plan
 from luciole.transforms import SamplerError
 
 VARIANCES = np.array([1e-2, 1.0, 4e2])

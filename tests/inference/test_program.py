@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from luciole.inference import HMC, MCMC, NUTS, Slice, batching, chain
-from luciole.inference.adaptation import warmup_schedule
-from luciole.inference.kernel import start_chain
-from luciole.inference.records import Plan
-from luciole.inference.starts import searching
-from luciole.inference.target import trace_target
+from luciole.inference import HMC, MCMC, NUTS, Slice
+from luciole.inference.kernels.adaptation import warmup_schedule
+from luciole.inference.kernels.kernel import start_chain
+from luciole.inference.kernels.records import Plan
+from luciole.inference.kernels.starts import searching
+from luciole.inference.kernels.target import trace_target
+from luciole.inference.run import batching, chain
 from luciole.transforms import stream_for
 from luciole.transforms.autobatch import autobatch, build_machine, program
 from luciole.transforms.jax_compat import open_jaxpr, subjaxprs
@@ -161,8 +162,9 @@ def test_every_process_makes_the_same_program():
     """Else the persistent cache never hits, and a run is fast or slow by chance: sets have another order in every process."""
     code = """if True:
         import hashlib, jax, numpy as np
-        from luciole.inference import NUTS, batching
-        from luciole.inference.trajectory import iterative, recursive
+        from luciole.inference import NUTS
+        from luciole.inference.run import batching
+        from luciole.inference.kernels.trajectory import iterative, recursive
         from luciole.transforms.autobatch import autobatch, program
         from tests.inference.test_trajectory import density, starts
         for walk in (iterative, recursive):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import luciole as lc
-from luciole.inference import compilation, program_folder
+from luciole.inference.run import compilation, program_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes of POSIX")
 

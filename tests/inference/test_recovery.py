@@ -9,9 +9,9 @@ from numpyro.infer.hmc_util import IntegratorState, build_tree, euclidean_kineti
 from scipy.stats import chi2_contingency
 
 from luciole.inference import HMC, MCMC, NUTS, Slice
-from luciole.inference.integrator import Phase, energy
-from luciole.inference.metric import metric_of
-from luciole.inference.trajectory import Start, iterative
+from luciole.inference.kernels.integrator import Phase, energy
+from luciole.inference.kernels.metric import metric_of
+from luciole.inference.kernels.trajectory import Start, iterative
 from luciole.transforms import stream_for
 from luciole.transforms.autobatch import autobatch, program
 

@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 import luciole as lc
-from luciole.inference.export import Run, to_arviz
-from luciole.inference.scores import scores_by_variable
+from luciole.inference.results.export import Run, to_arviz
+from luciole.inference.results.scores import scores_by_variable
 from luciole.ppl import interpreters
 
 KEEP = np.array([True, False, True, True, False, True])

@@ -9,8 +9,9 @@ import pytest
 
 import luciole as lc
 from luciole import dist
-from luciole.inference import host, inverse_mass
-from luciole.inference import mcmc as module
+from luciole.inference.kernels import inverse_mass
+from luciole.inference.run import host
+from luciole.inference.run import mcmc as module
 
 KEY = jax.random.key(0)
 KERNELS = (lc.NUTS, lc.HMC, lc.RWM, lc.Slice, lc.EllipticalSlice, lc.FlyMC)

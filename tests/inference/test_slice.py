@@ -10,8 +10,8 @@ from numpyro.diagnostics import effective_sample_size
 
 import luciole as lc
 from luciole import dist
-from luciole.inference.layout import Layout
-from luciole.inference.prior import colour, gaussian_prior, whiten
+from luciole.inference.kernels.layout import Layout
+from luciole.inference.kernels.prior import colour, gaussian_prior, whiten
 
 
 def halving(x):

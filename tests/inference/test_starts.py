@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from luciole.inference import NUTS
-from luciole.inference.kernel import start_chain
-from luciole.inference.starts import searching
+from luciole.inference.kernels.kernel import start_chain
+from luciole.inference.kernels.starts import searching
 from luciole.transforms import stream_for
 from luciole.transforms.autobatch import autobatch, program
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.inference import HMC, NUTS, Slice, elliptical, hmc, slice, trajectory
-from luciole.inference.adaptation import warmup_schedule
-from luciole.inference.kernel import start_chain, tuning_of
-from luciole.inference.records import Plan
+from luciole.inference import HMC, NUTS, Slice
+from luciole.inference.kernels import elliptical, hmc, slice, trajectory
+from luciole.inference.kernels.adaptation import warmup_schedule
+from luciole.inference.kernels.kernel import start_chain, tuning_of
+from luciole.inference.kernels.records import Plan
 from luciole.transforms import stream_for
 from luciole.transforms.autobatch import autobatch, program
 

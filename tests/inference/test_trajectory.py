@@ -7,9 +7,9 @@ import pytest
 
 import luciole as lc
 from luciole import dist
-from luciole.inference.integrator import Phase, energy
-from luciole.inference.metric import metric_of, momentum
-from luciole.inference.trajectory import Start, iterative, recursive
+from luciole.inference.kernels.integrator import Phase, energy
+from luciole.inference.kernels.metric import metric_of, momentum
+from luciole.inference.kernels.trajectory import Start, iterative, recursive
 from luciole.transforms import normal, stream_for
 from luciole.transforms.autobatch import autobatch, program
 

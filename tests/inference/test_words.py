@@ -12,8 +12,9 @@ import pytest
 
 import luciole as lc
 from luciole import dist
-from luciole.inference import mcmc as module
-from luciole.inference.words import ATTRIBUTES, KERNEL, MCMC_WORDS, RUN
+from luciole.inference.kernels.words import KERNEL
+from luciole.inference.run import mcmc as module
+from luciole.inference.run.words import ATTRIBUTES, MCMC_WORDS, RUN
 from luciole.ppl.words import PREDICTIVE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "you-typed-write.md"

@@ -9,7 +9,7 @@ import pytest
 
 import luciole as lc
 from luciole import transforms as lt
-from luciole.inference.prior import colour, gaussian_prior, whiten
+from luciole.inference.kernels.prior import colour, gaussian_prior, whiten
 
 EMPTY = {
     "positive": lambda: dist.HalfNormal(1).expand([0]),

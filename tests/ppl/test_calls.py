@@ -7,7 +7,7 @@ from numpyro import handlers
 
 import luciole as lc
 from luciole import dist
-from luciole.inference import mcmc as module
+from luciole.inference.run import mcmc as module
 
 KEY = jax.random.key(0)
 WORDS = ("self", "key", "model", "function", "samples", "num_samples", "args", "program", "owner", "values", "rng_key", "position", "name")

@@ -13,7 +13,7 @@ from scipy.stats import norm
 import luciole as lc
 from luciole import dist
 from luciole.inference.evidence.objective import Objective, check_model
-from luciole.inference.layout import Layout
+from luciole.inference.kernels.layout import Layout
 
 COUNTS = np.array([3, 0, 2, 4, 1, 2, 6, 3])
 A, B = 2.0, 1.5

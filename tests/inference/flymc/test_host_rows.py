@@ -8,7 +8,8 @@ import numpyro.distributions as dist
 import pytest
 
 import luciole as lc
-from luciole.inference import RowsOnDeviceWarning, compilation
+from luciole.inference import RowsOnDeviceWarning
+from luciole.inference.run import compilation
 from luciole.ppl.factors import find_factor, host
 
 pytestmark = pytest.mark.filterwarnings("ignore::luciole.inference.BreakEvenWarning")

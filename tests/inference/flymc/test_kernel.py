@@ -83,7 +83,7 @@ def test_exact_if_every_row_is_drawn_anew(kernel, bounds, truth):
     assert (queries[:, 1:] >= len(X) - bright[:, :-1]).all()
 
 
-@pytest.mark.filterwarnings("ignore::luciole.inference.notices.DivergenceWarning")
+@pytest.mark.filterwarnings("ignore::luciole.inference.run.notices.DivergenceWarning")
 @pytest.mark.parametrize("kernel", [pytest.param("rotation_hmc", marks=RARE), pytest.param("nuts", marks=RARE)])
 def test_rejection_outside_the_ball_is_seen(kernel, truth, monkeypatch):
     class Truncated(Conditional):

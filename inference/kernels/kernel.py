@@ -7,15 +7,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..ppl.initial import as_strategy
-from ..transforms.errors import SamplerError
-from ..transforms.streams import Stream
+from ...ppl.initial import as_strategy
+from ...transforms.errors import SamplerError
+from ...transforms.settings import flag, number
+from ...transforms.streams import Stream
 from .adaptation import start_adaptation
 from .inverse_mass import inverse_mass_of
 from .layout import Layout
 from .metric import metric_of
 from .records import ChainState, Plan, Tuning
-from .settings import flag, number
 
 __all__ = [
     "Fitted",

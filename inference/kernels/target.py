@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
 
-from ..ppl import InitStrategy
-from ..transforms import value_and_grad
-from ..transforms.equations import needed_equations, needed_inputs, run_equations
-from ..transforms.jax_compat import open_jaxpr
-from ..transforms.keys import random_key
-from ..transforms.structure import structure
+from ...ppl import InitStrategy
+from ...transforms import value_and_grad
+from ...transforms.equations import needed_equations, needed_inputs, run_equations
+from ...transforms.jax_compat import open_jaxpr
+from ...transforms.keys import random_key
+from ...transforms.structure import structure
 from .layout import Layout
 
 __all__ = ["Data", "Target", "trace_target"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..transforms.errors import SamplerError
+from ...transforms.errors import SamplerError
 from .export import Run, posterior_dataset, saturated
 
 __all__ = ["Diagnosis", "diagnose"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..transforms.streams import Stream
+from ...transforms.streams import Stream
 from .adaptation import Adaptation, Schedule
 from .metric import Metric
 

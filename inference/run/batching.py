@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..transforms.autobatch import Machine, build_machine, close, compile_program
-from ..transforms.streams import pool, stream_for
+from ...transforms.autobatch import Machine, build_machine, close, compile_program
+from ...transforms.streams import pool, stream_for
+from ..kernels.kernel import Transition, start_chain
+from ..kernels.records import ChainState, Plan
+from ..kernels.target import Target
 from .chain import Begin, Kept, buffer_for, chain_program, read_buffer
-from .kernel import Transition, start_chain
-from .records import ChainState, Plan
-from .target import Target
 
 __all__ = ["Chunk", "Sampler", "batch", "capacity_of"]
 

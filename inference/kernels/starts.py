@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..ppl import InitStrategy
-from ..ppl.gate import as_array
-from ..transforms.autobatch import program
-from ..transforms.bounded import bounded_jit
-from ..transforms.errors import InitError, ModelError, SamplerError
-from ..transforms.keys import random_key
-from ..transforms.streams import random_bits
+from ...ppl import InitStrategy
+from ...ppl.gate import as_array
+from ...transforms.autobatch import program
+from ...transforms.bounded import bounded_jit
+from ...transforms.errors import InitError, ModelError, SamplerError
+from ...transforms.keys import random_key
+from ...transforms.streams import random_bits
 from .layout import Layout
 from .records import ChainState
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
-from ..ppl.dims import data_dims
-from ..ppl.gate import Argument
-from ..ppl.interpreters import generate
-from ..ppl.predictive import log_likelihood_of
-from ..ppl.program import ModelProgram, Site
-from ..transforms.errors import SamplerError
-from ..transforms.keys import random_key
+from ... import __version__  # pyright: ignore[reportMissingImports]  (the rooms stand at the root, the door in src)
+from ...ppl.dims import data_dims
+from ...ppl.gate import Argument
+from ...ppl.interpreters import generate
+from ...ppl.predictive import log_likelihood_of
+from ...ppl.program import ModelProgram, Site
+from ...transforms.errors import SamplerError
+from ...transforms.keys import random_key
 from .scores import scores_by_variable
 
 __all__ = ["Run", "posterior_dataset", "saturated", "to_arviz"]

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..ppl import InitStrategy, init_to_uniform
-from ..transforms.autobatch import program
-from ..transforms.calls import answering
-from ..transforms.streams import Stream, normal, uniform
+from ...ppl import InitStrategy, init_to_uniform
+from ...transforms.autobatch import program
+from ...transforms.calls import answering
+from ...transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
 from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum, velocity

@@ -3,9 +3,9 @@
 import math
 from typing import NamedTuple
 
-from ..ppl import ModelProgram
+from ...ppl import ModelProgram
+from ..kernels.layout import Layout
 from .host import Outcome
-from .layout import Layout
 
 __all__ = ["Finished", "cost_of"]
 

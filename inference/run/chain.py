@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..transforms.autobatch import program
-from .kernel import Transition
-from .records import Draw, Plan
-from .starts import searching, staying
+from ...transforms.autobatch import program
+from ..kernels.kernel import Transition
+from ..kernels.records import Draw, Plan
+from ..kernels.starts import searching, staying
 
 __all__ = ["Begin", "Buffer", "Kept", "Tally", "buffer_for", "chain_program", "read_buffer"]
 

@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..transforms.autobatch import program, scratch
-from ..transforms.streams import Stream, random_bits, uniform
+from ...transforms.autobatch import program, scratch
+from ...transforms.streams import Stream, random_bits, uniform
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .metric import Metric, velocity
 

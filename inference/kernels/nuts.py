@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..ppl import InitStrategy, init_to_uniform
-from ..transforms.autobatch import program
-from ..transforms.calls import answering
-from ..transforms.streams import Stream, normal
+from ...ppl import InitStrategy, init_to_uniform
+from ...transforms.autobatch import program
+from ...transforms.calls import answering
+from ...transforms.settings import whole
+from ...transforms.streams import Stream, normal
 from .adaptation import adapting
 from .integrator import Phase, energy
 from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
-from .settings import whole
 from .trajectory import MAX_DEPTH, Purpose, Start, iterative
 from .words import KERNEL
 

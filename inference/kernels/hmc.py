@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..ppl import InitStrategy, init_to_uniform
-from ..transforms.autobatch import program
-from ..transforms.calls import answering
-from ..transforms.errors import SamplerError
-from ..transforms.streams import Stream, normal, uniform
+from ...ppl import InitStrategy, init_to_uniform
+from ...transforms.autobatch import program
+from ...transforms.calls import answering
+from ...transforms.errors import SamplerError
+from ...transforms.settings import number, whole
+from ...transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum
 from .records import ChainState, Draw, Plan, Tuning
-from .settings import number, whole
 from .words import KERNEL
 
 __all__ = ["HMC", "HMCTransition"]

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import numpy as np
 
-from ..ppl import InitStrategy, ModelProgram, log_density
-from ..ppl.initial import as_strategy
-from ..transforms.calls import answering, check_arguments, verb
-from ..transforms.errors import NoAttributeError, SamplerError
-from ..transforms.streams import key_words
-from .adaptation import warmup_schedule
+from ...ppl import InitStrategy, ModelProgram, log_density
+from ...ppl.initial import as_strategy
+from ...transforms.calls import answering, check_arguments, verb
+from ...transforms.errors import NoAttributeError, SamplerError
+from ...transforms.settings import flag, whole
+from ...transforms.streams import key_words
+from ..kernels.adaptation import warmup_schedule
+from ..kernels.kernel import Fitted, Kernel
+from ..kernels.pooling import pooled
+from ..kernels.records import ChainState, Plan
+from ..kernels.starts import init_error, proposed_starts, start_positions
+from ..kernels.target import Target, trace_target
+from ..results.diagnosis import Diagnosis, diagnose
+from ..results.export import Run, to_arviz
+from ..results.summary import summary_table
 from .batching import capacity_of
 from .compilation import compiled_sampler
-from .diagnosis import Diagnosis, diagnose
-from .export import Run, to_arviz
 from .finished import Finished, cost_of
 from .host import Outcome, drive
-from .kernel import Fitted, Kernel
 from .notices import DivergenceWarning, InterruptWarning
-from .pooling import pooled
 from .progress import Progress
-from .records import ChainState, Plan
-from .settings import flag, whole
-from .starts import init_error, proposed_starts, start_positions
-from .summary import summary_table
-from .target import Target, trace_target
 from .words import ATTRIBUTES, MCMC_WORDS, RUN, extra_fields_of, known_fields, known_parameter
 
 __all__ = ["MCMC"]

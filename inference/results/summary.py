@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..transforms.errors import SamplerError
+from ...transforms.errors import SamplerError
 from .export import Run, posterior_dataset
 
 __all__ = ["summary_table"]

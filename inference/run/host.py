@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..transforms.autobatch import gather, scatter, smaller
+from ...transforms.autobatch import gather, scatter, smaller
+from ..kernels.kernel import Transition
+from ..kernels.records import ChainState, Plan, Tuning
+from ..kernels.target import Data
 from .batching import Chunk
 from .chain import Begin
 from .compilation import Compiled
-from .kernel import Transition
 from .progress import Progress
-from .records import ChainState, Plan, Tuning
-from .target import Data
 
 __all__ = ["Counts", "Outcome", "drive"]
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..transforms.autobatch import gather
+from ...transforms.autobatch import gather
+from ..kernels.kernel import Transition
+from ..kernels.pooling import pool_chains
+from ..kernels.records import Plan
+from ..kernels.target import Target
 from .batching import Chunk, Sampler, batch
-from .kernel import Transition
-from .pooling import pool_chains
 from .program_folder import between_processes
-from .records import Plan
-from .target import Target
 
 __all__ = ["Compiled", "compiled_sampler"]
 

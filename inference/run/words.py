@@ -1,6 +1,6 @@
 """Words that users of NumPyro and PyMC type, and what to write here instead. The errors and docs/you-typed-write.md say the same.
 
-By where a word is typed: an argument of `MCMC`, of a kernel, of `MCMC.run`; an attribute of `MCMC`.
+By where a word is typed: an argument of `MCMC` or of `MCMC.run`; an attribute of `MCMC`. Those of kernels are in `kernels/words.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..transforms.calls import nearest
-from ..transforms.errors import SamplerError
+from ...transforms.calls import nearest
+from ...transforms.errors import SamplerError
+from ..kernels.words import AT_MCMC, SEED
 
-__all__ = ["ATTRIBUTES", "KERNEL", "MCMC_WORDS", "RUN", "extra_fields_of", "known_fields", "known_parameter"]
+__all__ = ["ATTRIBUTES", "MCMC_WORDS", "RUN", "extra_fields_of", "known_fields", "known_parameter"]
 
-_NO_SEARCH = "adaptation starts from step_size, or from 1, and is quick to leave it: leave this out"
-_AT_MCMC = "it goes to lc.MCMC(kernel, {0}=...)"
 _AT_KERNEL = "it goes to the kernel: lc.NUTS(model, {0}=...)"
-_SEED = "write mcmc.run(jax.random.key(0), ...)"
 _ONE_PROGRAM = "all chains run in one program on one device: leave it out"
 
 MCMC_WORDS = {
@@ -29,9 +27,9 @@ MCMC_WORDS = {
     "warmup": "write num_warmup=1000",
     "chains": "write num_chains=4",
     "progressbar": "write progress_bar=False",
-    "random_seed": _SEED,
-    "rng_key": _SEED,
-    "key": _SEED,
+    "random_seed": SEED,
+    "rng_key": SEED,
+    "key": SEED,
     "target_accept": _AT_KERNEL.format("target_accept_prob"),
     "target_accept_prob": _AT_KERNEL.format("target_accept_prob"),
     "max_tree_depth": _AT_KERNEL.format("max_tree_depth"),
@@ -45,31 +43,13 @@ MCMC_WORDS = {
     "step": "the kernel is the first argument: lc.MCMC(lc.NUTS(model))",
 }
 
-KERNEL = {
-    "find_heuristic_step_size": _NO_SEARCH,
-    "target_accept": "write target_accept_prob=0.8",
-    "max_treedepth": "write max_tree_depth=10",
-    "regularize_mass_matrix": "the metric is shrunk at every window's end, as Stan does it: leave it out",
-    "forward_mode_differentiation": "every gradient is taken backwards, through loops too: leave it out",
-    "potential_fn": "give a model, or lc.log_density(model, ...), as the first argument",
-    "kinetic_fn": "the kinetic energy is that of a Gaussian momentum, with inverse_mass_matrix: leave it out",
-    "trajectory_length": "a trajectory ends where it turns back: leave it out, or write lc.HMC(model, trajectory_length=...)",
-    "tune": _AT_MCMC.format("num_warmup"),
-    "draws": _AT_MCMC.format("num_samples"),
-    "chains": _AT_MCMC.format("num_chains"),
-    "num_warmup": _AT_MCMC.format("num_warmup"),
-    "num_samples": _AT_MCMC.format("num_samples"),
-    "num_chains": _AT_MCMC.format("num_chains"),
-    "random_seed": _SEED,
-}
-
 RUN = {
-    **{name: _AT_MCMC.format(name) for name in ("num_warmup", "num_samples", "num_chains", "thinning", "progress_bar", "keep_warmup")},
+    **{name: AT_MCMC.format(name) for name in ("num_warmup", "num_samples", "num_chains", "thinning", "progress_bar", "keep_warmup")},
     **{name: MCMC_WORDS[name] for name in ("chain_method", "jit_model_args", "cores", "return_inferencedata", "target_accept")},
-    "draws": _AT_MCMC.format("num_samples"),
-    "tune": _AT_MCMC.format("num_warmup"),
-    "chains": _AT_MCMC.format("num_chains"),
-    "random_seed": _SEED,
+    "draws": AT_MCMC.format("num_samples"),
+    "tune": AT_MCMC.format("num_warmup"),
+    "chains": AT_MCMC.format("num_chains"),
+    "random_seed": SEED,
     "init_strategy": _AT_KERNEL.format("init_strategy"),
     "initvals": "write init_params=lc.init_to_value({...})",
 }

@@ -21,12 +21,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..ppl import InitStrategy, init_to_sample
-from ..ppl.initial import as_strategy
-from ..transforms.autobatch import program
-from ..transforms.calls import answering
-from ..transforms.errors import SamplerError
-from ..transforms.streams import Stream, normal, uniform
+from ...ppl import InitStrategy, init_to_sample
+from ...ppl.initial import as_strategy
+from ...transforms.autobatch import program
+from ...transforms.calls import answering
+from ...transforms.errors import SamplerError
+from ...transforms.streams import Stream, normal, uniform
 from .kernel import Transition, TunedKernel, tuning_of
 from .layout import Layout
 from .prior import GaussianPrior, colour, gaussian_prior, whiten

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..transforms.errors import SamplerError
+from ...transforms.errors import SamplerError
 from .layout import Layout
 
 __all__ = ["inverse_mass_of"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..transforms.autobatch import program
+from ...transforms.autobatch import program
 from .metric import metric_of
 
 __all__ = [

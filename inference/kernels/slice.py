@@ -18,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..ppl import InitStrategy, init_to_uniform
-from ..ppl.initial import as_strategy
-from ..transforms.autobatch import program
-from ..transforms.calls import answering
-from ..transforms.errors import SamplerError
-from ..transforms.streams import Stream, uniform
+from ...ppl import InitStrategy, init_to_uniform
+from ...ppl.initial import as_strategy
+from ...transforms.autobatch import program
+from ...transforms.calls import answering
+from ...transforms.errors import SamplerError
+from ...transforms.settings import whole
+from ...transforms.streams import Stream, uniform
 from .adaptation import adapting
 from .kernel import Transition, TunedKernel, tuning_of
 from .records import ChainState, Draw, Plan, Tuning
-from .settings import whole
 from .words import KERNEL
 
 __all__ = ["Slice", "SliceTransition"]

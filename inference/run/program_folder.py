@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..transforms.jax_compat import persistent_cache
+from ...transforms.jax_compat import persistent_cache
 from .notices import ProgramFolderWarning
 
 __all__ = ["between_processes"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..transforms.errors import SamplerError
+from ...transforms.errors import SamplerError
 from .adaptation import Welford, covariance_of, empty_welford, restart_dual_averaging, step_size_of, warmup_schedule
 from .metric import metric_of
 from .records import ChainState, Plan, Tuning

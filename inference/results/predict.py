@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..ppl import ModelProgram, trace
-from ..ppl.predictive import predictions
-from ..transforms.errors import SamplerError
-from .mcmc import MCMC
+from ...ppl import ModelProgram, trace
+from ...ppl.predictive import predictions
+from ...transforms.errors import SamplerError
+from ..run.mcmc import MCMC
 
 __all__ = ["predict"]
 

@@ -15,12 +15,12 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import MultivariateNormal, Normal
 
-from ..ppl.dependence import edges
-from ..ppl.program import ModelProgram
-from ..ppl.spec import Spec, distribution_name, peel
-from ..ppl.walker import walk
-from ..transforms.bounded import bounded_jit
-from ..transforms.errors import SamplerError
+from ...ppl.dependence import edges
+from ...ppl.program import ModelProgram
+from ...ppl.spec import Spec, distribution_name, peel
+from ...ppl.walker import walk
+from ...transforms.bounded import bounded_jit
+from ...transforms.errors import SamplerError
 from .layout import Layout
 
 __all__ = ["GaussianPrior", "colour", "gaussian_prior", "whiten"]

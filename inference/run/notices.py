@@ -1,6 +1,6 @@
 """The warnings of a run, one class per cause, so that each can be filtered."""
 
-from ..transforms.errors import LucioleWarning
+from ...transforms.errors import LucioleWarning
 
 __all__ = ["DivergenceWarning", "InterruptWarning", "ProgramFolderWarning"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..transforms.errors import LucioleError, SamplerError
+from .errors import LucioleError, SamplerError
 
 __all__ = ["choice", "flag", "is_whole", "mapping", "number", "whole"]
 

@@ -1,0 +1,1 @@
+"""What is read of a finished run: draws, tables, checks, ArviZ. Nothing here runs a chain."""
