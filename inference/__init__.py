@@ -29,8 +29,10 @@ from .kernels.random_walk import RWM
 from .kernels.slice import Slice
 from .results.diagnosis import Diagnosis
 from .results.predict import predict
+from .results.results import Results
 from .run.mcmc import MCMC
 from .run.notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
+from .run.progress import ProgressReport
 
 __all__ = [
     "HMC",
@@ -57,6 +59,8 @@ __all__ = [
     "OtherModeWarning",
     "PreconditionerWarning",
     "ProgramFolderWarning",
+    "ProgressReport",
+    "Results",
     "RowsOnDeviceWarning",
     "Slice",
     "UnmixedChainsWarning",

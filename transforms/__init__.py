@@ -40,6 +40,7 @@ from .errors import (
     NoAttributeError,
     ProgramError,
     SamplerError,
+    StoreError,
 )
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import structure
@@ -64,6 +65,7 @@ __all__ = [
     "NotAffine",
     "ProgramError",
     "SamplerError",
+    "StoreError",
     "Stream",
     "affine_in",
     "autobatch",

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from .errors import KeywordError, SamplerError
 from .jax_compat import transforming
 
-__all__ = ["answering", "check_arguments", "fits", "nearest", "verb"]
+__all__ = ["answering", "check_arguments", "fits", "known_parameter", "nearest", "verb"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +128,13 @@ def fits(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like this one, "" if none is."""
     return next(iter(difflib.get_close_matches(name, list(known), 1, 0.6)), "")
+
+
+def known_parameter(model: Any, name: str) -> str:
+    """What is said when one of `run`'s own keywords has a strange value and the model has a parameter of that name."""
+    code = getattr(getattr(model, "__wrapped__", model), "__code__", None)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
+    return f". The model has a parameter {name!r} too: give its value by position, the keyword is run's own" if name in names else ""
 
 
 def _advice(name: str, known: Sequence[str], answers: Mapping[str, str]) -> str:

@@ -36,6 +36,10 @@ class EvidenceError(LucioleError, ValueError):
     """An estimate of the evidence makes no sense as asked for, or came to nothing: names the argument, site, plate or step."""
 
 
+class StoreError(LucioleError, OSError):
+    """A store of a run cannot be written, read or gone on with: names the store, and what does not fit."""
+
+
 class DerivativeError(LucioleError, ValueError):
     """A derivative does not exist, has no rule or was asked for wrongly: names the primitive and the user's line."""
 

@@ -11,7 +11,8 @@ import numpy as np
 from ...transforms import EvidenceError
 from ...transforms.streams import key_words
 from ..kernels.layout import Layout
-from ..run.mcmc import MCMC
+from ..results.record import need_latents
+from ..results.results import Readable
 from ..run.notices import DivergenceWarning
 from .density import Density
 from .notices import FewEffectiveDrawsWarning, UnmixedChainsWarning
@@ -89,7 +90,7 @@ class BridgeEvidence:
         return "\n".join(lines)
 
 
-def bridge_evidence(mcmc: MCMC, key: Any = None) -> BridgeEvidence:
+def bridge_evidence(mcmc: Readable, key: Any = None) -> BridgeEvidence:
     """The log evidence log p(data) of the model of a finished run, by bridge sampling, with its standard error.
 
         r = E_g[l / (s1 l + s2 r)] / E_p[1 / (s1 l + s2 r)],    l = phi / g,    s1 : s2 = effective draws : proposals
@@ -123,10 +124,11 @@ def bridge_evidence(mcmc: MCMC, key: Any = None) -> BridgeEvidence:
     Source: Meng & Wong (1996); Meng & Schilling (2002); Frühwirth-Schnatter (2004); Gronau et al. (2017, 2019). `optimal_bridge` and
     `warp` have the titles, and where we deviate.
     """
-    if not isinstance(mcmc, MCMC):
+    if not isinstance(mcmc, Readable):
         raise EvidenceError(f"bridge_evidence: found a {type(mcmc).__name__}, a finished run expected; write lc.bridge_evidence(mcmc).")
     words = np.zeros(2, np.uint32) if key is None else key_words(key)
     samples, program = mcmc.get_samples(group_by_chain=True), mcmc.program
+    need_latents("bridge_evidence", program, samples)
     if not program.sites:
         raise EvidenceError("bridge_evidence: the kernel was given a log density and no model, so prior and likelihood are not known.")
     check_model(program, "bridge_evidence")

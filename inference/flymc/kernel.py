@@ -4,25 +4,24 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from ...ppl import InitStrategy, LogDensity, init_to_median
-from ...ppl.factors import Factor, find_factor
+from ...ppl.factors import find_factor
 from ...transforms.calls import answering
 from ...transforms.errors import LucioleWarning, SamplerError
 from ...transforms.settings import choice, mapping, number, whole
 from ..kernels.hmc import HMC
-from ..kernels.kernel import Fitted, check_step_size, check_target, tuning_of
+from ..kernels.kernel import check_step_size, check_target, tuning_of
 from ..kernels.nuts import NUTS
 from ..kernels.random_walk import RWM
-from ..kernels.records import ChainState
 from ..kernels.slice import Slice
 from ..kernels.words import KERNEL
+from .fitted import FittedFlyMC
 from .setup import Setup, set_up
-from .transitions import GivenTransition, RotationTransition, restarted
+from .transitions import GivenTransition, RotationTransition
 
 __all__ = ["BreakEvenWarning", "FlyMC"]
 
@@ -135,7 +134,7 @@ class FlyMC:
         """Not used: chains start near the mode."""
         return init_to_median()
 
-    def fit(self, density: LogDensity, words: Any, num_chains: int) -> Fitted:
+    def fit(self, density: LogDensity, words: Any, num_chains: int) -> FittedFlyMC:
         """Finds the rows, bounds them, and draws starts."""
         setup_options, inner_options = self._options
         if self.kernel == "rwm":
@@ -160,20 +159,15 @@ class FlyMC:
             tuning = tuning._replace(options={**tuning.options, **options})
         noise = np.random.default_rng(np.asarray(words, np.uint32)).standard_normal((num_chains, dim))
         starts = np.asarray(bound_data.centre) + noise @ np.asarray(bound_data.scale).T
-        return Fitted(
+        return FittedFlyMC(
             transition=transition,
             tuning=tuning,
             starts=starts,
+            factor=found.factor,
+            num_rows=len(bound_data.anchor),
             queries=found.queries,
-            wide=True,
-            in_one=self.kernel == "rotation_hmc",
-            inspect=partial(_inspect, found.factor, len(bound_data.anchor)),
+            whole_transitions=self.kernel == "rotation_hmc",
         )
-
-
-def _inspect(factor: Factor, num: int, transition: Any, state: ChainState) -> Any:
-    """See `Fitted.inspect`; by holding the factor, keeps arrays in host memory alive for the run."""
-    return restarted(transition, state, factor.site, num)
 
 
 def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: float, dim: int):

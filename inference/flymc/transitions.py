@@ -1,15 +1,12 @@
 """Firefly Monte Carlo as transitions: rotation HMC, which keeps what it has evaluated, and any other kernel on the density given z."""
 
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ...transforms.autobatch import program
-from ...transforms.errors import BoundError
 from ...transforms.streams import Stream, normal
 from ..kernels.adaptation import adapting
 from ..kernels.kernel import Transition
@@ -19,9 +16,7 @@ from .flips import update
 from .records import BoundData, BrightSet, Point
 from .rotation import LARGEST_STEP, Location, iterate
 
-__all__ = ["Faults", "GivenTransition", "RotationTransition", "restarted"]
-
-_log = logging.getLogger("luciole")
+__all__ = ["Faults", "GivenTransition", "RotationTransition"]
 
 _MOMENTUM = 1
 _MAX_STEPS = 64
@@ -70,36 +65,6 @@ class GivenState(NamedTuple):
     first: EvaluatedPoint
     queries: Any
     faults: Faults
-
-
-def restarted(transition: Any, state: ChainState, site: str, num: int) -> Any:
-    """If a buffer overflowed and draws would not be exact, the transition with a larger one; None if nothing is wrong.
-
-    Args:
-        transition: one of this file. state: of the chains. site, num: of the rows, and how many there are.
-
-    Raises:
-        BoundError: a bound exceeded the likelihood; names the row.
-    """
-    conditional: Conditional = transition.conditional
-    faults: Faults = state.auxiliary.faults
-    refuted = int(np.asarray(faults.refuted).max())
-    if refuted >= 0:
-        name = conditional.kind.family.distribution.__name__
-        raise BoundError(
-            f"FlyMC: the bound of row {refuted} of site {site!r} ({name}) exceeds its likelihood at a point that was visited: the draws "
-            "would be wrong. If the bound is your own (lc.bounds.register), it must return the slope l' at the anchor and a curvature no "
-            "smaller than the supremum of -l'' on the ball."
-        )
-    if not np.asarray(faults.short).any():
-        return None
-    larger = conditional.with_larger_buffer(num)
-    _log.warning(
-        "FlyMC: the buffer of bright rows of site %r overflowed: the run begins again with a capacity of %d instead of %d. "
-        "kernel_options={'capacity': %d} saves this.",
-        site, larger.capacity, conditional.capacity, larger.capacity,
-    )  # fmt: skip
-    return replace(transition, conditional=larger)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """What the batching and the host loop ask of a kernel, and the checks that all kernels share."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -75,26 +76,41 @@ class Transition(Protocol):
     def __hash__(self) -> int: ...
 
 
-class Fitted(NamedTuple):
-    """A kernel on data.
+@dataclass(frozen=True)
+class Fitted:
+    """A kernel on data. A kernel with needs of its own returns a subclass.
 
     Attributes:
-        transition, tuning: its static and its run-time part.
-        starts: (chain, dim), where chains start; None if starts are searched for.
-        queries: likelihoods of rows that were evaluated for it; None if the kernel does not count them.
-        wide: whether chains run in float64 whatever the run's float type.
-        in_one: whether a whole transition is one evaluation of the machine, rather than each log density of it.
-        inspect: is shown the transition and the chains after every chunk. It raises if their draws are not exact, and returns a transition
-            with larger buffers if one overflowed; the run then begins again, with the same random numbers.
+        transition, tuning: its static and its run-time part. Chains run in the float type of the tuning.
+        starts: (chain, dim), where chains start; None if starts are searched for. A kernel that brings starts brings its own density.
     """
 
     transition: "Transition"
     tuning: Tuning
     starts: np.ndarray | None = None
-    queries: int | None = None
-    wide: bool = False
-    in_one: bool = False
-    inspect: Callable[[Any, ChainState], "Transition | None"] = lambda transition, chains: None
+
+    @property
+    def observers(self) -> tuple[Any, ...]:
+        """What of the kernel has to hear of the run: `run.observers.Observer`s."""
+        return ()
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """Numbers that were found while the run went on, and that it has to be resumed with, by name."""
+        return {}
+
+    def resumed(self, found: Mapping[str, Any]) -> "Fitted":
+        """The kernel with what `found` had; it was fitted anew for a run that is resumed."""
+        return self
+
+    @property
+    def setup_queries(self) -> int | None:
+        """Likelihoods of rows that were evaluated for the fit; None if the kernel does not count them, and a run looks at all rows."""
+        return None
+
+    def useful(self, counts: Any) -> int:
+        """How many of the slots that a run computed were of use, from its counts (`run.spec.Counts`)."""
+        return counts.total("n_steps") + int(counts.tries.sum())
 
 
 class Kernel(Protocol):

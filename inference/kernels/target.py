@@ -15,7 +15,9 @@ from jax.core import eval_jaxpr
 
 from ...ppl import InitStrategy
 from ...transforms import value_and_grad
+from ...transforms.calls import nearest
 from ...transforms.equations import needed_equations, needed_inputs, run_equations
+from ...transforms.errors import SamplerError
 from ...transforms.jax_compat import open_jaxpr
 from ...transforms.keys import random_key
 from ...transforms.structure import structure
@@ -84,7 +86,14 @@ class Target(NamedTuple):
         return eval_jaxpr(self.programs[which].jaxpr, data.constants[which], *arguments)
 
 
-def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient: bool = True, evaluated: bool = True) -> Target:
+def trace_target(
+    density,
+    strategy: InitStrategy,
+    num_chains: int,
+    uses_gradient: bool = True,
+    evaluated: bool = True,
+    collect: tuple[str, ...] | None = None,
+) -> Target:
     """Traces a log density and its companions on raveled positions.
 
     Args:
@@ -93,6 +102,10 @@ def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient
         num_chains: chains that the strategy's own values must fit.
         uses_gradient: whether the gradient is computed; without, the model is never differentiated.
         evaluated: whether the density is; for a kernel that takes it apart and brings its own starts it need not be.
+        collect: names of the values that are wanted of a draw; None for all.
+
+    Raises:
+        SamplerError: there is no value of a name in `collect`.
     """
     leaves, treedef = jax.tree.flatten(density)
     layout = Layout.of(density.positions)
@@ -113,7 +126,7 @@ def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient
         return value(position, *prepared), position[:0]
 
     def constrain(position, *leaves):
-        values = rebuild(leaves).constrain(layout.unravel(position))
+        values = _collected(rebuild(leaves).constrain(layout.unravel(position)), collect)
         names[:] = values  # a dict would come back sorted, the program's order is wanted
         return tuple(values.values())
 
@@ -137,6 +150,17 @@ def trace_target(density, strategy: InitStrategy, num_chains: int, uses_gradient
         leaves = [x if r else np.zeros(0, x.dtype) for x, r in zip(leaves, read[1:], strict=True)]
     constants = tuple(tuple(jax.device_put(program.consts)) for program in programs)
     return Target(layout, tuple(names), tuple(shapes), programs, Data(tuple(jax.device_put(leaves)), constants), fixed)
+
+
+def _collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[str, Any]:
+    if collect is None:
+        return values
+    for name in collect:
+        if name not in values:
+            like = nearest(name, values)
+            hint = f"perhaps {like!r} is meant" if like else f"there are {', '.join(values)}"
+            raise SamplerError(f"MCMC: collect has {name!r}, which is no latent or deterministic site of the model; {hint}.")
+    return {name: value for name, value in values.items() if name in collect}
 
 
 def _needed(program: Any) -> tuple[Any, list[bool]]:

@@ -8,12 +8,13 @@ import numpy as np
 from ...ppl import ModelProgram, trace
 from ...ppl.predictive import predictions
 from ...transforms.errors import SamplerError
-from ..run.mcmc import MCMC
+from .record import need_latents
+from .results import Readable
 
 __all__ = ["predict"]
 
 
-def predict(fitted: MCMC | Callable[..., Any], key: Any, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+def predict(fitted: Readable | Callable[..., Any], key: Any, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws of what is not observed, given the latent draws and what is: predictions for new rows, forecasts given the past.
 
         y_open ~ p(y_open | sample, y_given)
@@ -43,7 +44,7 @@ def predict(fitted: MCMC | Callable[..., Any], key: Any, /, *args: Any, **kwargs
         PriorDrawWarning: something is drawn from its prior although observations that depend on it are kept.
         SaturatedDrawWarning: a draw is the largest number of its dtype.
     """
-    if not isinstance(fitted, MCMC):
+    if not isinstance(fitted, Readable):
         if not args:
             raise SamplerError(
                 "predict: found a model and no samples; write lc.predict(mcmc, key, *new_args), or "
@@ -51,7 +52,8 @@ def predict(fitted: MCMC | Callable[..., Any], key: Any, /, *args: Any, **kwargs
             )
         return predictions(trace(fitted, *args[1:], **kwargs), key, args[0], "predict")
     samples, before = fitted.get_samples(), fitted.program
-    program = trace(fitted.kernel.model, *args, **kwargs)
+    need_latents("predict", before, samples)
+    program = trace(fitted._record.model, *args, **kwargs)
     names = {*program.sites, *program.missing.absent} & set(before.latents)
     _check_places(before, program)
     data = [n for n in program.sites if n not in before.latents]  # observed in the run, or not there at all

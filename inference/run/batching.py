@@ -2,8 +2,8 @@
 
 Chains never wait for one another inside a chunk: each is at its own place in its own trajectory, and the machine computes one log density
 of every chain at a time, with its gradient where the kernel uses it. What the host keeps between calls is the machine's own state, so that
-it can look, hear an interrupt, or go on with the few chains that are not done, whenever it likes; chains start the next chunk when all have
-ended this one.
+it can look, handle an interrupt, or go on with the few chains that are not done, whenever it likes; chains start the next chunk when all
+have ended this one.
 """
 
 from collections.abc import Callable
@@ -61,9 +61,8 @@ class Sampler(NamedTuple):
     """A batch of chains. The functions are pure and may be compiled.
 
     Attributes:
-        begin: (run key words uint32 (2,), plan, start (chain, dim), given bool (), fixed values by site) -> (`Begin`, `ChainState`),
-            what the first chunk is entered with.
-        enter: (data, plan, begin, state, fresh bool (), until int32 ()) -> machine state at the beginning of a chunk.
+        begin: (run key words uint32 (2,), plan, start (chain, dim)) -> `ChainState`, what the first chunk is entered with.
+        enter: (data, plan, `Begin` of all chains, state, fresh bool (), until int32 ()) -> machine state at the beginning of a chunk.
         advance: (machine state, data, plan, turns int32 (), leave int32 ()) -> (machine state, `Report`), after at most `turns` turns
             of the machine, or when no more than `leave` chains run. For any number of chains, not only for all.
         leave: (machine state, data, plan) -> `Chunk`.
@@ -83,7 +82,7 @@ def capacity_of(target: Target, num_chains: int) -> int:
     return max(1, min(_MAX_CAPACITY, _MAX_CHUNK_BYTES // (size * num_chains)))
 
 
-def batch(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan, fixed: Any) -> Sampler:
+def batch(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan) -> Sampler:
     """Batches the chains of a run.
 
     Args:
@@ -91,7 +90,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         transition: the kernel's static part.
         num_chains: number of chains.
         capacity: draws that a chunk holds per chain.
-        plan, fixed: of the run; only shapes and dtypes count.
+        plan: of the run; only shapes and dtypes count.
     """
     dtype = jnp.dtype(target.layout.dtype)
     buffer = buffer_for(capacity, target.layout.dim, dtype, transition.stats)
@@ -99,15 +98,14 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
     words = jnp.zeros(2, jnp.uint32)
     searches = jax.eval_shape(transition.start, plan, zeros) is None
 
-    def first(run_key, plan, chain, start, given, fixed):
+    def first(run_key, plan, chain, start):
         nothing = jnp.zeros((), dtype), zeros if transition.uses_gradient else zeros[:0], ()
         log_density, gradient, auxiliary = transition.start(plan, start) or nothing
-        state = start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, auxiliary)
-        return Begin(given, fixed), state
+        return start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, auxiliary)
 
-    def begin(run_key, plan, start, given, fixed):
-        chains = jnp.arange(num_chains, dtype=jnp.uint32)
-        return jax.vmap(first, in_axes=(None, None, 0, 0, None, 0))(run_key, plan, chains, start, given, fixed)
+    def begin(run_key, plan, start):
+        chains = jnp.arange(start.shape[0], dtype=jnp.uint32)
+        return jax.vmap(first, in_axes=(None, None, 0, 0))(run_key, plan, chains, start)
 
     def make(world):
         data, prepared, plan = world
@@ -122,8 +120,9 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
     def noises(stream, number):
         return pool(lambda stream: transition.noise(stream, zeros), stream, capacity, number)
 
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fixed)
-    begins, state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros, jnp.bool_(False), one)
+    fixed = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in target.fixed.items()}
+    begins = Begin(jax.ShapeDtypeStruct((), bool), fixed)
+    state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros)
     noise = jax.eval_shape(noises, state.stream, jnp.int32(0))
     arguments = (begins, state, jnp.bool_(False), noise, buffer, jnp.int32(0))
     world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)

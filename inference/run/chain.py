@@ -14,7 +14,7 @@ from ..kernels.kernel import Transition
 from ..kernels.records import Draw, Plan
 from ..kernels.starts import searching, staying
 
-__all__ = ["Begin", "Buffer", "Kept", "Tally", "buffer_for", "chain_program", "read_buffer"]
+__all__ = ["Begin", "Buffer", "Kept", "Tally", "buffer_for", "chain_program", "counted", "read_buffer"]
 
 
 class Begin(NamedTuple):
@@ -35,21 +35,13 @@ class Tally(NamedTuple):
     Attributes:
         transitions: int32, ().
         tries: int32, (). Points that the search evaluated.
-        n_steps: int32, (). Log densities of the transitions, with or without gradient.
-        warmup_steps: int32, (). Those of them in warm-up.
-        diverging: int32, (). Divergent transitions after warm-up; 0 for kernels that cannot diverge.
-        depth: int32, (). Sum of tree depths; 0 for kernels without trees.
-        queries, warmup_queries: integers, (). Likelihoods of rows, of kernels that count them; 0 for others.
+        sums: integers, (2, number of whole-number statistics). Sums of these statistics, in the order of `counted`: over all transitions,
+            and over those in warm-up.
     """
 
     transitions: jax.Array
     tries: jax.Array
-    n_steps: jax.Array
-    warmup_steps: jax.Array
-    diverging: jax.Array
-    depth: jax.Array
-    queries: jax.Array
-    warmup_queries: jax.Array
+    sums: jax.Array
 
 
 class Buffer(NamedTuple):
@@ -106,8 +98,8 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan, s
 
     @program
     def chunk(begin, state, fresh, noise, draws, until):
-        ok, none, no_queries = jnp.bool_(True), jnp.int32(0), jnp.zeros((), int)
-        tally = Tally(none, none, none, none, none, none, no_queries, no_queries)
+        ok, none = jnp.bool_(True), jnp.int32(0)
+        tally = Tally(none, none, jnp.zeros((2, draws.whole.shape[-1]), draws.whole.dtype))
         if fresh:
             state, ok, tries = find(state, begin.given, begin.fixed)
             tally = tally._replace(tries=tries)
@@ -115,9 +107,10 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan, s
         while ok & (state.stream.counter.astype(jnp.int32) < until):
             state, draw = move(state, _row(noise, state.stream.counter - first))
             index = state.stream.counter.astype(jnp.int32) - 1
-            tally = _count(tally, draw.stats, index < plan.schedule.num_warmup)
+            whole = _whole(draw.stats, kinds, draws.whole.dtype)
+            tally = _count(tally, whole, index < plan.schedule.num_warmup)
             if _is_kept(index, plan):
-                draws = _write(draws, count, draw, kinds)
+                draws = _write(draws, count, draw, whole, kinds)
                 count = count + 1
         return state, Kept(draws, count, tally, ok)
 
@@ -149,15 +142,23 @@ def read_buffer(buffer: Buffer, dim: int, stats: dict[str, str]) -> Draw:
     return Draw(buffer.real[..., :dim], {name: columns[name] for name in stats})
 
 
+def counted(stats: dict[str, str]) -> list[str]:
+    """The statistics that are whole numbers, truth values included, from their kinds by name."""
+    return [name for name, kind in stats.items() if kind != "float"]
+
+
 def _by_kind(stats: dict[str, str]) -> tuple[list[str], list[str]]:
-    return [name for name in stats if stats[name] == "float"], [name for name in stats if stats[name] != "float"]
+    return [name for name, kind in stats.items() if kind == "float"], counted(stats)
 
 
-def _write(buffer: Buffer, count: Any, draw: Draw, kinds: dict[str, str]) -> Buffer:
-    real, whole = _by_kind(kinds)
+def _whole(stats: dict[str, Any], kinds: dict[str, str], dtype: Any) -> jax.Array:
+    return jnp.stack([stats[name].astype(dtype) for name in counted(kinds)])
+
+
+def _write(buffer: Buffer, count: Any, draw: Draw, whole: jax.Array, kinds: dict[str, str]) -> Buffer:
+    real, _ = _by_kind(kinds)
     values = jnp.concatenate([draw.position, jnp.stack([draw.stats[name].astype(buffer.real.dtype) for name in real])])
-    others = jnp.stack([draw.stats[name].astype(buffer.whole.dtype) for name in whole])
-    return Buffer(buffer.real.at[count].set(values), buffer.whole.at[count].set(others))
+    return Buffer(buffer.real.at[count].set(values), buffer.whole.at[count].set(whole))
 
 
 def _is_kept(index, plan: Plan):
@@ -167,16 +168,7 @@ def _is_kept(index, plan: Plan):
     return ((within + 1) % plan.thinning == 0) & ((past >= 0) | plan.keep_warmup)
 
 
-def _count(tally: Tally, stats: dict[str, Any], warming) -> Tally:
-    depth, diverging = stats.get("tree_depth"), stats.get("diverging")
-    queries = stats["n_queries"].astype(tally.queries.dtype) if "n_queries" in stats else jnp.zeros_like(tally.queries)
-    return Tally(
-        transitions=tally.transitions + 1,
-        tries=tally.tries,
-        n_steps=tally.n_steps + stats["n_steps"],
-        warmup_steps=tally.warmup_steps + jnp.where(warming, stats["n_steps"], 0),
-        diverging=tally.diverging if diverging is None else tally.diverging + (diverging & ~warming).astype(jnp.int32),
-        depth=tally.depth if depth is None else tally.depth + depth,
-        queries=tally.queries + queries,
-        warmup_queries=tally.warmup_queries + jnp.where(warming, queries, 0),
+def _count(tally: Tally, whole: jax.Array, warming: jax.Array) -> Tally:
+    return tally._replace(
+        transitions=tally.transitions + 1, sums=tally.sums + jnp.stack([whole, jnp.where(warming, whole, jnp.zeros_like(whole))])
     )

@@ -16,12 +16,11 @@ import jax
 import numpy as np
 
 from ...transforms.autobatch import gather
-from ..kernels.kernel import Transition
 from ..kernels.pooling import pool_chains
-from ..kernels.records import Plan
-from ..kernels.target import Target
-from .batching import Chunk, Sampler, batch
+from .batching import Chunk, batch
+from .placement import over_devices
 from .program_folder import between_processes
+from .spec import RunSpec
 
 __all__ = ["Compiled", "compiled_sampler"]
 
@@ -50,24 +49,17 @@ class Compiled(NamedTuple):
     pool: Callable[[], Any]
 
 
-def compiled_sampler(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan, begin_args: tuple) -> Compiled:
-    """The compiled programs of a run, from the cache if they are there.
-
-    Args:
-        target, transition, num_chains, capacity, plan: as for `batch`.
-        begin_args: arguments of `Sampler.begin`.
-    """
-    settings = (
-        jax.default_backend(),
-        *(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS),
-    )
-    shapes = tuple(_type(leaf) for leaf in jax.tree.leaves((target.data, begin_args)))
-    key = (target.key, transition, num_chains, capacity, settings, shapes, jax.tree.structure(begin_args))
+def compiled_sampler(spec: RunSpec) -> Compiled:
+    """The compiled programs of a run, from the cache if they are there."""
+    settings = tuple(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS)
+    shapes = tuple(_type(leaf) for leaf in jax.tree.leaves((spec.target.data, spec.plan, spec.begin)))
+    static = spec.transition, spec.num_chains, spec.capacity, spec.placement.key
+    key = (spec.target.key, *static, settings, shapes, jax.tree.structure((spec.plan, spec.begin)))
     with _lock:
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-    compiled = _compile(batch(target, transition, num_chains, capacity, plan, begin_args[-1]), target.data, plan, begin_args)
+    compiled = _compile(spec)
     with _lock:
         _cache[key] = compiled
         while len(_cache) > _MAX_PROGRAMS:
@@ -75,35 +67,51 @@ def compiled_sampler(target: Target, transition: Transition, num_chains: int, ca
     return compiled
 
 
-def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
+def _compile(spec: RunSpec) -> Compiled:
+    place, plan, data = spec.placement, spec.plan, spec.target.data
+    sampler = over_devices(batch(spec.target, spec.transition, place.local(spec.num_chains), spec.capacity, plan), place)
+    by_chain, whole = place.by_chain, place.whole
     # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    quick = {"xla_backend_optimization_level": 0} if place.platform == "cpu" else None
+    start = np.zeros((spec.num_chains, spec.target.layout.dim), spec.target.layout.dtype)
     with between_processes():
-        begin, (start, chains) = _program(sampler.begin, begin_args, quick)
-        enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)))
-        leave, chunk = _program(sampler.leave, (machine, data, plan))
-    num_chains = chunk.kept.count.shape[0]
+        begin, chains = _program(sampler.begin, (np.zeros(2, np.uint32), plan, start), quick, out=by_chain)
+        inputs = whole, whole, by_chain, by_chain, whole, whole
+        enter, machine = _program(
+            sampler.enter, (data, plan, spec.begin, chains, np.bool_(False), np.int32(0)), placed=inputs, out=by_chain
+        )
+        leave, chunk = _program(sampler.leave, (machine, data, plan), placed=(by_chain, whole, whole), out=by_chain)
 
     @functools.lru_cache
     def advance(size):
         members = (jax.eval_shape(lambda state: gather(state, size)[0], machine[0]), machine[1])
+        inputs = by_chain, whole, whole, whole, whole
         with between_processes():
-            return _program(sampler.advance, (members, data, plan, np.int32(0), np.int32(0)), donate=0)[0]
+            arguments = members, data, plan, np.int32(0), np.int32(0)
+            return _program(sampler.advance, arguments, donate=0, placed=inputs, out=by_chain)[0]
 
     @functools.lru_cache
     def pool():
         with between_processes():
-            return _program(pool_chains, (chunk.state, plan.tuning), quick)[0]
+            return _program(pool_chains, (chains, plan.tuning), quick, placed=(by_chain, whole), out=by_chain)[0]
 
-    advance(num_chains)
+    advance(spec.num_chains)
     return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk, pool)
 
 
-def _program(function, args, options=None, donate=()):
-    """A compiled program and the shapes and dtypes of what it returns."""
-    lowered = jax.jit(function, donate_argnums=donate).lower(*args)
-    out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
-    return lowered.compile(options), out
+def _program(function, args, options=None, donate=(), placed=None, out=None):
+    """A compiled program and the shapes and dtypes of what it returns.
+
+    Args:
+        function, args: what is compiled, and for which arguments.
+        options: of the compiler.
+        donate: numbers of the arguments whose memory it may take over.
+        placed, out: shardings of the arguments and of the results; None on one device.
+    """
+    shardings = {} if out is None else {"out_shardings": out} | ({} if placed is None else {"in_shardings": placed})
+    lowered = jax.jit(function, donate_argnums=donate, **shardings).lower(*args)
+    shapes = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
+    return lowered.compile(options), shapes
 
 
 def _type(leaf):

@@ -66,6 +66,8 @@ _NAMES_BY_ROOM = {
         "InterruptWarning",
         "NotOnHostError",
         "ProgramFolderWarning",
+        "ProgressReport",
+        "Results",
         "RowsOnDeviceWarning",
         "Slice",
         "KinkWarning",
@@ -91,6 +93,7 @@ _NAMES_BY_ROOM = {
         "NoAttributeError",
         "ProgramError",
         "SamplerError",
+        "StoreError",
     ),
 }
 _OF_NUMPYRO = {"dist": "numpyro.distributions", "handlers": "numpyro.handlers"}

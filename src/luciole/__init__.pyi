@@ -26,6 +26,8 @@ from .inference import NotOnHostError as NotOnHostError
 from .inference import OtherModeWarning as OtherModeWarning
 from .inference import PreconditionerWarning as PreconditionerWarning
 from .inference import ProgramFolderWarning as ProgramFolderWarning
+from .inference import ProgressReport as ProgressReport
+from .inference import Results as Results
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import UnmixedChainsWarning as UnmixedChainsWarning
@@ -73,6 +75,7 @@ from .transforms import ModelError as ModelError
 from .transforms import NoAttributeError as NoAttributeError
 from .transforms import ProgramError as ProgramError
 from .transforms import SamplerError as SamplerError
+from .transforms import StoreError as StoreError
 
 __version__: str
 
@@ -115,11 +118,14 @@ __all__ = [
     "PriorDrawWarning",
     "ProgramError",
     "ProgramFolderWarning",
+    "ProgressReport",
+    "Results",
     "RowsOnDeviceWarning",
     "SamplerError",
     "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Slice",
+    "StoreError",
     "SubstitutedSiteWarning",
     "UnmixedChainsWarning",
     "__version__",

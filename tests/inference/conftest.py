@@ -112,10 +112,10 @@ def chunks_of(monkeypatch):
     """Cuts runs into chunks of so many transitions; the programs stay those that are compiled already."""
 
     def cut(transitions):
-        def drive(compiled, begin, state, data, plan, total, num_kept, capacity, *others):
-            return host.drive(compiled, begin, state, data, plan, total, num_kept, min(transitions, capacity), *others)
+        def drive(compiled, spec, *others):
+            return host.drive(compiled, spec._replace(capacity=min(transitions, spec.capacity)), *others)
 
-        monkeypatch.setattr("luciole.inference.run.mcmc.drive", drive)
+        monkeypatch.setattr("luciole.inference.run.running.drive", drive)
 
     return cut
 

@@ -72,7 +72,7 @@ def test_draws_do_not_depend_on_how_they_are_asked_for(kernel, targets, monkeypa
     monkeypatch.setattr(host, "_CALL_SECONDS", 0.0)
     cuts = [lambda: None, lambda: chunks_of(7)]
     if kernel is KERNELS["nuts_dense"]:
-        cuts.append(lambda: monkeypatch.setattr("luciole.inference.run.mcmc.capacity_of", lambda *_: 7))
+        cuts.append(lambda: monkeypatch.setattr("luciole.inference.run.running.capacity_of", lambda *_: 7))
     for cut in cuts:
         cut()
         short = run(kernel, density, keep_warmup=True)

@@ -4,7 +4,9 @@ The runs here end where compilation would begin.
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,11 @@ import pytest
 import luciole as lc
 from luciole import dist
 from luciole.inference.kernels.layout import Layout
-from luciole.inference.run import mcmc as module
-from luciole.inference.run.host import Counts, Outcome
+from luciole.inference.kernels.metric import Metric
+from luciole.inference.kernels.records import ChainState
+from luciole.inference.results.record import Record
+from luciole.inference.run import running as module
+from luciole.inference.run.memory import Arrays
 
 KEY = jax.random.key(0)
 CHAINS = 2
@@ -35,15 +40,19 @@ class Begun(Exception):
     """What a run begins with: positions (chain, dim), whether they are the user's, and fixed values by site."""
 
     def __init__(self, *begin_args):
-        _, _, self.positions, self.given, self.fixed = begin_args
+        self.positions, given, self.fixed = begin_args
+        self.given = given.all()
 
 
 @pytest.fixture
 def first(monkeypatch):
     """A function of the arguments of `run` that returns what the run begins with."""
 
-    def stop(target, transition, num_chains, capacity, plan, begin_args):
-        raise Begun(*begin_args)
+    def stop(spec):
+        def begin(words, plan, positions):
+            raise Begun(positions, spec.begin.given, spec.begin.fixed)
+
+        return SimpleNamespace(begin=begin)
 
     monkeypatch.setattr(module, "compiled_sampler", stop)
 
@@ -60,18 +69,19 @@ def chains(kernel=None):
 
 
 def state_at(positions):
-    return jax.tree.map(np.asarray, module.ChainState(positions, *[np.zeros(CHAINS)] * 6))
+    ones = np.ones((CHAINS, 4), np.float32)
+    metric = Metric(ones, ones)
+    return ChainState(np.asarray(positions), *[np.zeros(CHAINS)] * 3, metric, *[np.zeros(CHAINS)] * 2)
 
 
-def finished(slots=1):
+def finished(started=True):
     """A run that ended at POSITIONS, without running."""
     done = chains()
-    zeros = np.zeros(CHAINS, np.int64)
-    outcome = Outcome(
-        state_at(POSITIONS), (), {}, zeros, Counts(zeros, 0, 0, slots, zeros, 0, 0, 0), np.ones(CHAINS, bool), False, 0.0, None
-    )
     layout = Layout.of(DENSITY.positions)
-    done._finished = module.Finished(outcome, (), layout, DENSITY.program, 0.0, 0.0, 0.0, True, False, None, ())
+    draws = Arrays({}, {})
+    done._last = Record(
+        draws, 0, 0, 0, False, state_at(POSITIONS), started, layout, DENSITY.program, DENSITY, False, None, {"kernel": "NUTS"}, {}, ()
+    )
     return done
 
 
@@ -114,7 +124,7 @@ def test_constrained_values_as_init_params(first):
         ({"start": {"tau": 1.0}}, "start is a dict, an earlier MCMC or its state expected; write init_params="),
         ({"start": finished(), "init_params": POSITIONS}, "start and init_params are both given"),
         ({"start": chains()}, "no draws yet"),
-        ({"start": finished(slots=0)}, "interrupted before its chains had started"),
+        ({"start": finished(started=False)}, "interrupted before its chains had started"),
     ],
 )
 def test_what_is_no_start(options, words):
@@ -140,7 +150,7 @@ class Anchored(lc.NUTS):
     """A kernel that brings starts of its own, as FlyMC does."""
 
     def fit(self, density, words, num_chains):
-        return super().fit(density, words, num_chains)._replace(starts=np.zeros((num_chains, 4), np.float32))
+        return replace(super().fit(density, words, num_chains), starts=np.zeros((num_chains, 4), np.float32))
 
 
 def test_a_kernel_with_starts_of_its_own_starts_where_it_is_told(first):

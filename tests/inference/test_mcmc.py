@@ -64,8 +64,8 @@ def test_interrupt_between_chunks_keeps_what_was_drawn(density, monkeypatch, chu
 
     whole = small(NUTS(density)).run(KEY).get_samples(True)["x"]
     assert whole.shape == (2, 30, 2)
-    original = host._add
-    monkeypatch.setattr(host, "_add", interrupting)
+    original = host._with_chunk
+    monkeypatch.setattr(host, "_with_chunk", interrupting)
     with pytest.warns(InterruptWarning, match="10 of 30 draws per chain were kept"):
         mcmc = small(NUTS(density)).run(KEY)
     np.testing.assert_array_equal(mcmc.get_samples(True)["x"], whole[:, :10])
@@ -97,7 +97,7 @@ def test_interrupt_inside_a_chunk_keeps_what_each_chain_has_drawn(density, monke
         return original(compiled._replace(advance=advance), *args)
 
     original = host.drive
-    monkeypatch.setattr("luciole.inference.run.mcmc.drive", interrupted_drive)
+    monkeypatch.setattr("luciole.inference.run.running.drive", interrupted_drive)
     with pytest.warns(InterruptWarning):
         mcmc = small(NUTS(density), **options).run(KEY)
     kept = mcmc.get_samples(True)["x"]
@@ -120,7 +120,7 @@ def test_interrupted_twice_the_chunk_is_given_up(density, monkeypatch):
         return original(compiled._replace(advance=advance), *args)
 
     original = host.drive
-    monkeypatch.setattr("luciole.inference.run.mcmc.drive", interrupted_drive)
+    monkeypatch.setattr("luciole.inference.run.running.drive", interrupted_drive)
     with pytest.warns(InterruptWarning, match="0 of 30"):
         small(NUTS(density)).run(KEY)
 
@@ -129,7 +129,7 @@ def test_interrupt_in_warmup_leaves_nothing(density, monkeypatch):
     def interrupting(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(host, "_add", interrupting)
+    monkeypatch.setattr(host, "_with_chunk", interrupting)
     with pytest.warns(InterruptWarning, match="0 of 30 .* the warm-up was not over"):
         mcmc = small(NUTS(density), keep_warmup=True).run(KEY)
     assert mcmc.get_samples(True)["x"].shape == (2, 0, 2)
@@ -299,7 +299,7 @@ def test_logging_is_under_our_name(density, monkeypatch, caplog):
     def interrupting(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(host, "_add", interrupting)
+    monkeypatch.setattr(host, "_with_chunk", interrupting)
     with caplog.at_level(logging.INFO, logger="luciole"), pytest.warns(InterruptWarning):
         small(NUTS(density)).run(KEY)
     assert "interrupted" in caplog.text

@@ -108,10 +108,10 @@ def gradients(kernel, unroll, monkeypatch):
     target = trace_target(kernel.model, kernel.init_strategy, 3, kernel.transition().uses_gradient)
     tuning = kernel.tuning(target.layout.dim, np.dtype(target.layout.dtype), kernel.model)
     plan = Plan(warmup_schedule(30), tuning, np.int32(1), np.asarray(False))
-    sampler = batching.batch(target, kernel.transition(), 3, 20, plan, target.fixed)
-    begin = (np.zeros(2, np.uint32), plan, np.zeros((3, 2), np.float32), np.asarray(False), target.fixed)
-    start, state = jax.eval_shape(sampler.begin, *begin)
-    enter = (target.data, plan, start, state, np.bool_(True), np.int32(20))
+    sampler = batching.batch(target, kernel.transition(), 3, 20, plan)
+    begin = (np.zeros(2, np.uint32), plan, np.zeros((3, 2), np.float32))
+    state = jax.eval_shape(sampler.begin, *begin)
+    enter = (target.data, plan, chain.Begin(np.zeros(3, bool), target.fixed), state, np.bool_(True), np.int32(20))
     machine = jax.eval_shape(sampler.enter, *enter)
     programs = {
         "begin": jax.make_jaxpr(sampler.begin)(*begin),
@@ -186,10 +186,10 @@ def test_utilisation_counts_everything(targets):
     cost = mcmc.run(jax.random.key(0)).cost
     tries = cost["gradient_evaluations"] - 5 * 2 * (20 + 30)
     assert 20 < tries < 200
-    assert tries == mcmc._finished.outcome.counts.tries.sum()
+    assert tries == mcmc._running.snapshot.counts.tries.sum()
     assert 0 < cost["utilisation"] == cost["gradient_evaluations"] / cost["gradient_slots"] <= 1
     # No chain can be faster than one gradient in each turn of the machine.
-    slowest = mcmc._finished.outcome.counts.tries.max() + 2 * (20 + 30)
+    slowest = mcmc._running.snapshot.counts.tries.max() + 2 * (20 + 30)
     assert cost["gradient_slots"] >= 5 * slowest
 
 

@@ -1,0 +1,172 @@
+"""A run under way: from a kernel and a density to a `RunSpec`, its compiled programs, and where it stands."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..kernels.adaptation import warmup_schedule
+from ..kernels.kernel import Fitted, Kernel
+from ..kernels.pooling import pooled
+from ..kernels.records import ChainState, Plan
+from ..kernels.starts import init_error, proposed_starts, start_positions
+from ..kernels.target import Target, trace_target
+from .batching import Chunk, capacity_of
+from .chain import Begin
+from .compilation import compiled_sampler
+from .host import drive
+from .observers import BeginAgain, Meeting, Observer, Sink
+from .placement import Placement
+from .spec import RunSpec, Settings, Snapshot, first_snapshot
+from .start import Start, tuned
+
+__all__ = ["Running", "Seconds"]
+
+
+class Seconds(NamedTuple):
+    """Wall time before the chains move: of the kernel's look at the data, and of tracing and compiling."""
+
+    setup: float = 0.0
+    compile: float = 0.0
+
+
+class Store(Sink, Protocol):
+    """A `Sink` of a run that may begin again and go on: `Memory`, or `store.Store`."""
+
+    snapshot: Snapshot | None
+
+    def draws(self) -> Any: ...
+    def allocate(self, names: tuple[str, ...], chunk: Chunk) -> None: ...
+    def grow(self, settings: Settings) -> None: ...
+    def restart(self, found: dict[str, Any]) -> None: ...
+
+
+class Running:
+    """A run under way. `go` lets it go on to its end, or to an interrupt; `extend` moves the end.
+
+    Args:
+        kernel: what samples.
+        density: of the model, on its data.
+        words: uint32, (2,). Of the run's key.
+        settings: of the run.
+        start: where chains start.
+        found: what `Fitted.found` had, of a run that is resumed.
+
+    Attributes:
+        spec, compiled, fitted: what is run.
+        snapshot: where it stands.
+        seconds: what it cost to come so far.
+    """
+
+    def __init__(
+        self, kernel: Kernel, density: Any, words: np.ndarray, settings: Settings, start: Start, found: Mapping[str, Any] | None = None
+    ):
+        self._kernel, self.density, self._words, self._start = kernel, density, words, start
+        self.settings, self.seconds = settings, Seconds()
+        begun = perf_counter()
+        self.fitted = kernel.fit(density, words, settings.num_chains)
+        if found:
+            self.fitted = self.fitted.resumed(found)
+        looks = self.fitted.setup_queries is not None
+        self.seconds = Seconds(setup=perf_counter() - begun if looks else 0.0, compile=0.0 if looks else perf_counter() - begun)
+        self.target = self._target()
+        self._prepare(self.fitted)
+
+    def _target(self) -> Target:
+        """The traced density; a moment for most models, and part of what compiling costs."""
+        begun = perf_counter()
+        fitted, settings = self.fitted, self.settings
+        evaluated = fitted.starts is None
+        gradient = fitted.transition.uses_gradient
+        target = trace_target(self.density, self._start.strategy, settings.num_chains, gradient, evaluated, settings.collect)
+        dtype = np.asarray(fitted.tuning.step_size).dtype.name
+        self.seconds = self.seconds._replace(compile=self.seconds.compile + perf_counter() - begun)
+        return target._replace(layout=target.layout._replace(dtype=dtype))
+
+    def _prepare(self, fitted: Fitted) -> None:
+        """Compiles what is run, and puts the chains where they start."""
+        begun = perf_counter()
+        self.fitted = fitted
+        with self.precision():
+            self.spec = self._spec()
+            self.compiled = compiled_sampler(self.spec)
+            self.snapshot = first_snapshot(self.spec, self._first_chains())
+        self.seconds = self.seconds._replace(compile=self.seconds.compile + perf_counter() - begun)
+
+    def _spec(self) -> RunSpec:
+        settings, fitted, target = self.settings, self.fitted, self.target
+        plan = Plan(warmup_schedule(settings.num_warmup), fitted.tuning, np.int32(settings.thinning), np.asarray(settings.keep_warmup))
+        self._stops: tuple[int, ...] = ()
+        if settings.pool_adaptation:
+            plan, self._stops = pooled(plan, settings.num_chains, type(self._kernel).__name__)
+        given = np.full(settings.num_chains, self._given)
+        return RunSpec(
+            target=target,
+            transition=fitted.transition,
+            plan=plan,
+            num_chains=settings.num_chains,
+            total=settings.total,
+            capacity=capacity_of(target, settings.num_chains),
+            begin=Begin(given, target.fixed),
+            placement=Placement.here(),
+            compact=settings.compact,
+        )
+
+    @property
+    def _given(self) -> bool:
+        """Whether the chains' positions are the user's."""
+        return self._start.positions is not None or (self._start.own and self.fitted.starts is not None)
+
+    def _first_chains(self) -> ChainState:
+        """The chains at their first positions; zero where these are searched for."""
+        layout, start = self.target.layout, self._start
+        positions = np.zeros((self.settings.num_chains, layout.dim), layout.dtype)
+        if start.positions is not None:
+            positions[:] = start.positions
+        elif start.own and self.fitted.starts is not None:
+            proposed = proposed_starts(self.density, self._words, start.strategy, self.settings.num_chains, self.target.fixed)
+            positions[:] = start_positions(proposed, layout, self.settings.num_chains)
+        elif self.fitted.starts is not None:
+            positions[:] = self.fitted.starts
+        chains = self.compiled.begin(self._words, self.spec.plan, positions)
+        return tuned(chains, self.spec.plan.tuning, start.step_size, start.inverse_mass)
+
+    def precision(self) -> Any:
+        """The context in which chains run whose float type is not the process's."""
+        dtype = self.target.layout.dtype
+        same = dtype == np.dtype(jnp.result_type(float)).name
+        return nullcontext() if same else jax.enable_x64(dtype == "float64")
+
+    def go(self, sink: Store, observers: tuple[Observer, ...]) -> None:
+        """Lets the run go on; it begins again where the kernel asks for it.
+
+        Raises:
+            InitError: a chain found no start.
+        """
+        with self.precision():
+            while True:
+                if sink.snapshot is None:
+                    sink.allocate(self.target.names, self.compiled.chunk)
+                else:
+                    self.snapshot = sink.snapshot
+                try:
+                    hearing = (*observers, *self.fitted.observers, *self._meetings())
+                    self.snapshot = drive(self.compiled, self.spec, self.snapshot, sink, hearing)
+                    break
+                except BeginAgain as again:
+                    sink.restart(again.fitted.found)
+                    self._prepare(again.fitted)
+        if not self.snapshot.ok.all():
+            last, gradient = np.asarray(self.snapshot.chains.position), self.fitted.transition.uses_gradient
+            raise init_error(self.density, self.target.layout, last, self.snapshot.ok, self._given, gradient, self.target.fixed)
+
+    def _meetings(self) -> tuple[Observer, ...]:
+        return (Meeting(self._stops, self.compiled.pool(), self.spec.plan.tuning),) if self._stops else ()
+
+    def extend(self, settings: Settings) -> None:
+        """Moves the end of the run."""
+        self.settings, self.spec = settings, self.spec._replace(total=settings.total)
