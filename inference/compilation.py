@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from ..transforms import SamplerError, placed
 from ..transforms.autobatch import gather
 from .batching import Chunk, Sampler, batch
 from .kernel import Transition
@@ -61,7 +63,7 @@ def compiled_sampler(target: Target, transition: Transition, num_chains: int, ca
         jax.default_backend(),
         *(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS),
     )
-    shapes = tuple(_type(leaf) for leaf in jax.tree.leaves((target.data, begin_args)))
+    shapes = tuple(placed(leaf) for leaf in jax.tree.leaves((target.data, begin_args)))
     key = (target.key, transition, num_chains, capacity, settings, shapes, jax.tree.structure(begin_args))
     with _lock:
         if key in _cache:
@@ -76,35 +78,53 @@ def compiled_sampler(target: Target, transition: Transition, num_chains: int, ca
 
 
 def _compile(sampler: Sampler, data, plan: Plan, begin_args: tuple) -> Compiled:
+    place = _place((data, begin_args))
     # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     with between_processes():
-        begin, (start, chains) = _program(sampler.begin, begin_args, quick)
-        enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)))
-        leave, chunk = _program(sampler.leave, (machine, data, plan))
+        begin, (start, chains) = _program(sampler.begin, begin_args, place, quick)
+        enter, machine = _program(sampler.enter, (data, plan, start, chains, np.bool_(False), np.int32(0)), place)
+        leave, chunk = _program(sampler.leave, (machine, data, plan), place)
     num_chains = chunk.kept.count.shape[0]
 
     @functools.lru_cache
     def advance(size):
-        members = (jax.eval_shape(lambda state: gather(state, size)[0], machine[0]), machine[1])
+        rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
+        members = jax.tree.map(lambda leaf: _type(leaf, place), rows), machine[1]
         with between_processes():
-            return _program(sampler.advance, (members, data, plan, np.int32(0), np.int32(0)), donate=0)[0]
+            return _program(sampler.advance, (members, data, plan, np.int32(0), np.int32(0)), place, donate=0)[0]
 
     @functools.lru_cache
     def pool():
         with between_processes():
-            return _program(pool_chains, (chunk.state, plan.tuning), quick)[0]
+            return _program(pool_chains, (chunk.state, plan.tuning), place, quick)[0]
 
     advance(num_chains)
     return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk, pool)
 
 
-def _program(function, args, options=None, donate=()):
-    """A compiled program and the shapes and dtypes of what it returns."""
-    lowered = jax.jit(function, donate_argnums=donate).lower(*args)
-    out = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
-    return lowered.compile(options), out
+def _place(args):
+    """Where a run is: on the device of the committed arguments, or on every device of their mesh; None if none is committed."""
+    places = {frozenset(leaf.sharding.device_set): leaf for leaf in jax.tree.leaves(args) if getattr(leaf, "committed", False)}
+    if len(places) > 1:
+        found = ", ".join(f"{leaf.dtype}{list(leaf.shape)} on {sorted(map(str, devices))}" for devices, leaf in places.items())
+        raise SamplerError(
+            f"the arrays that a run is given are committed to different devices: {found}. Expected one device, or one mesh. "
+            "Write jax.device_put((x, y), device) before `run`, or hand in NumPy arrays, which go where the others are"
+        )
+    for leaf in places.values():
+        sharding = leaf.sharding
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else Mesh(sorted(sharding.device_set, key=lambda d: d.id), ("devices",))
+        return SingleDeviceSharding(*mesh.devices.flat) if mesh.size == 1 else NamedSharding(mesh, PartitionSpec())
+    return None
 
 
-def _type(leaf):
-    return tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
+def _program(function, args, place, options=None, donate=()):
+    """A compiled program and the types of what it returns, which it leaves at `place`."""
+    where = {} if place is None else {"out_shardings": place}
+    lowered = jax.jit(function, donate_argnums=donate, **where).lower(*args)
+    return lowered.compile(options), jax.tree.map(lambda info: _type(info, place), lowered.out_info)
+
+
+def _type(leaf, place):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)

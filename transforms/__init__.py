@@ -42,7 +42,7 @@ from .errors import (
     SamplerError,
 )
 from .streams import Stream, key_words, normal, stream_for, uniform
-from .structure import structure
+from .structure import placed, structure
 
 __all__ = [
     "Affine",
@@ -76,6 +76,7 @@ __all__ = [
     "key_words",
     "linearize",
     "normal",
+    "placed",
     "program",
     "scratch",
     "stream_for",
