@@ -28,6 +28,7 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
+from .digest import array_digest, digest
 from .errors import (
     BoundError,
     DerivativeError,
@@ -66,9 +67,11 @@ __all__ = [
     "SamplerError",
     "Stream",
     "affine_in",
+    "array_digest",
     "autobatch",
     "check_linearization",
     "defines_linearization",
+    "digest",
     "dynamic_loop",
     "grad",
     "hvp",

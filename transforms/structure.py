@@ -14,7 +14,7 @@ import numpy as np
 
 from .jax_compat import Literal, context_values, open_jaxpr
 
-__all__ = ["placed", "structure"]
+__all__ = ["placed", "structure", "value_key"]
 
 # Parameters that say how to differentiate and nothing about the value. Each is a Python callable made anew by every trace.
 _DERIVATIVE_RULES = {"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd", "out_trees"}
@@ -34,6 +34,11 @@ def structure(jaxpr: Any, *, differentiated: bool = True) -> Hashable:
         A nested tuple; compare with `==`, use as a dictionary key.
     """
     return _jaxpr_key(jaxpr, differentiated, outermost=True)
+
+
+def value_key(value: Any) -> Hashable:
+    """The key of a value that is part of a program, such as a parameter of an equation; arrays in it enter by their elements."""
+    return _key(value, differentiated=True)
 
 
 def placed(array: Any) -> Hashable:
