@@ -18,6 +18,7 @@ from numpyro.distributions.transforms import Transform
 
 from ..transforms import ModelError
 from ..transforms.keys import jax_key
+from ..transforms.structure import value_key
 
 __all__ = ["Plate", "Spec", "distribution_name", "drawn", "is_array", "join_distribution", "peel", "split_distribution"]
 
@@ -82,10 +83,12 @@ class Spec:
     shared: bool = False
 
     def structure_key(self) -> Hashable:
-        """What makes two specs the same: every field but the support, which follows from the distribution."""
+        """What makes two specs the same, in every process: every field but the support, which follows from the distribution."""
         static = tuple((type(s).__name__, repr(s)) for s in self.static)
         scale = (type(self.scale).__name__, repr(self.scale))
-        fields = (self.treedef, self.order, self.num_leaves, self.observed, self.event_dim, self.plates, self.vmaps)
+        rank = {place: i for i, place in enumerate(self.order)}
+        tree = None if self.treedef is None else _tree_key(self.treedef, iter(map(rank.__getitem__, range(len(rank)))))
+        fields = (tree, self.num_leaves, self.observed, self.event_dim, self.plates, self.vmaps)
         fields = (*fields, self.imputed, self.kept, self.substituted)
         return (self.name, self.kind, self.shape, str(self.dtype), static, scale, *fields)
 
@@ -158,6 +161,19 @@ def split_distribution(dist: Distribution, name: str) -> tuple[list[Any], Any, t
     static = tuple(leaves[i] for i in statics)
     _check_round_trip(dist, treedef, leaves, name)
     return [leaves[i] for i in arrays], treedef, static, (*arrays, *statics)
+
+
+def _tree_key(treedef: Any, ranks: Iterator[int]) -> Hashable:
+    """A distribution's tree as text, numbers and parameters, fields by name; `ranks` gives each leaf's place among operands and statics."""
+    node = treedef.node_data()
+    if node is None:
+        return next(ranks)
+    kind, aux = node
+    children = [_tree_key(child, ranks) for child in treedef.children()]
+    if issubclass(kind, Distribution):
+        children = sorted(zip(kind.gather_pytree_data_fields(), children, strict=True), key=lambda pair: pair[0])
+        aux = tuple(sorted(zip(kind.gather_pytree_aux_fields(), aux, strict=True), key=lambda pair: pair[0]))
+    return kind, value_key(aux), tuple(children)
 
 
 def join_distribution(spec: Spec, arrays: Sequence[Any]) -> Distribution:

@@ -28,6 +28,7 @@ from .autodiff import (
     value_and_grad,
     vjp,
 )
+from .digest import array_digest, digest
 from .errors import (
     BoundError,
     DerivativeError,
@@ -43,7 +44,7 @@ from .errors import (
     StoreError,
 )
 from .streams import Stream, key_words, normal, stream_for, uniform
-from .structure import structure
+from .structure import placed, structure
 
 __all__ = [
     "Affine",
@@ -68,9 +69,11 @@ __all__ = [
     "StoreError",
     "Stream",
     "affine_in",
+    "array_digest",
     "autobatch",
     "check_linearization",
     "defines_linearization",
+    "digest",
     "dynamic_loop",
     "grad",
     "hvp",
@@ -78,6 +81,7 @@ __all__ = [
     "key_words",
     "linearize",
     "normal",
+    "placed",
     "program",
     "scratch",
     "stream_for",

@@ -32,6 +32,7 @@ __all__ = [
     "Var",
     "assemble_jaxpr",
     "bind",
+    "context_values",
     "declare_effect",
     "define_batching",
     "define_jvp",
@@ -207,6 +208,16 @@ def equation_context(eqn: JaxprEqn) -> Iterator[None]:
     stack = _source_info.current_name_stack() + eqn.source_info.name_stack
     with _source_info.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
         yield
+
+
+def context_values(context: Any) -> tuple[tuple[str, Any], ...]:
+    """(name, value) of every setting that an equation was traced under, `eqn.ctx`: what `equation_context` restores.
+
+    Serves 0.10-0.12: the class is not public, and 0.12 adds settings (layout mode, collectives) to those of 0.10 (compute type,
+    generator of random numbers, mesh, metadata for the compiler).
+    """
+    names = (name for name in type(context).__slots__ if not name.startswith("_"))
+    return tuple((name, getattr(context, name)) for name in names if hasattr(context, name))
 
 
 def define_transpose(primitive: Primitive, rule: Callable[..., Sequence[Any]]) -> None:

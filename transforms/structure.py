@@ -9,15 +9,16 @@ are part of the program and enter by value.
 from collections.abc import Hashable
 from typing import Any
 
+import jax
 import numpy as np
 
-from .jax_compat import Literal, open_jaxpr
+from .jax_compat import Literal, context_values, open_jaxpr
 
-__all__ = ["structure"]
+__all__ = ["placed", "structure", "value_key"]
 
 # Parameters that say how to differentiate and nothing about the value. Each is a Python callable made anew by every trace.
 _DERIVATIVE_RULES = {"jvp_jaxpr_fun", "jvp_jaxpr_thunk", "fwd_jaxpr_thunk", "bwd", "out_trees"}
-_COMMENTS = {"name", "debug_info", "debug", "ctx_mesh"}
+_COMMENTS = {"name", "debug_info", "debug"}
 
 
 def structure(jaxpr: Any, *, differentiated: bool = True) -> Hashable:
@@ -35,6 +36,26 @@ def structure(jaxpr: Any, *, differentiated: bool = True) -> Hashable:
     return _jaxpr_key(jaxpr, differentiated, outermost=True)
 
 
+def value_key(value: Any) -> Hashable:
+    """The key of a value that is part of a program, such as a parameter of an equation; arrays in it enter by their elements."""
+    return _key(value, differentiated=True)
+
+
+def placed(array: Any) -> Hashable:
+    """What a compiled program depends on of one concrete argument.
+
+    Args:
+        array: a NumPy or JAX array of any shape and dtype.
+
+    Returns:
+        Shape, dtype and weak type; for a JAX array that is committed, as by `jax.device_put(x, device)`, also its sharding (devices,
+        axes and kind of memory) and layout: a program compiled for it refuses the same array committed elsewhere. Any other
+        array goes where the program is.
+    """
+    place = getattr(array, "format", array.sharding) if getattr(array, "committed", False) else None  # keys have no format
+    return tuple(array.shape), str(array.dtype), bool(getattr(array, "weak_type", False)), place
+
+
 def _jaxpr_key(jaxpr: Any, differentiated: bool, outermost: bool = False) -> Hashable:
     inner, consts = open_jaxpr(jaxpr)
     number = {}
@@ -43,11 +64,14 @@ def _jaxpr_key(jaxpr: Any, differentiated: bool, outermost: bool = False) -> Has
 
     def atom(x: Any) -> Hashable:
         if isinstance(x, Literal):
-            return ("literal", _key(x.val, differentiated), _aval_key(x.aval))
+            return ("literal", _key(x.val, differentiated), x.aval)
         return number[x]
 
-    equations = []
+    equations, contexts, context = [], [], None
     for eqn in inner.eqns:
+        if eqn.ctx is not context:  # one object for all equations traced under the same settings: it enters where it changes
+            context = eqn.ctx
+            contexts.append((len(equations), _key(context_values(context), differentiated)))
         operands = tuple(atom(x) for x in eqn.invars)
         for var in eqn.outvars:
             number[var] = len(number)
@@ -56,18 +80,15 @@ def _jaxpr_key(jaxpr: Any, differentiated: bool, outermost: bool = False) -> Has
             for k, v in sorted(eqn.params.items())
             if k not in _COMMENTS and (differentiated or k not in _DERIVATIVE_RULES)
         )
-        equations.append((eqn.primitive.name, operands, params, tuple(_aval_key(v.aval) for v in eqn.outvars)))
+        equations.append((eqn.primitive.name, operands, params, tuple(v.aval for v in eqn.outvars)))
     return (
-        tuple(_aval_key(v.aval) for v in inner.constvars),
-        tuple(_aval_key(v.aval) for v in inner.invars),
+        tuple(v.aval for v in inner.constvars),
+        tuple(v.aval for v in inner.invars),
         () if outermost else tuple(_key(c, differentiated) for c in consts),
         tuple(equations),
+        tuple(contexts),
         tuple(atom(x) for x in inner.outvars),
     )
-
-
-def _aval_key(aval: Any) -> Hashable:
-    return (str(aval), getattr(aval, "weak_type", False))
 
 
 def _key(value: Any, differentiated: bool) -> Hashable:
@@ -82,6 +103,8 @@ def _key(value: Any, differentiated: bool) -> Hashable:
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
         # 1, 1.0 and True are equal to Python and different to JAX; so are 0.0 and -0.0, and NaN must equal itself
         return (type(value).__name__, repr(value))
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return ("keys", str(value.dtype), _key(jax.random.key_data(value), differentiated))
     if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
         array = np.asarray(value)
         return ("array", str(array.dtype), array.shape, array.tobytes())

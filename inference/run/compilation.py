@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ...transforms import placed
 from ...transforms.autobatch import gather
 from ..kernels.pooling import pool_chains
 from .batching import Chunk, batch
@@ -52,7 +53,7 @@ class Compiled(NamedTuple):
 def compiled_sampler(spec: RunSpec) -> Compiled:
     """The compiled programs of a run, from the cache if they are there."""
     settings = tuple(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS)
-    shapes = tuple(_type(leaf) for leaf in jax.tree.leaves((spec.target.data, spec.plan, spec.begin)))
+    shapes = tuple(placed(leaf) for leaf in jax.tree.leaves((spec.target.data, spec.plan, spec.begin)))
     static = spec.transition, spec.num_chains, spec.capacity, spec.placement.key
     key = (spec.target.key, *static, settings, shapes, jax.tree.structure((spec.plan, spec.begin)))
     with _lock:
@@ -74,45 +75,47 @@ def _compile(spec: RunSpec) -> Compiled:
     # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
     quick = {"xla_backend_optimization_level": 0} if place.platform == "cpu" else None
     start = np.zeros((spec.num_chains, spec.target.layout.dim), spec.target.layout.dtype)
+
+    def program(function, *args, options=None, donate=(), inputs=None):
+        return _program(function, args, options, donate, None if place.mesh is None else inputs, by_chain)
+
     with between_processes():
-        begin, chains = _program(sampler.begin, (np.zeros(2, np.uint32), plan, start), quick, out=by_chain)
+        begin, chains = program(sampler.begin, np.zeros(2, np.uint32), plan, start, options=quick)
         inputs = whole, whole, by_chain, by_chain, whole, whole
-        enter, machine = _program(
-            sampler.enter, (data, plan, spec.begin, chains, np.bool_(False), np.int32(0)), placed=inputs, out=by_chain
-        )
-        leave, chunk = _program(sampler.leave, (machine, data, plan), placed=(by_chain, whole, whole), out=by_chain)
+        enter, machine = program(sampler.enter, data, plan, spec.begin, chains, np.bool_(False), np.int32(0), inputs=inputs)
+        leave, chunk = program(sampler.leave, machine, data, plan, inputs=(by_chain, whole, whole))
 
     @functools.lru_cache
     def advance(size):
-        members = (jax.eval_shape(lambda state: gather(state, size)[0], machine[0]), machine[1])
+        rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
+        members = jax.tree.map(lambda leaf: _type(leaf, by_chain), rows), machine[1]
         inputs = by_chain, whole, whole, whole, whole
         with between_processes():
-            arguments = members, data, plan, np.int32(0), np.int32(0)
-            return _program(sampler.advance, arguments, donate=0, placed=inputs, out=by_chain)[0]
+            return program(sampler.advance, members, data, plan, np.int32(0), np.int32(0), donate=0, inputs=inputs)[0]
 
     @functools.lru_cache
     def pool():
         with between_processes():
-            return _program(pool_chains, (chains, plan.tuning), quick, placed=(by_chain, whole), out=by_chain)[0]
+            return program(pool_chains, chains, plan.tuning, options=quick, inputs=(by_chain, whole))[0]
 
     advance(spec.num_chains)
     return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk, pool)
 
 
-def _program(function, args, options=None, donate=(), placed=None, out=None):
-    """A compiled program and the shapes and dtypes of what it returns.
+def _program(function, args, options, donate, inputs, place):
+    """A compiled program and the types of what it returns, which it leaves at `place`.
 
     Args:
         function, args: what is compiled, and for which arguments.
         options: of the compiler.
         donate: numbers of the arguments whose memory it may take over.
-        placed, out: shardings of the arguments and of the results; None on one device.
+        inputs: shardings of the arguments; None: where they are.
+        place: sharding of the results; None: the default device.
     """
-    shardings = {} if out is None else {"out_shardings": out} | ({} if placed is None else {"in_shardings": placed})
+    shardings = ({} if place is None else {"out_shardings": place}) | ({} if inputs is None else {"in_shardings": inputs})
     lowered = jax.jit(function, donate_argnums=donate, **shardings).lower(*args)
-    shapes = jax.tree.map(lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), lowered.out_info)
-    return lowered.compile(options), shapes
+    return lowered.compile(options), jax.tree.map(lambda info: _type(info, place), lowered.out_info)
 
 
-def _type(leaf):
-    return tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
+def _type(leaf, place):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)

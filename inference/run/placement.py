@@ -10,7 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from ...transforms.errors import SamplerError
 from .batching import Sampler
@@ -23,17 +23,36 @@ class Placement(NamedTuple):
 
     Attributes:
         platform: "cpu", "gpu" or "tpu".
-        mesh: of the devices; None for the default device.
+        mesh: of the devices over which chains are split; None if they are together.
         axes: names of the mesh axes over which the chains are split.
+        together: where they are, without `mesh`: the sharding of committed data; None for the default device.
     """
 
     platform: str
     mesh: Mesh | None = None
     axes: tuple[str, ...] = ()
+    together: Sharding | None = None
 
     @classmethod
-    def here(cls) -> "Placement":
-        """On JAX's default device."""
+    def of(cls, arrays: Any) -> "Placement":
+        """Where these arrays are committed to, if any is, else on JAX's default device; on all devices of their mesh, if they are split.
+
+        Raises:
+            SamplerError: they are committed to different devices.
+        """
+        places = {frozenset(x.sharding.device_set): x for x in jax.tree.leaves(arrays) if getattr(x, "committed", False)}
+        if len(places) > 1:
+            found = ", ".join(f"{x.dtype}{list(x.shape)} on {sorted(map(str, devices))}" for devices, x in places.items())
+            raise SamplerError(
+                f"the arrays that a run is given are committed to different devices: {found}. Expected one device, or one mesh. "
+                "Write jax.device_put((x, y), device) before `run`, or hand in NumPy arrays, which go where the others are."
+            )
+        for array in places.values():
+            sharding = array.sharding
+            devices = sorted(sharding.device_set, key=lambda d: d.id)
+            mesh = sharding.mesh if isinstance(sharding, NamedSharding) else Mesh(devices, ("devices",))
+            one = SingleDeviceSharding(*mesh.devices.flat) if mesh.size == 1 else NamedSharding(mesh, PartitionSpec())
+            return cls(devices[0].platform, together=one)
         return cls(jax.default_backend())
 
     @classmethod
@@ -50,7 +69,7 @@ class Placement(NamedTuple):
     def key(self) -> tuple[Any, ...]:
         """What compiled programs depend on."""
         if self.mesh is None:
-            return (self.platform,)
+            return (self.platform, self.together)
         return (self.platform, tuple(self.mesh.shape.items()), tuple(d.id for d in self.mesh.devices.flat), self.axes, jax.process_count())
 
     def local(self, num_chains: int) -> int:
@@ -66,19 +85,18 @@ class Placement(NamedTuple):
         return num_chains // self.num_devices
 
     @property
-    def by_chain(self) -> NamedSharding | None:
-        """Of arrays with a leading chain axis; None on one device."""
-        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(self.axes))
+    def by_chain(self) -> Sharding | None:
+        """Of arrays with a leading chain axis; None on the default device."""
+        return self.together if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(self.axes))
 
     @property
-    def whole(self) -> NamedSharding | None:
-        """Of arrays that every device has; None on one device."""
-        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+    def whole(self) -> Sharding | None:
+        """Of arrays that every device has; None on the default device."""
+        return self.together if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
 
     def put(self, tree: Any, *, by_chain: bool) -> Any:
-        """Arrays where this placement has them; on one device as they are."""
-        sharding = self.by_chain if by_chain else self.whole
-        return tree if sharding is None else jax.device_put(tree, sharding)
+        """Arrays where this placement has them; those of chains that are together as they are."""
+        return tree if self.mesh is None else jax.device_put(tree, self.by_chain if by_chain else self.whole)
 
 
 def over_devices(sampler: Sampler, placement: Placement) -> Sampler:

@@ -112,7 +112,7 @@ class Running:
             total=settings.total,
             capacity=capacity_of(target, settings.num_chains),
             begin=Begin(given, target.fixed),
-            placement=Placement.here(),
+            placement=Placement.of(target.data),
             compact=settings.compact,
         )
 

@@ -268,3 +268,14 @@ def test_what_no_output_needs_is_dropped_from_loops():
     inner, consts = compat.open_jaxpr(live)
     assert len(inner.invars) == len(inner.outvars) == 2
     assert run_jaxpr(inner, consts, [1.0, jnp.arange(3.0)])[1].tolist() == [1.0, 1.0, 2.0]
+
+
+def test_context_values():
+    """Everything that `equation_context` restores, whatever this version of JAX calls it."""
+    (plain,) = equations(lambda x: x * 2.0, 1.0)
+    with jax.threefry_partitionable(False):
+        (other,) = equations(lambda x: x * 2.0, 1.0)
+    values = dict(compat.context_values(plain.ctx))
+    assert {"compute_type", "threefry_partitionable", "xla_metadata", "cur_abstract_mesh"} <= values.keys()
+    assert {name for name, value in compat.context_values(other.ctx) if value != values[name]} == {"threefry_partitionable"}
+    assert all(f"{name}={value}" in repr(plain.ctx) for name, value in values.items())

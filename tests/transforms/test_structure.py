@@ -1,11 +1,18 @@
 """The key of a program: equal for the same program traced again, different for every change of what it computes."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compute_on import compute_on
+from jax.experimental.layout import Format, Layout
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from luciole.transforms import structure
+from luciole.transforms import placed, structure
 from luciole.transforms.jax_compat import open_jaxpr
 
 X = jnp.linspace(0.1, 1.0, 4)
@@ -149,3 +156,118 @@ def test_input_types():
     f = lambda x: x * 2.0  # noqa: E731
     keys = {structure(jax.make_jaxpr(f)(x)) for x in (X, X[:2], jnp.arange(4), 1.0, jnp.float32(1.0))}
     assert len(keys) == 5
+
+
+# ---- the settings that equations are traced under
+
+
+def on_the_host(f):
+    """`f` computed by the host: a context in jax 0.10, an equation in 0.12."""
+    if "out_memory_spaces" in inspect.signature(compute_on).parameters:
+        return compute_on(f, compute_type="device_host", out_memory_spaces=jax.memory.Space.Device)
+
+    def wrapped(x):
+        with compute_on("device_host"):
+            return f(x)
+
+    return wrapped
+
+
+def mesh_of(size, kind=AxisType.Auto):
+    return jax.make_mesh((size,), ("rows",), axis_types=(kind,))
+
+
+def draws(x):
+    return x * jax.random.uniform(jax.random.key(3), x.shape)
+
+
+def nested(x):
+    return jax.lax.scan(lambda c, y: (c + draws(jnp.stack([y, c])).sum(), c), 0.0, x)[0]
+
+
+CONTEXTS = {
+    "threefry": lambda: jax.threefry_partitionable(False),
+    "metadata": lambda: set_xla_metadata(note="1"),
+    "other metadata": lambda: set_xla_metadata(note="2"),
+    "mesh": lambda: jax.set_mesh(mesh_of(2)),
+    "larger mesh": lambda: jax.set_mesh(mesh_of(4)),
+    "explicit mesh": lambda: jax.set_mesh(mesh_of(2, AxisType.Explicit)),
+    "other devices": lambda: jax.set_mesh(jax.sharding.Mesh(jax.devices()[2:4], ("rows",), axis_types=(AxisType.Auto,))),
+}
+
+
+@pytest.mark.parametrize("f", [draws, nested, jax.jit(draws)], ids=["flat", "in a scan", "in a jit"])
+def test_what_a_program_was_traced_under_is_part_of_it(f):
+    seen = [structure(jax.make_jaxpr(f)(X))]
+    for context in CONTEXTS.values():
+        with context():
+            one, again = (structure(jax.make_jaxpr(lambda x: f(x))(X)) for _ in range(2))
+        assert one == again and hash(one) == hash(again)
+        seen.append(one)
+    assert len(set(seen)) == 1 + len(CONTEXTS)
+
+
+def test_the_same_program_under_another_generator_gives_other_values():
+    """Why the context is part of the key: these two jaxprs have equal equations."""
+    one = jax.make_jaxpr(lambda x: draws(x))(X)
+    with jax.threefry_partitionable(False):
+        other = jax.make_jaxpr(lambda x: draws(x))(X)
+    assert str(one) == str(other)
+    assert structure(one) != structure(other)
+    assert not np.allclose(*(jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, X)[0] for jaxpr in (one, other)))
+
+
+def test_compute_type_is_part_of_it():
+    f = lambda x: x * 2.0  # noqa: E731
+    assert structure(jax.make_jaxpr(on_the_host(f))(X)) == structure(jax.make_jaxpr(on_the_host(f))(X)) != structure(jax.make_jaxpr(f)(X))
+
+
+def test_a_context_counts_where_it_begins():
+    def program(first, second):
+        def f(x):
+            with set_xla_metadata(note=first):
+                x = jnp.sin(x)
+            with set_xla_metadata(note=second):
+                return jnp.cos(x)
+
+        return structure(jax.make_jaxpr(f)(X))
+
+    assert len({program("1", "2"), program("2", "1"), program("1", "1"), program("2", "2")}) == 4
+    assert program("1", "2") == program("1", "2")
+
+
+def test_shardings_of_types_are_part_of_it():
+    """Arguments placed over a mesh whose axes are part of types: the axis, its mesh, and the kind of memory."""
+
+    def key(mesh, *spec, kind="device"):
+        return structure(jax.make_jaxpr(lambda x: x * 2.0)(jax.device_put(X, NamedSharding(mesh, P(*spec), memory_kind=kind))))
+
+    explicit, larger = mesh_of(2, AxisType.Explicit), mesh_of(4, AxisType.Explicit)
+    keys = {key(explicit, "rows"), key(explicit), key(larger, "rows"), key(mesh_of(2), "rows"), structure(jax.make_jaxpr(lambda x: x * 2.0)(X))}
+    assert len(keys) == 5
+    assert key(explicit, "rows") == key(mesh_of(2, AxisType.Explicit), "rows")
+
+
+# ---- arguments of a compiled program
+
+
+def test_placed():
+    first, second, *_ = jax.devices()
+    by_rows = NamedSharding(mesh_of(2), P("rows"))
+    everywhere = NamedSharding(mesh_of(2), P())
+    arrays = [X, X[:2], X.astype(jnp.bfloat16), jnp.asarray(1.0), jnp.float32(1.0)]
+    arrays += [jax.device_put(X, place) for place in (first, second, by_rows, everywhere)]
+    keys = [placed(x) for x in arrays]
+    assert len(set(keys)) == len(keys)
+    assert placed(np.asarray(X)) == placed(X) == placed(X + 1.0)
+    assert placed(jax.device_put(X, second)) == placed(jax.device_put(np.zeros(4, np.float32), second))
+    assert placed(jax.random.key(0)) == placed(jax.random.key(1)) != placed(jax.device_put(jax.random.key(0), second))
+
+
+def test_placed_tells_layouts_apart():
+    """A compiled program refuses an array of another layout."""
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    rows, columns = (jax.device_put(jnp.ones((2, 3)), Format(Layout(order), place)) for order in ((0, 1), (1, 0)))
+    with pytest.raises(ValueError, match="layouts"):
+        jax.jit(jnp.sin).lower(rows).compile()(columns)
+    assert placed(rows) != placed(columns)

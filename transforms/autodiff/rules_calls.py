@@ -78,16 +78,13 @@ _keys: "weakref.WeakKeyDictionary[Any, tuple[int, Any]]" = weakref.WeakKeyDictio
 
 
 class _Program:
-    """A called program as a static argument: equal to any that computes the same, so that a function made anew finds what was compiled.
-
-    The contexts of equations (compute type, generator of random numbers) take part beside their structure.
-    """
+    """A called program as a static argument: equal to any that computes the same, so that a function made anew finds what was compiled."""
 
     def __init__(self, eqn: Any):
         body = eqn.params[BODY_PARAMETER[eqn.primitive.name]]
         self.jaxpr, _ = open_jaxpr(body)
         if body not in _keys:
-            key = (structure(body), _contexts(body))
+            key = structure(body)
             _keys[body] = hash(key), key
         self._hash, self._key = _keys[body]
 
@@ -96,11 +93,6 @@ class _Program:
 
     def __hash__(self) -> int:
         return self._hash
-
-
-def _contexts(jaxpr: Any) -> tuple[Any, ...]:
-    """The contexts of all equations, those of nested programs included."""
-    return tuple((eqn.ctx, *map(_contexts, subjaxprs(eqn))) for eqn in open_jaxpr(jaxpr)[0].eqns)
 
 
 @bounded_jit(static_argnums=(0, 1))
