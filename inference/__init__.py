@@ -30,8 +30,9 @@ from .kernels.slice import Slice
 from .results.diagnosis import Diagnosis
 from .results.predict import predict
 from .results.results import Results
+from .results.stored import open_store
 from .run.mcmc import MCMC
-from .run.notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning
+from .run.notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning, StoreWarning
 from .run.progress import ProgressReport
 
 __all__ = [
@@ -63,10 +64,12 @@ __all__ = [
     "Results",
     "RowsOnDeviceWarning",
     "Slice",
+    "StoreWarning",
     "UnmixedChainsWarning",
     "bounds",
     "bridge_evidence",
     "compare_evidence",
+    "open_store",
     "predict",
     "sgd_evidence",
 ]

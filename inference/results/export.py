@@ -27,7 +27,7 @@ from ...transforms.errors import SamplerError
 from ...transforms.keys import random_key
 from .scores import scores_by_variable
 
-__all__ = ["Run", "posterior_dataset", "saturated", "to_arviz"]
+__all__ = ["Run", "empty_groups", "posterior_dataset", "saturated", "to_arviz"]
 
 Values = Mapping[str, np.ndarray]
 _SAMPLE_DIMS = ("chain", "draw")
@@ -100,6 +100,26 @@ def posterior_dataset(run: Run) -> tuple[Any, dict[str, str]]:
     """The posterior as a Dataset, and the variables' names by site."""
     names = _Names(run)
     return names.draws(run.samples), names.variables
+
+
+def empty_groups(
+    program: ModelProgram | None, values: Any, stats: Any, settings: Mapping[str, Any]
+) -> tuple[tuple[Any, Any], dict[str, str]]:
+    """The groups `posterior` and `sample_stats` without draws, for draws that are written one after another; and the variables by site.
+
+    Args:
+        program: the model, if there is one.
+        values, stats: by site and by statistic, shapes and dtypes, (chain, any number, ...). What has no elements is left out.
+        settings: as in `Run`.
+    """
+
+    def empty(like: Any) -> dict[str, np.ndarray]:
+        return {name: np.zeros((v.shape[0], 0, *v.shape[2:]), v.dtype) for name, v in like.items() if 0 not in v.shape[2:]}
+
+    run = Run(empty(values), empty(stats), None, None, program, None, settings)
+    names = _Names(run)
+    groups = names.draws(run.samples), _dataset(run.sample_stats, settings)
+    return groups, {name: names.variables[name] for name in run.samples}
 
 
 def saturated(stats: Values, max_tree_depth: int | None) -> np.ndarray | None:
@@ -193,7 +213,7 @@ def _dataset(
             sizes[named[i]] = size
         variables[name] = xarray.Variable(named, value, dict((attributes or {}).get(name, {})))
     labels = {d: (coords or {}).get(d, ()) for d in sizes}
-    index = {d: np.asarray(labels[d]) if len(labels[d]) == size else np.arange(size) for d, size in sizes.items()}
+    index = {d: np.asarray(labels[d]) if size and len(labels[d]) == size else np.arange(size) for d, size in sizes.items()}
     words: dict[str, Any] = {"sample_dims": list(lead)} if lead else {}  # as arviz-base 1.3 has it
     return xarray.Dataset(variables, index, _attributes(settings) | words)
 

@@ -9,7 +9,7 @@ half a chunk.
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +28,14 @@ class StoredDraws(NamedTuple):
     """Draws in a store; see `results.record.Draws`.
 
     Attributes:
-        arrays: by group and site or statistic, Zarr arrays (chain, draw, ...), or shapes and dtypes of what has no elements.
+        arrays: by group and site or statistic, Zarr arrays (chain, draw, ...).
+        empty: by site, shapes, (chain, any number, ...), and dtypes of what has no elements.
         names, stat_names: of the sites and of the statistics.
         offset: number of rows of the warm-up.
     """
 
     arrays: Mapping[tuple[str, str], Any]
+    empty: Mapping[str, tuple[Sequence[int], str]]
     names: tuple[str, ...]
     stat_names: tuple[str, ...]
     offset: int
@@ -47,40 +49,44 @@ class StoredDraws(NamedTuple):
     def _rows(self, kind: int, name: str, rows: slice) -> np.ndarray:
         """Rows of the warm-up or rows after it; nobody asks for both at once."""
         warming = rows.start < self.offset
-        array, shift = self.arrays[GROUPS[warming][kind], name], 0 if warming else self.offset
+        shift = 0 if warming else self.offset
         start, stop = rows.start - shift, rows.stop - shift
-        if not hasattr(array, "chunks"):
-            return np.zeros((array.shape[0], max(0, stop - start), *array.shape[2:]), array.dtype)
-        return np.asarray(array[:, start:stop])
+        if kind == 0 and name in self.empty:
+            shape, dtype = self.empty[name]
+            return np.zeros((shape[0], stop - start, *shape[2:]), dtype)
+        return np.asarray(self.arrays[GROUPS[warming][kind], name][:, start:stop])
 
 
 def commit_of(path: Path) -> dict[str, Any]:
-    """What the store says about itself.
+    """What the store says about itself, under `OWN`, and the attributes for readers.
 
     Raises:
         StoreError: there is no store, or what is there cannot be read.
     """
     try:
-        written = json.loads((path / "zarr.json").read_text())["attributes"][OWN]
+        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+        written = attributes[OWN]
     except FileNotFoundError:
         there = "something else is there" if path.exists() else "there is nothing"
-        raise StoreError(f"store {str(path)!r}: no run of Luciole found, {there}; name the folder that MCMC(store=...) was given.") from None
+        raise StoreError(
+            f"store {str(path)!r}: no run of Luciole found, {there}; name the folder that MCMC(store=...) was given."
+        ) from None
     except (KeyError, ValueError, TypeError, OSError) as e:
-        raise StoreError(f"store {str(path)!r}: its description, zarr.json, cannot be read ({e}); the store is no run of Luciole, or damaged.") from e
+        raise StoreError(f"store {str(path)!r}: zarr.json cannot be read ({e}); it is no run of Luciole, or damaged.") from e
     if written["format"] > FORMAT:
         raise StoreError(
-            f"store {str(path)!r} was written by Luciole {written['versions']['luciole'] or '(unknown)'}, in format {written['format']}; this version reads up to {FORMAT}. "
-            "Install a newer Luciole."
+            f"store {str(path)!r} was written in format {written['format']}, by Luciole {written['versions']['luciole']}; this version "
+            f"reads formats up to {FORMAT}. Install a newer Luciole."
         )
-    return written
+    return attributes
 
 
 def open_store(store: str | os.PathLike[str]) -> Any:
     """The draws of a stored run, so far, as an ArviZ object that loads what is looked at; also while the run goes on.
 
     An `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x, with the groups `posterior` and `sample_stats` and, if they
-    were kept, those of the warm-up. It shows the draws that were there when it was opened. Each chunk of the run is there whole or not at all;
-    where the run was interrupted all chains are cut to the shortest. To get the model's groups too, resume the run:
+    were kept, those of the warm-up. It shows the draws that were there when it was opened. Each chunk of the run is there whole or not at
+    all; where the run was interrupted all chains are cut to the shortest. To get the groups that need the model, resume the run:
     `MCMC.resume(store, model=...).to_arviz()`.
 
     Args:
@@ -90,7 +96,7 @@ def open_store(store: str | os.PathLike[str]) -> Any:
         StoreError: there is no run, or no draw yet.
     """
     path = Path(store)
-    if commit_of(path)["commit"] is None:
+    if commit_of(path)[OWN]["commit"] is None:
         raise StoreError(f"store {str(path)!r}: the run has no draws yet; they are there after its first chunk.")
     import arviz  # heavy: see `export`
     import xarray
@@ -107,7 +113,7 @@ def open_store(store: str | os.PathLike[str]) -> Any:
     return cut
 
 
-class quietly(warnings.catch_warnings):  # noqa: N801 (a context, as its base is)
+class quietly(warnings.catch_warnings):
     """Without Zarr's and xarray's warnings that consolidated metadata and strings may change in the format."""
 
     def __enter__(self):

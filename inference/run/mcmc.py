@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,9 +23,11 @@ from .cost import cost_of
 from .memory import Memory
 from .notices import DivergenceWarning, InterruptWarning
 from .progress import Progress, ProgressReport, Shown
+from .resume import check_place, check_run, kernel_of, new_store, path_of, start_from
 from .running import Running
 from .spec import Settings
-from .start import start_of, where_to_start
+from .start import Start, start_of, where_to_start
+from .store import Store
 from .words import ATTRIBUTES, MCMC_WORDS, RUN
 
 __all__ = ["MCMC"]
@@ -86,7 +88,7 @@ class MCMC(Readable):
         self.num_warmup, self.num_samples, self.num_chains, self.thinning = num_warmup, num_samples, num_chains, thinning
         self.keep_warmup, self.collect, self.compact, self.pool_adaptation = keep_warmup, collect, compact, pool_adaptation
         self.progress_bar = progress_bar if callable(progress_bar) else flag("MCMC", "progress_bar", progress_bar)
-        self.store = store
+        self.store = None if store is None else path_of(store)
         self._settings()
         self._running: Running | None = None
         self._sink: Any = None
@@ -161,7 +163,7 @@ class MCMC(Readable):
                 progress.phase("tracing")
                 density = _density_of(self.kernel.model, args, kwargs)
                 start = start_of(given, self.kernel, density, settings.num_chains)
-                self._sink = Memory(settings)
+                self._sink = self._new_sink(density, words, settings, start, extra)
                 progress.phase("compiling")
                 running = Running(self.kernel, density, words, settings, start)
             except KeyboardInterrupt:
@@ -186,10 +188,69 @@ class MCMC(Readable):
         settings = running.settings._replace(num_samples=running.settings.num_samples + more)
         done = running.snapshot.done
         with Progress(settings.total, settings.num_chains, self.progress_bar, done) as progress, jax.disable_jit(False):
-            self._sink.grow(settings)
+            with self._sink.locked():
+                self._sink.grow(settings)
             running.extend(settings)
             self._go(running, progress, self._done.extra_fields, level=4)
         return self
+
+    @classmethod
+    def resume(
+        cls,
+        store: Any,
+        model: Any = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        kernel: Kernel | None = None,
+        num_samples: int | None = None,
+        progress_bar: bool | Callable[[ProgressReport], object] = True,
+        num_chains: int | None = None,
+    ) -> Self:
+        """Goes on with a stored run from wherever it ended: before its first chunk, in the warm-up, or after its last draw.
+
+        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions.
+
+        Args:
+            store: the folder that `MCMC(store=...)` was given.
+            model: the run's model, or its log density.
+            args, kwargs: the model's arguments, the run's data.
+            kernel: the run's kernel, if it is one of your own; Luciole's are made from their stored settings.
+            num_samples: transitions per chain after warm-up in all, at least as many as were asked for; None for just these.
+            progress_bar: as for `MCMC`.
+            num_chains: that of the run; another cannot be.
+
+        Raises:
+            StoreError: there is no run, or it is damaged, or being written by another process; model, data, kernel, number of chains or
+                float type are others than the run's.
+
+        Warns:
+            StoreWarning: versions of JAX or NumPyro or the kind of machine are others: the last bits of the draws may be.
+        """
+        opened = Store.open(path_of(store))
+        check_place(opened)
+        kernel = kernel_of(opened, model, kernel)
+        settings = _resumed(opened, num_samples, num_chains)
+        mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar)
+        words, extra = np.asarray(opened.recipe["key"], np.uint32), tuple(opened.recipe["extra_fields"])
+        with opened.locked(), Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
+            try:
+                progress.phase("tracing")
+                density = _density_of(kernel.model, tuple(args), dict(kwargs or {}))
+                check_run(opened, density)
+                opened.program = _program_of(density)
+                progress.phase("compiling")
+                running = Running(kernel, density, words, settings, start_from(opened, kernel), opened.found)
+                with running.precision():
+                    opened.load(running.snapshot)
+                opened.grow(settings)
+            except KeyboardInterrupt:
+                mcmc._interrupted_early()
+                return mcmc
+        with Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
+            mcmc._sink = opened
+            mcmc._go(running, progress, extra, level=4)
+        return mcmc
 
     @property
     def results(self) -> Results:
@@ -206,6 +267,14 @@ class MCMC(Readable):
             raise SamplerError("MCMC: there are no draws yet; call mcmc.run(jax.random.key(0), ...) first.")
         return self._last
 
+    def _new_sink(self, density: Any, words: np.ndarray, settings: Settings, start: Start, extra: tuple[str, ...]) -> Any:
+        """Where the draws of a run go."""
+        if self.store is None:
+            return Memory(settings)
+        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, extra)
+        store.program = _program_of(density)
+        return store
+
     def _go(self, running: Running, progress: Progress, extra: tuple[str, ...], level: int = 6) -> None:
         """Lets the run go on, and keeps what it leaves, also if the store fails.
 
@@ -216,7 +285,8 @@ class MCMC(Readable):
             level: of the user's line in the stack, seen from `_warn`.
         """
         try:
-            running.go(self._sink, (Shown(progress),))
+            with self._sink.locked():
+                running.go(self._sink, (Shown(progress),))
         except StoreError:
             self._keep(running, extra)
             raise
@@ -301,6 +371,30 @@ def _names(argument: str, given: Any) -> tuple[str, ...] | None:
     if isinstance(given, str) or not isinstance(given, Sequence) or not given or not all(isinstance(name, str) for name in given):
         raise SamplerError(f"MCMC: {argument} is {given!r}, a list of names of sites expected, or None for all; write {argument}=['mu'].")
     return tuple(given)
+
+
+def _program_of(density: Any) -> Any:
+    """The model; None if there are no sites, as in a density that is not one."""
+    return density.program if density.program.sites else None
+
+
+def _resumed(store: Store, num_samples: int | None, num_chains: int | None) -> Settings:
+    """The settings of a stored run, with more draws."""
+    settings, shown = store.settings, repr(str(store.path))
+    if num_chains is not None and num_chains != settings.num_chains:
+        raise StoreError(
+            f"MCMC.resume: num_chains is {num_chains}, and the run in {shown} has {settings.num_chains}: chains cannot be added to a run "
+            "or taken from it. Leave it out; for more chains run anew, with another key and another store."
+        )
+    if num_samples is None:
+        return settings
+    more = whole("MCMC.resume", "num_samples", num_samples, 1, write="write num_samples=2000")
+    if more < settings.num_samples:
+        raise StoreError(
+            f"MCMC.resume: num_samples is {more}, and the run in {shown} was asked for {settings.num_samples} already; write at least "
+            "that, or leave it out."
+        )
+    return settings._replace(num_samples=more)
 
 
 def _density_of(model, args, kwargs):

@@ -1,5 +1,7 @@
 """Draws in host memory."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 from .batching import Chunk
 from .spec import Settings, Snapshot
 
-__all__ = ["Memory", "copy_rows"]
+__all__ = ["Memory", "blocks"]
 
 
 class Arrays(NamedTuple):
@@ -49,12 +51,22 @@ class Memory:
         self._values: dict[str, np.ndarray] = {}
         self._stats: dict[str, np.ndarray] = {}
 
+    def locked(self) -> Any:
+        """Nobody else can write here."""
+        return nullcontext()
+
     def draws(self) -> "Arrays":
         """What is here now; it stays so when more draws come."""
         return Arrays(dict(self._values), dict(self._stats))
 
-    def allocate(self, names: tuple[str, ...], chunk: Chunk) -> None:
-        """Makes empty arrays for all draws of the run, from the shapes and dtypes of a chunk, whose values have these names."""
+    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot) -> None:
+        """Makes place for all draws of a run that has none yet.
+
+        Args:
+            names: of the sites, in the order of a chunk's values.
+            chunk: shapes and dtypes.
+            snapshot: before the first chunk.
+        """
 
         def empty(like: Any) -> np.ndarray:
             return np.zeros((self._settings.num_chains, self._settings.num_kept, *like.shape[2:]), like.dtype)
@@ -83,15 +95,21 @@ class Memory:
         if count.any():
             pairs = list(zip(self._values.values(), chunk.values, strict=True))
             for kept, new in pairs + [(self._stats[name], stat) for name, stat in chunk.stats.items()]:
-                copy_rows(kept, np.asarray(new), filled, count)
+                new = np.asarray(new)
+                for chains, first, number in blocks(filled, count):
+                    kept[chains, first : first + number] = new[chains, :number]
         self.snapshot = after
 
 
-def copy_rows(kept: Any, new: np.ndarray, filled: np.ndarray, count: np.ndarray) -> None:
-    """Copies the first `count` rows of each chain behind those that it has; at once, where all chains have as many."""
+def blocks(filled: np.ndarray, count: np.ndarray) -> Iterator[tuple[slice, int, int]]:
+    """How a chunk's rows go behind those that are there: chains, their first new row, how many; all at once where chains are alike.
+
+    Args:
+        filled: (chain,). Rows that there are. count: (chain,). Rows that are new.
+    """
     if (filled == filled[0]).all() and (count == count[0]).all():
-        kept[:, filled[0] : filled[0] + count[0]] = new[:, : count[0]]
+        yield slice(None), int(filled[0]), int(count[0])
         return
-    for chain, number in enumerate(count):
+    for chain, (first, number) in enumerate(zip(filled, count, strict=True)):
         if number:
-            kept[chain, filled[chain] : filled[chain] + number] = new[chain, :number]
+            yield slice(chain, chain + 1), int(first), int(number)

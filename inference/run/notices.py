@@ -13,5 +13,9 @@ class InterruptWarning(LucioleWarning):
     """The user interrupted the run: fewer draws than asked for were kept."""
 
 
+class StoreWarning(LucioleWarning):
+    """A stored run goes on with other versions, or on a machine of another kind: its draws may differ in the last bits."""
+
+
 class ProgramFolderWarning(LucioleWarning):
     """The folder of compiled programs is not used, because others own it or may write to it; or its bound is no number."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from ...ppl import initial
 from ...transforms.digest import array_digest, digest
-from ...transforms.errors import StoreError
 from ...transforms.structure import structure
 from ..kernels.layout import Layout
 
@@ -26,7 +25,7 @@ _PACKAGES = ("luciole", "jax", "jaxlib", "numpy", "numpyro")
 _STRATEGIES = {c.__name__: c for c in vars(initial).values() if isinstance(c, type) and issubclass(c, initial.InitStrategy)}
 
 
-class Unwritable(Exception):  # noqa: N818 (not for users)
+class Unwritable(Exception):
     """A value has no written form."""
 
 
@@ -119,7 +118,9 @@ def fingerprint(density: Any) -> Fingerprint:
     if hasattr(program, "structure_key"):
         key = program.structure_key(differentiated=False)
     else:
-        key = structure(jax.make_jaxpr(lambda leaves, p: jax.tree.unflatten(treedef, leaves)(p))(leaves, density.positions), differentiated=False)
+        key = structure(
+            jax.make_jaxpr(lambda leaves, p: jax.tree.unflatten(treedef, leaves)(p))(leaves, density.positions), differentiated=False
+        )
     sites = [[name, s.role, list(s.shape), str(s.dtype)] for name, s in program.sites.items()]
     arguments = {name: array_digest(a.value) for name, a in getattr(program, "arguments", {}).items() if _has_digest(a.value)}
     described = [[list(np.shape(leaf)), str(leaf.dtype), array_digest(leaf)] for leaf in leaves]

@@ -34,13 +34,14 @@ class Seconds(NamedTuple):
     compile: float = 0.0
 
 
-class Store(Sink, Protocol):
-    """A `Sink` of a run that may begin again and go on: `Memory`, or `store.Store`."""
+class Keeper(Sink, Protocol):
+    """A `Sink` of a run that may begin again and go on: `Memory`, or `Store`."""
 
     snapshot: Snapshot | None
 
+    def locked(self) -> Any: ...
     def draws(self) -> Any: ...
-    def allocate(self, names: tuple[str, ...], chunk: Chunk) -> None: ...
+    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot) -> None: ...
     def grow(self, settings: Settings) -> None: ...
     def restart(self, found: dict[str, Any]) -> None: ...
 
@@ -141,7 +142,7 @@ class Running:
         same = dtype == np.dtype(jnp.result_type(float)).name
         return nullcontext() if same else jax.enable_x64(dtype == "float64")
 
-    def go(self, sink: Store, observers: tuple[Observer, ...]) -> None:
+    def go(self, sink: Keeper, observers: tuple[Observer, ...]) -> None:
         """Lets the run go on; it begins again where the kernel asks for it.
 
         Raises:
@@ -150,7 +151,7 @@ class Running:
         with self.precision():
             while True:
                 if sink.snapshot is None:
-                    sink.allocate(self.target.names, self.compiled.chunk)
+                    sink.allocate(self.target.names, self.compiled.chunk, self.snapshot)
                 else:
                     self.snapshot = sink.snapshot
                 try:
@@ -160,6 +161,9 @@ class Running:
                 except BeginAgain as again:
                     sink.restart(again.fitted.found)
                     self._prepare(again.fitted)
+                except BaseException:
+                    self.snapshot = sink.snapshot or self.snapshot
+                    raise
         if not self.snapshot.ok.all():
             last, gradient = np.asarray(self.snapshot.chains.position), self.fitted.transition.uses_gradient
             raise init_error(self.density, self.target.layout, last, self.snapshot.ok, self._given, gradient, self.target.fixed)

@@ -30,10 +30,12 @@ from .inference import ProgressReport as ProgressReport
 from .inference import Results as Results
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
+from .inference import StoreWarning as StoreWarning
 from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
 from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
+from .inference import open_store as open_store
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
 from .ppl import LogDensity as LogDensity
@@ -126,6 +128,7 @@ __all__ = [
     "ScaledLatentWarning",
     "Slice",
     "StoreError",
+    "StoreWarning",
     "SubstitutedSiteWarning",
     "UnmixedChainsWarning",
     "__version__",
@@ -147,6 +150,7 @@ __all__ = [
     "log_density",
     "log_likelihood",
     "model",
+    "open_store",
     "plate",
     "posterior_predictive",
     "ppl",
