@@ -56,13 +56,9 @@ def new_store(
         "layout": layout_of(density),
         "extra_fields": list(extra_fields),
     }
-    shown = {"kernel": type(kernel).__name__} | {
-        name: value for name, value in settings._asdict().items() if isinstance(value, (bool, int))
-    }
-    attributes = {"inference_library": "luciole", "inference_library_version": recipe["versions"]["luciole"]}
-    attributes |= {name: int(value) if isinstance(value, bool) else value for name, value in shown.items()}
-    store = Store.create(path, settings, recipe, arrays, attributes)
-    return store
+    attributes = {"kernel": type(kernel).__name__}
+    attributes |= {name: int(value) for name, value in settings._asdict().items() if isinstance(value, (bool, int))}
+    return Store.create(path, settings, recipe, arrays, attributes)
 
 
 def _machine(density: Any) -> dict[str, str]:
