@@ -13,26 +13,16 @@ in advance would not have this property.
 Source: Maclaurin & Adams (2014), algorithms 1 (explicit; of all rows, not of a fraction) and 2 (implicit; with one q_n for each row).
 """
 
-from enum import IntEnum
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ...transforms.streams import Stream, uniform
+from ..kernels.purposes import Purpose
 from .conditional import PASS, TILE, Conditional
 from .records import BoundData, BrightSet, Point
 
-__all__ = ["Purpose", "flip", "propose", "redraw", "update"]
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one update."""
-
-    NUMBER = 20
-    WHICH = 21
-    BRIGHTEN = 22
-    DARKEN = 23
+__all__ = ["flip", "propose", "redraw", "update"]
 
 
 def propose(bound_data: BoundData, stream: Stream):

@@ -178,7 +178,7 @@ def _rotation_tuning(inner: dict[str, Any], options: dict[str, Any], length: flo
         "num_steps": np.int32(inner.get("num_steps") or 0),
     }
     target, step = inner.get("target_accept_prob", 0.85), inner.get("step_size")
-    tuning = tuning_of("FlyMC", target, step, np.ones(dim), False, options, dim, dtype)
+    tuning = tuning_of(step, np.ones(dim, dtype), False, target, options)
     return tuning._replace(step_size=np.asarray(0.5 if step is None else step, dtype))
 
 

@@ -9,7 +9,6 @@ small steps:
 Source: Shahbaba, Lan, Johnson & Neal (2014), "Split Hamiltonian Monte Carlo", section 2.2. The step is jittered by a fifth.
 """
 
-from enum import IntEnum
 from typing import NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...transforms.streams import Stream, uniform
+from ..kernels.purposes import Purpose
 from .conditional import Conditional
 from .flips import update
 from .records import BoundData, BrightSet, Point
@@ -25,13 +25,6 @@ __all__ = ["LARGEST_STEP", "Location", "Step", "iterate"]
 
 JITTER = 0.2
 LARGEST_STEP = 1.3  # with jitter a quarter of a turn, where w and p change places
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one move."""
-
-    ACCEPT = 2
-    JITTER = 3
 
 
 class Location(NamedTuple):

@@ -10,6 +10,7 @@ from ...transforms.autobatch import program
 from ...transforms.streams import Stream, normal
 from ..kernels.adaptation import adapting
 from ..kernels.kernel import Transition
+from ..kernels.purposes import Purpose
 from ..kernels.records import ChainState, Draw, Plan
 from .conditional import Conditional
 from .flips import update
@@ -18,7 +19,6 @@ from .rotation import LARGEST_STEP, Location, iterate
 
 __all__ = ["Faults", "GivenTransition", "RotationTransition"]
 
-_MOMENTUM = 1
 _MAX_STEPS = 64
 
 
@@ -89,7 +89,7 @@ class RotationTransition(Transition):
         return True
 
     def noise(self, stream: Stream, position: Any) -> Any:
-        return normal(stream, _MOMENTUM, position.shape, dtype=position.dtype)
+        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
 
     def start(self, plan: Plan, position: Any):
         bound_data = _bound_data_of(plan)

@@ -15,7 +15,6 @@ Source: Murray, Adams & MacKay (2010), "Elliptical slice sampling", AISTATS, fig
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,18 +29,11 @@ from ...transforms.streams import Stream, normal, uniform
 from .kernel import Transition, TunedKernel, tuning_of
 from .layout import Layout
 from .prior import GaussianPrior, colour, gaussian_prior, whiten
+from .purposes import Purpose
 from .records import Draw, Plan, Tuning
 from .words import KERNEL
 
 __all__ = ["EllipticalSlice", "EllipticalSliceTransition"]
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one transition."""
-
-    ELLIPSE = 1
-    LEVEL = 2
-    ANGLE = 3
 
 
 @dataclass(frozen=True)
@@ -138,4 +130,4 @@ class EllipticalSlice(TunedKernel):
         if density is None:
             raise SamplerError("EllipticalSlice: no log density found, whose prior it needs; write tuning(dim, dtype, density).")
         options = gaussian_prior(density, Layout.of(density.positions))._asdict()
-        return tuning_of("EllipticalSlice", 0.5, 1.0, np.ones(dim, dtype), False, options, dim, dtype)
+        return tuning_of(1.0, np.ones(dim, dtype), False, options=options)

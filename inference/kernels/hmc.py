@@ -6,7 +6,6 @@ Source: Neal (2011), "MCMC using Hamiltonian dynamics", figure 2; jittered traje
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,20 +22,13 @@ from .adaptation import adapting
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum
+from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
 from .words import KERNEL
 
 __all__ = ["HMC", "HMCTransition"]
 
 _MAX_STEPS = 1024  # bounds a trajectory of given length when the step size is still tiny
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one transition."""
-
-    MOMENTUM = 1
-    ACCEPT = 2
-    LENGTH = 3
 
 
 @dataclass(frozen=True)

@@ -219,28 +219,33 @@ def adaptive_tuning(kernel: Any, options: dict[str, Any], dim: int, dtype: Any, 
     name = type(kernel).__name__
     if kernel.step_size is not None and kernel.adapt_step_size is None:
         _log.info("%s: step_size=%g stays fixed; write adapt_step_size=True to begin with it and adapt.", name, kernel.step_size)
-    tuning = tuning_of(
-        name, kernel.target_accept_prob, kernel.step_size, kernel.inverse_mass_matrix, kernel.dense_mass, options, dim, dtype, density
-    )
+    inverse_mass = inverse_mass_of(name, kernel.inverse_mass_matrix, bool(kernel.dense_mass), dim, dtype, density)
+    tuning = tuning_of(kernel.step_size, inverse_mass, kernel.inverse_mass_matrix is None, kernel.target_accept_prob, options)
     chosen = {"adapt_step_size": kernel.adapt_step_size, "adapt_metric": kernel.adapt_mass_matrix}
     return tuning._replace(**{field: np.asarray(adapt) for field, adapt in chosen.items() if adapt is not None})
 
 
 def tuning_of(
-    kernel: str, target_accept_prob, step_size, inverse_mass_matrix, dense_mass, options: dict, dim: int, dtype, density: Any = None
+    step_size: float | None,
+    inverse_mass: np.ndarray,
+    adapt_metric: bool,
+    target_accept_prob: float = 0.5,
+    options: dict[str, Any] | None = None,
 ) -> Tuning:
-    """Run-time settings of a kernel on a model of `dim` unconstrained dimensions.
+    """Run-time settings of a kernel, in the float type of its inverse mass matrix.
 
-    A step size or an inverse mass matrix that is given is used as it is and not adapted; the first step size is 1.
-
-    Raises:
-        SamplerError: the inverse mass matrix has the wrong shape or is not positive definite.
+    Args:
+        step_size: used as it is and not adapted; None: adapted, from 1.
+        inverse_mass: (dim,) or (dim, dim), the first.
+        adapt_metric: whether it is adapted.
+        target_accept_prob: of kernels that adapt a step size.
+        options: arrays that only this kernel knows, by name.
     """
     return Tuning(
-        step_size=np.asarray(1.0 if step_size is None else step_size, dtype),
-        inverse_mass_matrix=inverse_mass_of(kernel, inverse_mass_matrix, bool(dense_mass), dim, dtype, density),
-        target_accept_prob=np.asarray(target_accept_prob, dtype),
+        step_size=np.asarray(1.0 if step_size is None else step_size, inverse_mass.dtype),
+        inverse_mass_matrix=inverse_mass,
+        target_accept_prob=np.asarray(target_accept_prob, inverse_mass.dtype),
         adapt_step_size=np.asarray(step_size is None),
-        adapt_metric=np.asarray(inverse_mass_matrix is None),
-        options=options,
+        adapt_metric=np.asarray(adapt_metric),
+        options=options or {},
     )

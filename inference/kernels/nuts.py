@@ -19,8 +19,9 @@ from .adaptation import adapting
 from .integrator import Phase, energy
 from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum
+from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
-from .trajectory import MAX_DEPTH, Purpose, Start, iterative
+from .trajectory import MAX_DEPTH, Start, iterative
 from .words import KERNEL
 
 __all__ = ["NUTS", "NUTSTransition"]

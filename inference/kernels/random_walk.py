@@ -8,7 +8,6 @@ and optimal scaling of random walk Metropolis algorithms".
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,17 +21,11 @@ from ...transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
 from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
 from .metric import momentum, velocity
+from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
 from .words import KERNEL
 
 __all__ = ["RWM", "RWMTransition"]
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one transition."""
-
-    PROPOSAL = 1
-    ACCEPT = 2
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from ...transforms.errors import SamplerError
 from ...transforms.settings import whole
 from ...transforms.streams import Stream, uniform
 from .adaptation import adapting
+from .inverse_mass import inverse_mass_of
 from .kernel import Transition, TunedKernel, tuning_of
+from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
 from .words import KERNEL
 
@@ -36,15 +38,6 @@ __all__ = ["Slice", "SliceTransition"]
 # degrees of freedom: its mean length is 2 s sqrt(8 / pi) = 3.19 s.
 _WIDTH = 3.2
 _MAX_OUT = 1024
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one transition."""
-
-    LEVEL = 1
-    PLACE = 2
-    SHARE = 3
-    POINT = 4
 
 
 class Phase(IntEnum):
@@ -258,7 +251,7 @@ class Slice(TunedKernel):
                 )
             variances = np.broadcast_to((width / _WIDTH) ** 2, (dim,))
         options = {"max_steps_out": np.int32(self.max_steps_out)}
-        return tuning_of("Slice", 0.5, _WIDTH, variances, False, options, dim, dtype)
+        return tuning_of(_WIDTH, inverse_mass_of("Slice", variances, False, dim, dtype), variances is None, options=options)
 
 
 def _is_width(width) -> bool:

@@ -15,12 +15,12 @@ from ...transforms.errors import InitError, ModelError, SamplerError
 from ...transforms.keys import random_key
 from ...transforms.streams import random_bits
 from .layout import Layout
+from .purposes import Purpose
 from .records import ChainState
 
 __all__ = ["MAX_TRIES", "init_error", "proposed_starts", "searching", "start_positions", "staying"]
 
 MAX_TRIES = 100
-_PURPOSE = 200  # of the random numbers; kernels use small ones
 
 
 def searching(density, initial, uses_gradient=True):
@@ -47,7 +47,7 @@ def searching(density, initial, uses_gradient=True):
         position, log_density, gradient = start, jnp.zeros((), start.dtype), jnp.zeros_like(start[: start.size * uses_gradient])
         tries, ok, resolved = jnp.int32(0), jnp.bool_(False), False
         while tries < (1 if given else MAX_TRIES) and not resolved:
-            words = jnp.stack(random_bits(state.stream, _PURPOSE, (), tries))
+            words = jnp.stack(random_bits(state.stream, Purpose.START, (), tries))
             point = start if given else initial(words, fixed)
             value, slope, _ = density(point, ())
             finite = jnp.isfinite(value) & jnp.isfinite(slope).all()

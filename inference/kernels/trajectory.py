@@ -19,7 +19,6 @@ flexible and accelerated probabilistic programming in NumPyro", algorithm 2 (the
 momenta is taken off rho, the trapezoid rule, as Stan and NumPyro do.
 """
 
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
@@ -30,18 +29,11 @@ from ...transforms.autobatch import program, scratch
 from ...transforms.streams import Stream, random_bits, uniform
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .metric import Metric, velocity
+from .purposes import Purpose
 
-__all__ = ["MAX_DEPTH", "Purpose", "Start", "Trajectory", "iterative", "recursive"]
+__all__ = ["MAX_DEPTH", "Start", "Trajectory", "iterative", "recursive"]
 
 MAX_DEPTH = 22  # two random numbers per leaf, 2**24 numbers per purpose
-
-
-class Purpose(IntEnum):
-    """The uses of randomness within one transition."""
-
-    MOMENTUM = 1
-    DIRECTION = 2
-    CHOICE = 3
 
 
 class Choice(NamedTuple):

@@ -12,6 +12,7 @@ import luciole as lc
 from luciole import dist
 from luciole.inference import HMC, MCMC, NUTS, EllipticalSlice, Slice
 from luciole.inference.kernels.adaptation import Adaptation, DualAveraging, Welford, covariance_of, warmup_schedule
+from luciole.inference.kernels.inverse_mass import inverse_mass_of
 from luciole.inference.kernels.kernel import tuning_of
 from luciole.inference.kernels.metric import metric_of
 from luciole.inference.kernels.pooling import merge, pool_chains, pooled
@@ -23,7 +24,8 @@ NUM_CHAINS, NUM_WARMUP, FIRST_MEETING = 16, 100, 20
 
 
 def tuning(dim=3, dense=False, step_size=None, inverse_mass_matrix=None):
-    return tuning_of("NUTS", 0.8, step_size, inverse_mass_matrix, dense, {}, dim, np.float32)
+    inverse_mass = inverse_mass_of("NUTS", inverse_mass_matrix, dense, dim, np.float32)
+    return tuning_of(step_size, inverse_mass, inverse_mass_matrix is None, 0.8)
 
 
 def welford(positions, dense):

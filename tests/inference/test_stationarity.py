@@ -163,7 +163,7 @@ def with_prior(factor):
     options = {"means": (np.array([0.3, -0.2, 1.0], np.float32),), "factors": (np.asarray(factor, np.float32),)}
     return SimpleNamespace(
         transition=elliptical.EllipticalSliceTransition,
-        tuning=lambda dim, dtype: tuning_of("", 0.5, 1.0, np.ones(dim, dtype), False, options, dim, dtype),
+        tuning=lambda dim, dtype: tuning_of(1.0, np.ones(dim, dtype), False, options=options),
     )
 
 
