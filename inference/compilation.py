@@ -112,10 +112,11 @@ def _place(args):
             f"the arrays that a run is given are committed to different devices: {found}. Expected one device, or one mesh. "
             "Write jax.device_put((x, y), device) before `run`, or hand in NumPy arrays, which go where the others are"
         )
-    for leaf in places.values():
-        sharding = leaf.sharding
-        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else Mesh(sorted(sharding.device_set, key=lambda d: d.id), ("devices",))
-        return SingleDeviceSharding(*mesh.devices.flat) if mesh.size == 1 else NamedSharding(mesh, PartitionSpec())
+    for devices, leaf in places.items():
+        if len(devices) == 1:
+            return SingleDeviceSharding(*devices)
+        mesh = leaf.sharding.mesh if isinstance(leaf.sharding, NamedSharding) else Mesh(sorted(devices, key=lambda d: d.id), ("devices",))
+        return NamedSharding(mesh, PartitionSpec())
     return None
 
 

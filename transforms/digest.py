@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import AbstractValue
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from .errors import ProgramError
@@ -22,7 +23,7 @@ from .errors import ProgramError
 __all__ = ["array_digest", "digest"]
 
 _BYTES = 16
-_BLOCK = 2**22  # bytes of an array that are copied at a time
+_BLOCK = 2**20  # bytes of an array that are copied at a time
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -172,7 +173,7 @@ def _contents(value: Any) -> tuple[str, tuple[Any, ...]]:
         return "partial", (value.func, value.args, value.keywords)
     if isinstance(value, jax.tree_util.PyTreeDef):
         return "tree", (value.node_data(), tuple(value.children()))
-    if isinstance(value, jax.core.AbstractValue):
+    if isinstance(value, AbstractValue):
         # the text has the axes of a sharding and not the mesh that they are of
         return str(value), tuple(getattr(value, name, None) for name in ("weak_type", "sharding", "layout"))
     if isinstance(value, (Mesh, AbstractMesh, PartitionSpec, Sharding, jax.Device)):

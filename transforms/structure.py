@@ -91,7 +91,7 @@ def _jaxpr_key(jaxpr: Any, differentiated: bool, outermost: bool = False) -> Has
     )
 
 
-def _key(value: Any, differentiated: bool) -> Hashable:
+def _key(value: Any, differentiated: bool) -> Any:
     if hasattr(value, "eqns") or (hasattr(value, "jaxpr") and hasattr(value, "consts")):
         return _jaxpr_key(value, differentiated)
     if hasattr(value, "structure_key"):  # our own parameters say what they are

@@ -243,7 +243,13 @@ def test_shardings_of_types_are_part_of_it():
         return structure(jax.make_jaxpr(lambda x: x * 2.0)(jax.device_put(X, NamedSharding(mesh, P(*spec), memory_kind=kind))))
 
     explicit, larger = mesh_of(2, AxisType.Explicit), mesh_of(4, AxisType.Explicit)
-    keys = {key(explicit, "rows"), key(explicit), key(larger, "rows"), key(mesh_of(2), "rows"), structure(jax.make_jaxpr(lambda x: x * 2.0)(X))}
+    keys = {
+        key(explicit, "rows"),
+        key(explicit),
+        key(larger, "rows"),
+        key(mesh_of(2), "rows"),
+        structure(jax.make_jaxpr(lambda x: x * 2.0)(X)),
+    }
     assert len(keys) == 5
     assert key(explicit, "rows") == key(mesh_of(2, AxisType.Explicit), "rows")
 
