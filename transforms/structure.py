@@ -100,6 +100,8 @@ def _key(value: Any, differentiated: bool) -> Any:
         return (type(value).__name__, *(_key(v, differentiated) for v in value))
     if isinstance(value, dict):
         return ("dict", *((k, _key(v, differentiated)) for k, v in value.items()))
+    if isinstance(value, (set, frozenset)):
+        return frozenset(_key(v, differentiated) for v in value)
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
         # 1, 1.0 and True are equal to Python and different to JAX; so are 0.0 and -0.0, and NaN must equal itself
         return (type(value).__name__, repr(value))

@@ -21,6 +21,7 @@ from numpyro import handlers
 from luciole import ppl as lc
 from luciole.transforms import ProgramError, array_digest, digest, structure
 from luciole.transforms.jax_compat import open_jaxpr
+from luciole.transforms.structure import value_key
 
 X = np.linspace(0.1, 1.0, 4, dtype=np.float32)
 
@@ -123,7 +124,7 @@ def digests_of_models():
         gradient = jax.make_jaxpr(jax.grad(density))(density.init(jax.random.key(0)))
         keys = [density.program.structure_key(d) for d in (True, False)] + [structure(inner), structure(gradient, differentiated=False)]
         found[model.__name__] = [digest(key) for key in keys]
-    return found
+    return found | {"parts": [digest(part) for part in functions()]}
 
 
 @pytest.mark.slow
@@ -135,7 +136,7 @@ def test_every_process_finds_the_same_digests():
     started = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) for env in environments]
     one, other = (json.loads(process.communicate()[0]) for process in started)
     assert one == other
-    assert len({d for ds in one.values() for d in ds[:1]}) == len(MODELS) == len(one)
+    assert len({ds[0] for ds in one.values()}) == len(one) == len(MODELS) + 1
 
 
 def test_data_are_no_part_of_a_program():
@@ -276,6 +277,10 @@ def test_parts_do_not_run_together():
     assert digest(float("nan")) == digest(-float("nan"))
 
 
+class Unhashable:
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+
 def functions():
     return (
         lambda x: x,
@@ -289,6 +294,9 @@ def functions():
         jax.lax.Precision.HIGH,
         jax.lax.Precision.HIGHEST,
         object,
+        value_key(Unhashable()),
+        value_key({"a", "b", "c"}),
+        value_key(functools.partial(np.add, 1.0).__call__),
     )
 
 
