@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import AbstractValue
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from .errors import ProgramError
@@ -22,7 +23,7 @@ from .errors import ProgramError
 __all__ = ["array_digest", "digest"]
 
 _BYTES = 16
-_BLOCK = 2**22  # bytes of an array that are copied at a time
+_BLOCK = 2**20  # bytes of an array that are copied at a time
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -31,7 +32,8 @@ def digest(key: Hashable) -> str:
 
     Two keys have equal digests if they are equal, in any process on the same versions of JAX; and, up to the chance of a collision
     (2**-64 among 2**32 keys), only then. Where a key holds the identity of an object, the digest has its name instead: functions,
-    such as those of callbacks and custom derivative rules, enter by module and qualified name and not by what they do.
+    such as those of callbacks and custom derivative rules, enter by module and qualified name and not by what they do, and addresses
+    that stand in an object's text are left out.
 
     Args:
         key: nested tuples of text, bytes, numbers, types, arrays and hashable parameters of equations.
@@ -119,7 +121,7 @@ class _Writer:
             elif kind is str:
                 piece = texts.get(part)
                 if piece is None:
-                    piece = texts[part] = _piece(b"s", part.encode("utf-8", "surrogatepass"))
+                    piece = texts[part] = _piece(b"s", _ADDRESS.sub("", part).encode("utf-8", "surrogatepass"))
                 pieces.append(piece)
             elif kind is int:
                 piece = numbers.get(part)
@@ -172,7 +174,7 @@ def _contents(value: Any) -> tuple[str, tuple[Any, ...]]:
         return "partial", (value.func, value.args, value.keywords)
     if isinstance(value, jax.tree_util.PyTreeDef):
         return "tree", (value.node_data(), tuple(value.children()))
-    if isinstance(value, jax.core.AbstractValue):
+    if isinstance(value, AbstractValue):
         # the text has the axes of a sharding and not the mesh that they are of
         return str(value), tuple(getattr(value, name, None) for name in ("weak_type", "sharding", "layout"))
     if isinstance(value, (Mesh, AbstractMesh, PartitionSpec, Sharding, jax.Device)):
@@ -181,7 +183,7 @@ def _contents(value: Any) -> tuple[str, tuple[Any, ...]]:
         return _name_of(value), (getattr(value, "__self__", None),) if hasattr(value, "__func__") else ()
     if dataclasses.is_dataclass(value):
         return "fields", tuple((field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare)
-    return _ADDRESS.sub("", repr(value)), ()
+    return repr(value), ()
 
 
 def _place(place: Any) -> tuple[Any, ...]:

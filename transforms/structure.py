@@ -91,7 +91,7 @@ def _jaxpr_key(jaxpr: Any, differentiated: bool, outermost: bool = False) -> Has
     )
 
 
-def _key(value: Any, differentiated: bool) -> Hashable:
+def _key(value: Any, differentiated: bool) -> Any:
     if hasattr(value, "eqns") or (hasattr(value, "jaxpr") and hasattr(value, "consts")):
         return _jaxpr_key(value, differentiated)
     if hasattr(value, "structure_key"):  # our own parameters say what they are
@@ -100,6 +100,8 @@ def _key(value: Any, differentiated: bool) -> Hashable:
         return (type(value).__name__, *(_key(v, differentiated) for v in value))
     if isinstance(value, dict):
         return ("dict", *((k, _key(v, differentiated)) for k, v in value.items()))
+    if isinstance(value, (set, frozenset)):
+        return frozenset(_key(v, differentiated) for v in value)
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
         # 1, 1.0 and True are equal to Python and different to JAX; so are 0.0 and -0.0, and NaN must equal itself
         return (type(value).__name__, repr(value))

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from numpyro import distributions as dist
 
 from luciole import ppl as lc
-from luciole.inference import HMC, MCMC
+from luciole.inference import MCMC, RWM
 from luciole.transforms import SamplerError
 
 RNG = np.random.default_rng(0)
@@ -23,7 +23,7 @@ def model(x, y=None):
 
 
 def run(data, warmup, **options):
-    kernel = HMC(model, num_steps=3, step_size=0.1)
+    kernel = RWM(model, step_size=0.5)
     mcmc = MCMC(kernel, num_warmup=warmup, num_samples=5, num_chains=3, progress_bar=False, **options)
     x, y = data
     mcmc.run(jax.random.key(1), x, y=y)

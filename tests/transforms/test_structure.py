@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from luciole.transforms import placed, structure
 from luciole.transforms.jax_compat import open_jaxpr
+from luciole.transforms.structure import value_key
 
 X = jnp.linspace(0.1, 1.0, 4)
 
@@ -277,3 +278,43 @@ def test_placed_tells_layouts_apart():
     with pytest.raises(ValueError, match="layouts"):
         jax.jit(jnp.sin).lower(rows).compile()(columns)
     assert placed(rows) != placed(columns)
+
+
+# ---- types and values of every kind
+
+
+def with_a_reference(step):
+    def f(x):
+        total = jax.new_ref(jnp.zeros(()))
+        total[...] += x.sum() * step
+        return total[...]
+
+    return f
+
+
+def test_references_and_mapped_axes():
+    """Types beside those of arrays: mutable references, and what varies over a mesh inside `shard_map`."""
+
+    def mapped(check):
+        return jax.shard_map(lambda x: jax.lax.psum(x, "rows"), mesh=mesh_of(2), in_specs=P("rows"), out_specs=P(), check_vma=check)
+
+    programs = [lambda: with_a_reference(1.0), lambda: with_a_reference(2.0), lambda: mapped(True), lambda: mapped(False)]
+    one, again = ([structure(jax.make_jaxpr(make())(X), differentiated=False) for make in programs] for _ in range(2))
+    assert one == again
+    assert len(set(one)) == len(one)
+
+
+def test_values_that_are_part_of_a_program():
+    def values():
+        return [
+            jax.random.key(0),
+            jax.random.key(1),
+            jax.random.key(0, impl="rbg"),
+            np.zeros(2),
+            jnp.zeros(2),
+            {"a": np.zeros(2)},
+            [0.0, {1}],
+        ]
+
+    assert [value_key(v) for v in values()] == [value_key(v) for v in values()]
+    assert len({value_key(v) for v in values()}) == len(values())

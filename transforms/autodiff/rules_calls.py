@@ -15,7 +15,7 @@ from jax.core import Tracer, eval_jaxpr
 
 from ..bounded import PROGRAMS, bounded_jit
 from ..equations import BODY_PARAMETER, dependents, reads_any, run_jaxpr
-from ..jax_compat import Literal, equation_context, open_jaxpr, subjaxprs
+from ..jax_compat import Literal, equation_context, open_jaxpr
 from ..structure import structure
 from .core import Tape, Unknown, evaluate, linearize_jaxpr, literal, push, push_forward
 from .loop_bodies import chosen, omitted
