@@ -47,18 +47,20 @@ class Placement(NamedTuple):
                 f"the arrays that a run is given are committed to different devices: {found}. Expected one device, or one mesh. "
                 "Write jax.device_put((x, y), device) before `run`, or hand in NumPy arrays, which go where the others are."
             )
-        for array in places.values():
+        for devices, array in places.items():
+            platform = next(iter(devices)).platform
+            if len(devices) == 1:
+                return cls(platform, together=SingleDeviceSharding(*devices))
             sharding = array.sharding
-            devices = sorted(sharding.device_set, key=lambda d: d.id)
-            mesh = sharding.mesh if isinstance(sharding, NamedSharding) else Mesh(devices, ("devices",))
-            one = SingleDeviceSharding(*mesh.devices.flat) if mesh.size == 1 else NamedSharding(mesh, PartitionSpec())
-            return cls(devices[0].platform, together=one)
+            mesh = sharding.mesh if isinstance(sharding, NamedSharding) else Mesh(sorted(devices, key=lambda d: d.id), ("devices",))
+            return cls(platform, together=NamedSharding(mesh, PartitionSpec()))
         return cls(jax.default_backend())
 
     @classmethod
     def over(cls, mesh: Mesh, *axes: str) -> "Placement":
         """Chains split over these axes of a mesh, all of them if none is named."""
-        return cls(mesh.devices.flat[0].platform, mesh, axes or tuple(mesh.axis_names))
+        automatic = Mesh(mesh.devices, mesh.axis_names)  # under explicit axes the programs' own types would have to say where they are
+        return cls(mesh.devices.flat[0].platform, automatic, axes or tuple(mesh.axis_names))
 
     @property
     def num_devices(self) -> int:
