@@ -18,7 +18,6 @@ from typing import Any
 import filelock
 import jax
 import numpy as np
-import zarr
 
 from ...transforms.errors import StoreError
 from ..results.export import empty_groups
@@ -83,7 +82,7 @@ class Store:
         written |= {"sites": [], "stats": [], "commit": None}
         try:
             with quietly():
-                root = zarr.create_group(draft, zarr_format=3, attributes={**attributes, OWN: written})
+                root = _zarr().create_group(draft, zarr_format=3, attributes={**attributes, OWN: written})
                 own = root.create_group(OWN, attributes=recipe)
                 for name, array in arrays.items():
                     own.create_array(name, data=array, dimension_names=[f"{name}_dim_{axis}" for axis in range(array.ndim)])
@@ -106,7 +105,7 @@ class Store:
         written = attributes.pop(OWN)
         try:
             with quietly():
-                own = zarr.open_group(path / OWN, mode="r", use_consolidated=False)
+                own = _zarr().open_group(path / OWN, mode="r", use_consolidated=False)
                 arrays = {name: np.asarray(own[name]) for name in own.array_keys() if name != "state"}
                 return cls(path, written, dict(own.attrs), arrays, attributes)
         except (OSError, KeyError, ValueError) as e:
@@ -164,7 +163,7 @@ class Store:
                 encoding["draw"] = {"chunks": (2**16,)}  # it is empty as yet
                 group.to_zarr(self.path, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
             state = {"shape": (2, size), "chunks": (1, size), "dtype": "uint8", "compressors": None, "dimension_names": ["slot", "byte"]}
-            own = zarr.open_group(self.path / OWN, mode="r+", use_consolidated=False)
+            own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
             own.create_array("state", attributes={"index": index}, overwrite=True, **state)
         sites = [[name, variables.get(name), list(value.shape), str(value.dtype)] for name, value in values.items()]
         self._written |= {"sites": sites, "stats": list(chunk.stats)}
@@ -249,14 +248,14 @@ class Store:
         names = {site[0]: site[1] for site in self._written["sites"] if site[1] is not None}, {n: n for n in self._written["stats"]}
         with self._writing():
             for warming, group, variables in [(w, GROUPS[w][k], names[k]) for w in lengths if lengths[w] for k in (0, 1)]:
-                opened = zarr.open_group(self.path / group, mode="r+", use_consolidated=False)
+                opened = _zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
                 self._open |= {(group, name): opened[variable] for name, variable in variables.items()}
                 opened["draw"].resize((lengths[warming],))
                 opened["draw"][:] = np.arange(lengths[warming])
                 for variable in variables.values():
                     opened[variable].resize((opened[variable].shape[0], lengths[warming], *opened[variable].shape[2:]))
                 self._open |= {(group, name): opened[variable] for name, variable in variables.items()}
-            own = zarr.open_group(self.path / OWN, mode="r+", use_consolidated=False)
+            own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
             self._state = own["state"]
             self._metadata = {}
             for group in (OWN, *GROUPS[False], *GROUPS[True]):
@@ -296,6 +295,13 @@ class Store:
                 f"store {str(self.path)!r} cannot be written: {e}. The {kept} draws per chain that were written are intact; make it "
                 "possible to write, and go on with MCMC.resume."
             ) from e
+
+
+def _zarr() -> Any:
+    """The library; it is heavy, and only runs with a store need it."""
+    import zarr
+
+    return zarr
 
 
 def check_free(path: Path) -> None:
