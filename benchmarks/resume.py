@@ -21,9 +21,11 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -87,7 +89,7 @@ class Case(NamedTuple):
     kernel: object
     model: object = scales
     data: object = observations
-    settings: dict = {}
+    settings: Mapping = MappingProxyType({})
     often: bool = False
     cramped: bool = False
     chunk: int = CHUNK
@@ -130,7 +132,7 @@ def child(name, how, folder, out):
     if case.cramped:
         flymc.set_up = partial(_cramped, flymc.set_up)
     _narrated(case)
-    settings = {"num_warmup": 300, "num_samples": 600, "num_chains": 3, "keep_warmup": True, "progress_bar": False} | case.settings
+    settings = {"num_warmup": 300, "num_samples": 600, "num_chains": 3, "keep_warmup": True, "progress_bar": False} | dict(case.settings)
     tell("phase compiling")
     if how == "resume":
         mcmc = lc.MCMC.resume(folder, case.model, case.data(), progress_bar=False)
@@ -355,7 +357,8 @@ def full():
     with tempfile.TemporaryDirectory() as place:
         folder, out = Path(place) / "run.zarr", Path(place) / "out.npz"
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        limited = f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({2**15}, -1))"
+        limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
+        limited += f"; resource.setrlimit(resource.RLIMIT_FSIZE, ({2**15}, -1))"
         begin = f"{limited}; import sys, runpy; sys.argv = {[__file__, 'child', 'NUTS', 'run', str(folder), str(out)]!r}"
         command = [sys.executable, "-c", f"{begin}; runpy.run_path({__file__!r}, run_name='__main__')"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -244,7 +244,7 @@ def _observed(run: Run) -> dict[str, np.ndarray]:
     names = [n for n, s in run.program.sites.items() if s.role == "observed"]
     if not names:
         return {}
-    first = {n: run.samples[n][0, 0] for n in run.program.latents}
+    first = {n: run.samples[n][0, 0] for n in run.program.latents if n in run.samples}
     values = generate(run.program, run.program.data, random_key(), first)
     return {n: np.asarray(values[n]) for n in names}
 

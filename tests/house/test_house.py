@@ -91,7 +91,58 @@ def broken_links(root):
     return [r for r, link in links.items() if not link.is_symlink() or link.resolve() != (root / r).resolve()]
 
 
-RULES = [climbing_imports, semi_private_uses, folders_without_init, broken_links]
+# The rooms of inference/, as they are drawn in CONTRIBUTING.md: what each may import, from the bottom up, so that there is no circle.
+BELOW_IN_INFERENCE = {
+    "kernels": set(),
+    "results": {"kernels"},
+    "run": {"kernels", "results"},
+    "flymc": {"kernels", "run"},
+    "evidence": {"kernels", "results", "run"},
+}
+
+
+def arrows_in_inference(root):
+    """Room and room that it imports, of the files of inference/'s rooms."""
+    found = set()
+    for room in BELOW_IN_INFERENCE:
+        for path in python_files(root / "inference" / room):
+            for name in imported_names(path.read_text(), ("luciole", *path.relative_to(root).parts[:-1])):
+                parts = name.split(".")
+                if parts[:2] == ["luciole", "inference"] and parts[2] != room:
+                    found.add((room, parts[2]))
+    return found
+
+
+def undrawn_arrows(root):
+    return [
+        f"inference/{room} imports {other}" for room, other in sorted(arrows_in_inference(root)) if other not in BELOW_IN_INFERENCE[room]
+    ]
+
+
+def undrawn_rooms(root):
+    return [d.name for d in (root / "inference").iterdir() if d.is_dir() and d.name not in {*BELOW_IN_INFERENCE, "__pycache__"}]
+
+
+def large_functions(root):
+    """Functions of inference/ of more than 80 lines without their docstring, or of more than 8 parameters; users' own calls may have more."""
+    for path in python_files(root / "inference"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]
+                lines = node.end_lineno - first.lineno + 1
+                if lines > 80 or (len(names) > 8 and node.name not in ("__init__", *USERS_CALLS)):
+                    yield f"{path.relative_to(root)}: {node.name} has {lines} lines and {len(names)} parameters"
+
+
+USERS_CALLS = ("resume", "sgd_evidence")  # verbs that take what a constructor takes
+
+
+def too_large_functions(root):
+    return list(large_functions(root))
+
+
+RULES = [climbing_imports, semi_private_uses, folders_without_init, broken_links, undrawn_arrows, undrawn_rooms, too_large_functions]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -126,6 +177,11 @@ def small_house(tmp_path):
         (semi_private_uses, "inference/a.py", "from jax.interpreters import ad"),
         (semi_private_uses, "ppl/jax_compat.py", "def f():\n    from jax import extend"),
         (folders_without_init, "ppl/deep/a.py", ""),
+        (undrawn_arrows, "inference/kernels/a.py", "from ..run.mcmc import MCMC"),
+        (undrawn_arrows, "inference/results/a.py", "from ..flymc import FlyMC"),
+        (undrawn_rooms, "inference/attic/a.py", ""),
+        (too_large_functions, "inference/run/a.py", "def f(a, b, c, d, e, f, g, h, i): ..."),
+        (too_large_functions, "inference/run/a.py", "def f():\n" + "    x = 1\n" * 81),
     ],
 )
 def test_a_planted_violation_is_caught(small_house, rule, file, text):
