@@ -1,11 +1,10 @@
 """Taking up a run that is in a store: what `MCMC.run` writes down, and what `MCMC.resume` makes of it."""
 
 import importlib
-import os
 import platform
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,15 @@ import numpy as np
 from ...ppl.initial import as_strategy
 from ...transforms.errors import LucioleError, StoreError
 from ..kernels.kernel import Kernel
+from ..results.stored import check_free, path_of
 from .notices import StoreWarning
 from .placement import Placement
 from .recipe import Fingerprint, Unwritable, differences, fingerprint, float_type, kernel_settings, layout_of, read, versions, write
 from .spec import Settings
 from .start import Start
-from .store import Store, check_free
+from .store import Store
 
 __all__ = ["check_place", "check_run", "kernel_of", "new_store", "path_of", "start_from"]
-
-
-def path_of(store: Any) -> Path:
-    """The folder of a store.
-
-    Raises:
-        StoreError: it is no path.
-    """
-    if not isinstance(store, (str, os.PathLike)) or not str(store):
-        raise StoreError(f"MCMC: store is {store!r}, the path of a folder expected; write store='run.zarr'.")
-    return Path(store)
 
 
 def new_store(
@@ -66,12 +55,21 @@ def _machine(density: Any) -> dict[str, str]:
 
 
 def _written_kernel(kernel: Kernel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    kind = type(kernel)
+    """Class and settings; `unwritten` names the settings without a written form, and is None if it is not known which there are."""
+    kind, settings, unwritten = type(kernel), {}, []
+    written = {"module": kind.__module__, "name": kind.__qualname__}
     try:
-        settings = write(kernel_settings(kernel), arrays)
+        given = kernel_settings(kernel)
     except Unwritable:
-        settings = None
-    return {"module": kind.__module__, "name": kind.__qualname__, "settings": settings}
+        return {**written, "settings": write({}, arrays), "unwritten": None}
+    for name, value in given.items():
+        mine: dict[str, np.ndarray] = dict(arrays)
+        try:
+            settings[name] = write(value, mine)
+            arrays |= mine
+        except Unwritable:
+            unwritten.append(name)
+    return {**written, "settings": {"mapping": list(settings.items())}, "unwritten": unwritten}
 
 
 def _written_start(start: Start, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -99,17 +97,28 @@ def kernel_of(store: Store, model: Any, given: Kernel | None) -> Kernel:
         if model is None:
             raise StoreError(f"MCMC.resume: the model is missing; write MCMC.resume({shown}, model=model, args=(...)).")
         kind = _kind(written)
-        if kind is None or written["settings"] is None:
+        if kind is None or written["unwritten"] != []:
+            why = "is not one that Luciole has" if kind is None else f"has settings that cannot be written down, {written['unwritten']}"
             raise StoreError(
-                f"store {shown}: its kernel {written['name']} is not Luciole's, or has settings that are not written down; write "
-                f"MCMC.resume({shown}, kernel={written['name']}(model, ...), ...), as for the run."
+                f"store {shown}: the run's kernel {written['name']} {why}; give it as the run had it: "
+                f"MCMC.resume({shown}, kernel={written['name']}(model, ...), args=(...))."
             )
-        return kind(model, **read(written["settings"], store.arrays))
-    if type(given).__qualname__ != written["name"]:
-        raise StoreError(f"store {shown}: the run's kernel is {written['name']}, kernel= is {type(given).__qualname__}; leave kernel= out.")
+        settings = read(written["settings"], store.arrays)
+        try:
+            return kind(model, **settings)
+        except (TypeError, LucioleError) as e:  # of another version
+            raise StoreError(
+                f"store {shown}: {written['name']} does not take the run's settings {settings} ({e}); resume it with the version of Luciole "
+                f"that wrote it, {store.recipe['versions']['luciole'] or 'a checkout'}."
+            ) from e
+    if type(given).__qualname__ != written["name"] or _kind(written) not in (None, type(given)):
+        raise StoreError(
+            f"store {shown}: the run's kernel is {written['name']}, kernel= is {type(given).__qualname__}; leave kernel= out, or give the "
+            "run's."
+        )
     _check_settings(store, given)
-    if model is not None and "model" in {f.name for f in fields(given)}:  # pyright: ignore[reportArgumentType]
-        return replace(given, model=model)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if model is not None and is_dataclass(given) and "model" in {f.name for f in fields(given)}:
+        return replace(given, model=model)  # pyright: ignore[reportCallIssue]
     return given
 
 
@@ -125,8 +134,6 @@ def _kind(written: Mapping[str, Any]) -> Any:
 
 def _check_settings(store: Store, given: Kernel) -> None:
     written = store.recipe["kernel"]["settings"]
-    if written is None:
-        return
     try:
         here = kernel_settings(given)
     except Unwritable:
