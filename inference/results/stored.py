@@ -168,17 +168,21 @@ def check_files(path: Path, arrays: Mapping[str, Any]) -> None:
             numbers = itertools.product(*(range(-(-size // of)) for size, of in sizes))
             files += [path.joinpath(name, "c", *map(str, number)) for number in numbers]
         for file in files:
-            if not file.is_file() or not file.stat().st_size:
-                raise damaged(path, f"the file {file.relative_to(path)} is {'empty' if file.exists() else 'missing'}")
+            _check_file(path, file)
+
+
+def _check_file(path: Path, file: Path) -> None:
+    if not file.is_file() or not file.stat().st_size:
+        raise damaged(path, f"the file {file.relative_to(path).as_posix()} is {'empty' if file.exists() else 'missing'}")
 
 
 def _check_state(path: Path, commit: Mapping[str, Any]) -> None:
     """Looks whether the state of the chains is the one that was committed."""
     file = path / OWN / "state" / "c" / str(commit["slot"]) / "0"
-    if not file.is_file():
-        raise damaged(path, f"the file {file.relative_to(path)} is missing")
+    _check_file(path, path / OWN / "state" / "zarr.json")
+    _check_file(path, file)
     if zlib.crc32(file.read_bytes()) != commit["checksum"]:
-        raise damaged(path, f"the file {file.relative_to(path)} is of another time than zarr.json, or cut off")
+        raise damaged(path, f"the file {file.relative_to(path).as_posix()} is of another time than zarr.json, or cut off")
 
 
 def open_store(store: str | os.PathLike[str]) -> Any:
