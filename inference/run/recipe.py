@@ -4,6 +4,7 @@ Kernels and start strategies are written by name and settings, never as code; wh
 again when the run is resumed. Model and data are given again too, and compared with their fingerprint.
 """
 
+import functools
 import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
@@ -84,7 +85,8 @@ def kernel_settings(kernel: Any) -> dict[str, Any]:
     return {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "model"}
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Of the packages that draws depend on."""
     found = {}
     for name in _PACKAGES:

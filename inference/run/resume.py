@@ -35,7 +35,7 @@ def new_store(
     check_free(path)
     arrays: dict[str, np.ndarray] = {}
     recipe = {
-        "versions": versions(),
+        "versions": dict(versions()),
         **_machine(density),
         "float": float_type(),
         "kernel": _written_kernel(kernel, arrays),
@@ -108,8 +108,8 @@ def kernel_of(store: Store, model: Any, given: Kernel | None) -> Kernel:
             return kind(model, **settings)
         except (TypeError, LucioleError) as e:  # of another version
             raise StoreError(
-                f"store {shown}: {written['name']} does not take the run's settings {settings} ({e}); resume it with the version of Luciole "
-                f"that wrote it, {store.recipe['versions']['luciole'] or 'a checkout'}."
+                f"store {shown}: {written['name']} does not take the run's settings {settings} ({e}); resume it with the version of "
+                f"Luciole that wrote it, {store.recipe['versions']['luciole'] or 'a checkout'}."
             ) from e
     if type(given).__qualname__ != written["name"] or _kind(written) not in (None, type(given)):
         raise StoreError(

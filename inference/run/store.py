@@ -263,12 +263,14 @@ class Store:
         names = {site[0]: site[1] for site in self._written["sites"] if site[1] is not None}, {n: n for n in self._written["stats"]}
         for warming, group, variables in [(w, GROUPS[w][k], names[k]) for w in lengths if lengths[w] for k in (0, 1)]:
             opened = _zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
-            self._open |= {(group, name): opened[variable] for name, variable in variables.items()}
-            opened["draw"].resize((lengths[warming],))
-            opened["draw"][:] = np.arange(lengths[warming])
-            for variable in variables.values():
-                opened[variable].resize((opened[variable].shape[0], lengths[warming], *opened[variable].shape[2:]))
-            self._open |= {(group, name): opened[variable] for name, variable in variables.items()}
+            arrays, draw = {name: opened[variable] for name, variable in variables.items()}, opened["draw"]
+            draw.resize((lengths[warming],))
+            if not np.array_equal(draw[:], np.arange(lengths[warming])):
+                draw[:] = np.arange(lengths[warming])
+            for array in arrays.values():
+                if array.shape[1] != lengths[warming]:
+                    array.resize((array.shape[0], lengths[warming], *array.shape[2:]))
+            self._open |= {(group, name): array for name, array in arrays.items()}
         own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
         self._state = own["state"]
         self._metadata = {}

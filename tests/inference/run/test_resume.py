@@ -36,7 +36,7 @@ def written(store):
     return json.loads(Path(store, "zarr.json").read_text())["attributes"]["luciole"]
 
 
-@pytest.mark.parametrize("chunks", [1, 5])
+@pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_a_run_goes_on_from_the_middle(small, whole, tmp_path, chunks):
     """In the warm-up and after it, twice; with more draws asked for; and further when it is over."""
     path = tmp_path / "run.zarr"
@@ -52,7 +52,7 @@ def test_a_run_goes_on_from_the_middle(small, whole, tmp_path, chunks):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"init_params": np.arange(8, dtype=np.float32).reshape(2, 4) / 7}, {"start": "earlier"}],
+    [{}, {"init_params": np.arange(8, dtype=np.float32).reshape(2, 4) / 7}, pytest.param({"start": "earlier"}, marks=pytest.mark.slow)],
     ids=["searched for", "given", "an earlier run's"],
 )
 def test_a_run_begins_from_its_store(small, whole, tmp_path, monkeypatch, options):
@@ -63,9 +63,10 @@ def test_a_run_begins_from_its_store(small, whole, tmp_path, monkeypatch, option
     def broken(spec):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.warns(lc.InterruptWarning, match=r"MCMC.resume with its store"):
+    with monkeypatch.context() as patch:
         patch.setattr(running, "compiled_sampler", broken)
-        small.mcmc(store=path).run(jax.random.key(3), small.Y, small.X, **options)
+        with pytest.warns(lc.InterruptWarning, match=r"MCMC.resume with its store"):
+            small.mcmc(store=path).run(jax.random.key(3), small.Y, small.X, **options)
     assert written(path)["commit"] is None
     small.same(small.resume(path), small.mcmc().run(jax.random.key(3), small.Y, small.X, **options))
 
@@ -74,7 +75,9 @@ def test_a_run_begins_from_its_store(small, whole, tmp_path, monkeypatch, option
 @pytest.mark.parametrize("own", [False, True], ids=["kernel's", "run's"])
 @pytest.mark.parametrize("name", ["value", "median"])
 def test_start_strategies_are_restored(small, tmp_path, monkeypatch, name, own):
-    strategy = {"value": lc.init_to_value({"a/level": 0.3, "effect": np.full((3, 1), 0.1)}), "median": lc.init_to_median(num_samples=7)}[name]
+    strategy = {"value": lc.init_to_value({"a/level": 0.3, "effect": np.full((3, 1), 0.1)}), "median": lc.init_to_median(num_samples=7)}[
+        name
+    ]
     options = {"init_params": strategy} if own else {}
 
     def start(**more):
@@ -93,9 +96,9 @@ MASS = np.array([0.5, 1.0, 1.5, 2.0])
 @pytest.mark.parametrize(
     "options",
     [
-        {"inverse_mass_matrix": MASS},
+        pytest.param({"inverse_mass_matrix": MASS}, marks=pytest.mark.slow),
         {"inverse_mass_matrix": {"effect": np.array([[0.1], [0.2], [1 / 3]]), "a/level": np.float32(0.7), "empty": np.ones(0)}},
-        {"step_size": 1 / 3, "adapt_step_size": True, "target_accept_prob": 0.4, "adapt_mass_matrix": True},
+        pytest.param({"step_size": 1 / 3, "adapt_step_size": True, "target_accept_prob": 0.4}, marks=pytest.mark.slow),
     ],
     ids=["array", "by site", "numbers"],
 )
@@ -114,11 +117,13 @@ def test_settings_of_the_kernel_are_restored(small, whole, tmp_path, options):
     small.same(small.resume(path, kernel=lc.RWM(small.model, **options)), found)
 
 
-@pytest.mark.parametrize("kind", [Own, Plain])
+@pytest.mark.parametrize("kind", [Own, pytest.param(Plain, marks=pytest.mark.slow)])
 def test_a_kernel_of_ones_own_is_given_again(small, whole, tmp_path, kind):
     path = tmp_path / "run.zarr"
     small.part_of(path, lambda store: small.run(kind(small.model), store=store), 4)
-    with pytest.raises(StoreError, match=rf"kernel {kind.__name__} is not one that Luciole has; give it.*kernel={kind.__name__}\(model, \.\.\.\)"):
+    with pytest.raises(
+        StoreError, match=rf"kernel {kind.__name__} is not one that Luciole has; give it.*kernel={kind.__name__}\(model, \.\.\.\)"
+    ):
         small.resume(path)
     with pytest.raises(StoreError, match=rf"the run's kernel is {kind.__name__}, kernel= is NUTS"):
         small.resume(path, kernel=lc.NUTS(small.model))
@@ -129,6 +134,7 @@ def test_a_kernel_of_ones_own_is_given_again(small, whole, tmp_path, kind):
     small.same(small.resume(path, small.model, kernel=kind(small.model)), whole)
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_written_are_named(small, tmp_path):
     """The others are compared all the same."""
 
@@ -165,18 +171,18 @@ def rescaled(y, x):
 Y = (np.arange(6, dtype=np.float32).reshape(3, 2) - 2) / 3
 X = np.zeros((2, 0), np.float32)
 BAD = {
-    "no model": (dict(kernel=None), r"the model is missing; write MCMC.resume\('.*', model=model, args="),
-    "another model": (dict(model=renamed), r"site 'a/level' was sample, shape \(\), float32 and is not there"),
-    "another density": (dict(model=rescaled), r"the model has changed: .*run anew"),
-    "no data": (dict(args=()), r"model\(y, x\): missing a required argument: 'y'"),
-    "other values": (dict(args=(Y + 1, X)), r"the data have changed: the values of the argument 'y' are others"),
-    "other shapes": (dict(args=(Y, np.zeros((2, 1), np.float32))), r"site 'empty' was sample, shape \(0,\).* and is sample, shape \(1,\)"),
-    "the last bit": (dict(args=(np.nextafter(Y, 9), X)), "the values of the argument 'y' are others"),
-    "another kernel": (dict(kernel=lc.NUTS), r"the run's kernel is RWM, kernel= is NUTS; leave kernel= out"),
-    "other settings": (dict(kernel=lambda m: lc.RWM(m, dense_mass=True)), "kernel has dense_mass=False, kernel= has True"),
-    "chains": (dict(num_chains=4), r"num_chains is 4, and the run in '.*' has 2: .*Leave it out"),
-    "fewer draws": (dict(num_samples=19), r"num_samples is 19, and the run in '.*' was asked for 20 already; write at least"),
-    "no number": (dict(num_samples=2.5), r"num_samples is 2.5.*write num_samples=2000"),
+    "no model": ({"kernel": None}, r"the model is missing; write MCMC.resume\('.*', model=model, args="),
+    "another model": ({"model": renamed}, r"site 'a/level' was sample, shape \(\), float32 and is not there"),
+    "another density": ({"model": rescaled}, r"the model has changed: .*run anew"),
+    "no data": ({"args": ()}, r"model\(y, x\): missing a required argument: 'y'"),
+    "other values": ({"args": (Y + 1, X)}, r"the data have changed: the values of the argument 'y' are others"),
+    "other shapes": ({"args": (Y, np.zeros((2, 1), np.float32))}, r"site 'empty' was sample, shape \(0,\).* and is sample, shape \(1,\)"),
+    "the last bit": ({"args": (np.nextafter(Y, 9), X)}, "the values of the argument 'y' are others"),
+    "another kernel": ({"kernel": lc.NUTS}, r"the run's kernel is RWM, kernel= is NUTS; leave kernel= out"),
+    "other settings": ({"kernel": lambda m: lc.RWM(m, dense_mass=True)}, "kernel has dense_mass=False, kernel= has True"),
+    "chains": ({"num_chains": 4}, r"num_chains is 4, and the run in '.*' has 2: .*Leave it out"),
+    "fewer draws": ({"num_samples": 19}, r"num_samples is 19, and the run in '.*' was asked for 20 already; write at least"),
+    "no number": ({"num_samples": 2.5}, r"num_samples is 2.5.*write num_samples=2000"),
 }
 
 
@@ -219,7 +225,7 @@ def test_another_kernel_in_the_recipe(small, store):
         file.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("change", ["jax", "machine"])
+@pytest.mark.parametrize("change", ["jax", pytest.param("machine", marks=pytest.mark.slow)])
 def test_other_versions_and_machines_are_a_warning(small, whole, store, monkeypatch, change):
     now = resume.versions()
     if change == "jax":
@@ -233,24 +239,20 @@ def test_other_versions_and_machines_are_a_warning(small, whole, store, monkeypa
     small.same(found, whole)
 
 
-def test_two_runs_in_one_store(small, whole, store, tmp_path):
+def test_two_runs_in_one_store(small, whole, tmp_path):
     """The second is refused at once, whatever it wants; the first goes on undisturbed."""
-    refused = []
+    path, refused = tmp_path / "new.zarr", []
 
     def meanwhile(report):
         if report.phase in ("warm-up", "sampling") and not refused:
-            for path in (str(tmp_path / "new.zarr"), store):
-                if not Path(path).exists() or written(path)["commit"] is None and path == store:
-                    continue
-                with pytest.raises(StoreError) as caught:
-                    small.resume(path)
-                refused.append(str(caught.value))
-                break
+            with pytest.raises(StoreError) as caught:
+                small.resume(path)
+            refused.append(str(caught.value))
 
-    found = small.run(store=tmp_path / "new.zarr", progress_bar=meanwhile)
+    found = small.run(store=path, progress_bar=meanwhile)
     small.same(found, whole)
     assert "is being written by another run, here or in another process; wait for it" in refused[0]
-    small.same(small.resume(tmp_path / "new.zarr"), whole)
+    small.same(small.resume(path), whole)
 
 
 def test_two_processes_in_one_store(small, whole, store):
@@ -278,6 +280,7 @@ def test_a_run_whose_store_another_one_has_gone_on_with(small, tmp_path):
     small.same(second, small.resume(path))
 
 
+@pytest.mark.slow
 def test_a_store_that_was_removed_is_not_made_anew(small, tmp_path):
     run = small.run(store=tmp_path / "run.zarr")
     (tmp_path / "run.zarr").rename(tmp_path / "other.zarr")
@@ -363,10 +366,11 @@ def test_an_interrupt_inside_a_chunk_leaves_chains_of_several_lengths(small, tmp
             raise KeyboardInterrupt
         return sums(counts)
 
-    with monkeypatch.context() as patch, pytest.warns(lc.InterruptWarning):
+    with monkeypatch.context() as patch:
         patch.setattr(host, "_FIRST_CHUNK", 512)
         patch.setattr(host, "_sum", interrupting)
-        part = small.run(kernel, **options, store=path)
+        with pytest.warns(lc.InterruptWarning):
+            part = small.run(kernel, **options, store=path)
     filled = part._running.snapshot.filled
     assert 0 < filled.min() < filled.max()
     assert lc.open_store(path).posterior.sizes["draw"] == filled.min()

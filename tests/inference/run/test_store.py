@@ -20,7 +20,9 @@ from luciole.inference.run import store as store_module
 from luciole.transforms import StoreError
 
 
-@pytest.mark.parametrize("options", [{}, {"keep_warmup": True, "thinning": 3}], ids=["plain", "thinned"])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"keep_warmup": True, "thinning": 3}, marks=pytest.mark.slow)], ids=["plain", "thinned"]
+)
 def test_a_store_changes_no_bit(small, chunks_of, tmp_path, options):
     one = small.run(**options)
     chunks_of(4)
@@ -63,6 +65,7 @@ def test_what_readers_see(small, begun, whole):
     assert stored.OWN not in (found.groups() if old else found.children)
 
 
+@pytest.mark.slow
 def test_a_run_in_its_warm_up_has_nothing_to_read(small, tmp_path):
     for chunks, words in ((0, "they are there after its first chunk"), (2, "it is in its warm-up")):
         path = tmp_path / f"{chunks}.zarr"
@@ -98,9 +101,15 @@ def test_what_is_there_is_not_overwritten(small, store, tmp_path):
     for path in (other, tmp_path / "foreign.zarr"):
         with pytest.raises(StoreError, match="something else is there, and is not overwritten; name another folder"):
             small.run(store=path)
-    with pytest.raises(StoreError, match=r"a run with 6 draws per chain is there.*Go on with it, MCMC.resume\('.*copy.zarr', model=\.\.\.\)"):
+    with pytest.raises(
+        StoreError, match=r"a run with 6 draws per chain is there.*Go on with it, MCMC.resume\('.*copy.zarr', model=\.\.\.\)"
+    ):
         small.run(store=store)
-    for path, words in ((other, "no run of Luciole found, something else"), (tmp_path / "not", "there is nothing"), (tmp_path / "foreign.zarr", "is not that of a run")):
+    for path, words in (
+        (other, "no run of Luciole found, something else"),
+        (tmp_path / "not", "there is nothing"),
+        (tmp_path / "foreign.zarr", "is not that of a run"),
+    ):
         for use in (small.resume, lc.open_store):
             with pytest.raises(StoreError, match=f"{words}.*ame the folder that MCMC\\(store=...\\) was given"):
                 use(path)
@@ -144,7 +153,7 @@ def test_whatever_file_is_lost_it_is_noticed(small, store, whole):
         for cut in (None, b""):
             file.unlink() if cut is None else file.write_bytes(cut)
             for use in (lc.open_store, lambda path: store_module.Store.open(Path(path))):
-                with pytest.raises(StoreError, match="damaged|no run of Luciole found"):
+                with pytest.raises(StoreError, match=r"damaged|no run of Luciole found"):
                     use(store)
             file.write_bytes(content)
     small.same(small.resume(store), whole)
@@ -161,7 +170,9 @@ def test_a_half_deleted_store(small, store, group):
 def test_files_of_another_time_or_cut_off(small, store, whole, monkeypatch):
     """As a copy has them that was made while the run went on, or that was interrupted."""
     commit = stored.commit_of(Path(store))["luciole"]["commit"]
-    state, lp = (Path(store, *names) for names in (("luciole", "state", "c", str(commit["slot"]), "0"), ("sample_stats", "lp", "c", "0", "0")))
+    state, lp = (
+        Path(store, *names) for names in (("luciole", "state", "c", str(commit["slot"]), "0"), ("sample_stats", "lp", "c", "0", "0"))
+    )
     content = state.read_bytes()
     for other in (state.parents[1].joinpath(str(1 - commit["slot"]), "0").read_bytes(), content[:-1]):
         state.write_bytes(other)
@@ -171,13 +182,13 @@ def test_files_of_another_time_or_cut_off(small, store, whole, monkeypatch):
     state.write_bytes(content)
     content = lp.read_bytes()
     lp.write_bytes(content[:20])
-    with pytest.raises(StoreError, match="damaged.*Zstd"):
+    with pytest.raises(StoreError, match=r"damaged.*Zstd"):
         small.resume(store)
     lp.write_bytes(content)
     run = small.resume(store)
     small.same(run, whole)
     lp.write_bytes(content[:20])
-    with pytest.raises(StoreError, match="damaged.*sample_stats/lp.*Zstd"):
+    with pytest.raises(StoreError, match=r"damaged.*sample_stats/lp.*Zstd"):
         _ = run.sample_stats
 
 
@@ -194,7 +205,7 @@ def test_lost_files_of_the_longer_chains(small, tmp_path, monkeypatch):
     small.resume(path)
     Path(path, "posterior/a.level/c/0/19").unlink()
     assert lc.open_store(path).posterior.sizes["draw"] == 15
-    with pytest.raises(StoreError, match="damaged.*posterior/a.level/c/0/19 is missing"):
+    with pytest.raises(StoreError, match=r"damaged.*posterior/a.level/c/0/19 is missing"):
         small.resume(path)
 
 
@@ -229,7 +240,7 @@ def test_a_folder_that_cannot_be_made(small, tmp_path, error):
             small.run(store=tmp_path / "run.zarr")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be made: .*Not a directory"):
+    with pytest.raises(StoreError, match=r"cannot be made: .*Not a directory"):
         small.run(store=tmp_path / "file" / "run.zarr")
 
 
@@ -252,7 +263,7 @@ def test_a_disk_that_is_full_at_any_time(small, chunks_of, whole, store):
     assert 50 < well < 900
 
 
-def test_a_disk_that_is_full_while_a_process_goes_on(small, chunks_of, whole, tmp_path):
+def test_a_disk_that_is_full_while_a_process_goes_on(small, chunks_of, tmp_path):
     """The run that could not write keeps what it has, and `extend` goes on with it, wherever it failed."""
     chunks_of(4)
     path = tmp_path / "run.zarr"
@@ -263,11 +274,14 @@ def test_a_disk_that_is_full_while_a_process_goes_on(small, chunks_of, whole, tm
         (0, 0, "luciole/state/c", "The 2 draws"),
         (0, 1, "posterior/zarr.json", "The 2 draws"),  # once for the place, once for a chunk
         (0, 2, "zarr.json", "The 6 draws"),
+        (5, 0, "posterior/draw/c", "The 6 draws"),
         (100, 0, "posterior/effect", "The 6 draws"),
     ):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(StoreError, match=f"cannot be written.*{words}.*MCMC.resume"):
+        with pytest.MonkeyPatch.context() as patch:
             Full(patch, well, name)
-            run.run(jax.random.key(0), small.Y, small.X) if more is None else run.extend(more)
+            with pytest.raises(StoreError, match=f"cannot be written.*{words}.*MCMC.resume"):
+                run.run(jax.random.key(0), small.Y, small.X) if more is None else run.extend(more)
         if name == "zarr.json":
             assert lc.open_store(path).posterior.sizes["draw"] == len(run.get_samples()["effect"]) // 2 == 6
-    small.same(run.extend(0), whole)
+    small.same(run.extend(5), small.run(num_samples=25))
+    np.testing.assert_array_equal(lc.open_store(path).posterior["draw"], np.arange(25))
