@@ -11,7 +11,8 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,13 +137,13 @@ def check_whole(path: Path) -> None:
     """Looks whether all that has been committed is there: Zarr reads a file that is missing as fill values, without a word.
 
     Raises:
-        StoreError: names a file that is missing, or empty, or of an other chunk than the last.
+        StoreError: names a file that is missing, or empty, or of another chunk than the last.
     """
     while True:
         root = _root_of(path)
         commit, arrays = root["attributes"][OWN]["commit"], root.get("consolidated_metadata", {}).get("metadata", {})
         try:
-            check_files(path, {name: of for name, of in arrays.items() if name != f"{OWN}/state" and (commit or OWN in name)})
+            check_files(path, {name: of for name, of in arrays.items() if name != f"{OWN}/state" and (commit or name.split("/")[0] == OWN)})
             if commit is not None:
                 _check_state(path, commit)
             return
@@ -213,7 +214,7 @@ def open_store(store: str | os.PathLike[str]) -> Any:
 
     with quietly():
         tree = xarray.open_datatree(str(path), engine="zarr", chunks=None)
-    groups = {name: tree[name].to_dataset() for names in GROUPS.values() for name in names if name in tree.children}
+    groups: dict[str, Any] = {name: tree[name].to_dataset() for names in GROUPS.values() for name in names if name in tree.children}
     groups = {name: group for name, group in groups.items() if group.sizes.get("draw")}
     attributes = {name: value for name, value in tree.attrs.items() if name != OWN}
     if int(arviz.__version__.partition(".")[0]) == 0:
@@ -243,11 +244,10 @@ def check_free(path: Path) -> None:
     )
 
 
-class quietly(warnings.catch_warnings):
+@contextmanager
+def quietly() -> Iterator[None]:
     """Without Zarr's and xarray's warnings that consolidated metadata and strings may change in the format."""
-
-    def __enter__(self):
-        entered = super().__enter__()
+    with warnings.catch_warnings():
         for words in ("Consolidated metadata", ".*does not have a Zarr V3 specification", ".*not recognized as a component"):
             warnings.filterwarnings("ignore", words)
-        return entered
+        yield

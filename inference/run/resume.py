@@ -77,6 +77,11 @@ def _written_start(start: Start, arrays: dict[str, np.ndarray]) -> dict[str, Any
     try:
         strategy = write(given.pop("strategy"), arrays)
     except Unwritable:
+        if start.own:
+            raise StoreError(
+                "MCMC.run: init_params is a strategy of a class of your own, which a store cannot hold; give it to the kernel, "
+                "init_strategy=..., which is given again when the run is resumed, or give positions."
+            ) from None
         strategy = None
     return {"strategy": strategy, "rest": write(given, arrays)}
 
@@ -157,21 +162,11 @@ def _same(written: Any, given: Any) -> bool:
 
 
 def start_from(store: Store, kernel: Kernel) -> Start:
-    """Where the run's chains start, for runs that have not started.
-
-    Raises:
-        StoreError: a strategy of the user's own was given to `run`.
-    """
+    """Where the run's chains start, for runs that have not started. A strategy that is not written down is the kernel's."""
     written = store.recipe["start"]
     rest = read(written["rest"], store.arrays)
-    if written["strategy"] is not None:
-        return Start(**rest, strategy=read(written["strategy"], store.arrays))
-    if rest["own"]:
-        raise StoreError(
-            f"store {str(store.path)!r}: the run was started with init_params= of a class of your own, which is not written down; "
-            "give it as the kernel's init_strategy instead, and run anew."
-        )
-    return Start(**rest, strategy=as_strategy(kernel.init_strategy))
+    written_down = written["strategy"] is not None
+    return Start(**rest, strategy=read(written["strategy"], store.arrays) if written_down else as_strategy(kernel.init_strategy))
 
 
 def check_place(store: Store) -> None:
@@ -186,11 +181,15 @@ def check_place(store: Store) -> None:
     recipe, shown = store.recipe, repr(str(store.path))
     if recipe["float"] != float_type():
         write = f"jax.config.update('jax_enable_x64', {recipe['float'] == 'float64'})"
-        raise StoreError(f"store {shown}: the run is in {recipe['float']}, this process in {float_type()}; write {write} before.")
+        raise StoreError(f"store {shown}: the run is in {recipe['float']}, this process in {float_type()}; write {write} before resuming.")
     now = versions()
-    changed = [f"{name} {was} (now {now[name]})" for name, was in recipe["versions"].items() if now.get(name) != was]
+    changed = [f"{name} {was or 'checkout'} (now {now.get(name)})" for name, was in recipe["versions"].items() if now.get(name) != was]
     if changed:
-        _warn(f"store {shown} was written with {', '.join(changed)}: the draws continue the same chains, and may differ in the last bits.")
+        unseen = "" if _same_versions(recipe) else "; of the model only sites and data can be compared, see to it that its code is the same"
+        _warn(
+            f"store {shown} was written with {', '.join(changed)}: the draws continue the same chains, and may differ in the last bits"
+            f"{unseen}."
+        )
 
 
 def check_run(store: Store, density: Any) -> None:
@@ -203,15 +202,18 @@ def check_run(store: Store, density: Any) -> None:
         StoreWarning: the machine is of another kind.
     """
     shown, recipe = repr(str(store.path)), store.recipe
-    same = all(versions()[name] == recipe["versions"].get(name) for name in ("jax", "numpyro", "luciole"))
     try:
-        different = differences(Fingerprint(**recipe["model"]), fingerprint(density), same)
+        different = differences(Fingerprint(**recipe["model"]), fingerprint(density), _same_versions(recipe))
     except LucioleError as e:
         raise StoreError(f"store {shown}: model and data cannot be compared with the run's ({e}).") from e
     if different:
         raise StoreError(f"store {shown}: {different}. A run goes on with the model and the data that it began with; for others run anew.")
     if layout_of(density) != recipe["layout"]:
-        raise StoreError(f"store {shown}: the unconstrained sites have other shapes or another order than the run's.")
+        was, now = ([f"{name} {tuple(shape)}" for name, shape, _ in layout] for layout in (recipe["layout"], layout_of(density)))
+        raise StoreError(
+            f"store {shown}: the model has changed: its latent sites were, unconstrained and in this order, {', '.join(was)}, and are "
+            f"{', '.join(now)}. A run goes on with the model that it began with; for another run anew."
+        )
     here = _machine(density)
     if any(here[name] != recipe[name] for name in here):
         was = f"{recipe['platform']} of {recipe['machine']}"
@@ -219,6 +221,11 @@ def check_run(store: Store, density: Any) -> None:
             f"store {shown} was written on {was}, and goes on on {here['platform']} of {here['machine']}: the draws may differ in the last "
             "bits."
         )
+
+
+def _same_versions(recipe: Mapping[str, Any]) -> bool:
+    """Whether models can be compared by what they compute."""
+    return all(versions()[name] == recipe["versions"].get(name) for name in ("jax", "numpyro", "luciole"))
 
 
 def _warn(words: str) -> None:

@@ -151,7 +151,7 @@ class Store:
         except filelock.Timeout:
             raise StoreError(
                 f"store {shown} is being written by another run, here or in another process; wait for it, or stop it. lc.open_store "
-                f"reads it meanwhile; a second run needs a store of its own."
+                "reads it meanwhile; a second run needs a store of its own."
             ) from None
         except (OSError, NotImplementedError) as e:  # the latter where the file system has no locks
             raise StoreError(
@@ -218,14 +218,14 @@ class Store:
     def restart(self, found: dict[str, Any]) -> None:
         """Forgets all draws, and notes what was found."""
         with self._change(commit=None, found=found):
-            self.snapshot = None
+            self.snapshot, self._metadata = None, {}
 
     def append(self, chunk: Chunk, filled: np.ndarray, after: Snapshot) -> None:
         before, count = self._written["commit"], np.asarray(chunk.kept.count)
         slot, number = (0, 0) if before is None else (1 - before["slot"], before["chunks"])
         lengths = self._lengths(int(after.filled.min()))
         state = packed(after, self._state.shape[1])
-        with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state), **lengths}):
+        with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state.tobytes()), **lengths}):
             for site, value in zip(self._written["sites"], chunk.values, strict=True):
                 if site[1] is not None:
                     self._write(0, site[0], np.asarray(value), filled, count)

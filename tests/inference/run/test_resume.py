@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_the_middle(small, whole, tmp_path, chunks):
 )
 def test_a_run_begins_from_its_store(small, whole, tmp_path, monkeypatch, options):
     """The process ended while it compiled: the key and the places where chains start are all in the store."""
-    options = {n: whole if isinstance(v, str) else v for n, v in options.items()}
+    options = {n: whole if isinstance(v, str) else v for n, v in options.items()} | {"extra_fields": ["accept_prob"]}
     path = tmp_path / "run.zarr"
 
     def broken(spec):
@@ -68,7 +68,9 @@ def test_a_run_begins_from_its_store(small, whole, tmp_path, monkeypatch, option
         with pytest.warns(lc.InterruptWarning, match=r"MCMC.resume with its store"):
             small.mcmc(store=path).run(jax.random.key(3), small.Y, small.X, **options)
     assert written(path)["commit"] is None
-    small.same(small.resume(path), small.mcmc().run(jax.random.key(3), small.Y, small.X, **options))
+    found, expected = small.resume(path), small.mcmc().run(jax.random.key(3), small.Y, small.X, **options)
+    small.same(found, expected)
+    np.testing.assert_array_equal(*(run.get_extra_fields()["accept_prob"] for run in (found, expected)))
 
 
 @pytest.mark.slow
@@ -142,6 +144,9 @@ def test_settings_that_cannot_be_written_are_named(small, tmp_path):
         pass
 
     path = tmp_path / "run.zarr"
+    with pytest.raises(StoreError, match=r"init_params is a strategy of a class of your own.*give it to the kernel, init_strategy="):
+        small.mcmc(store=path).run(jax.random.key(0), small.Y, small.X, init_params=Half())
+    assert not path.exists()
     kernel = lc.RWM(small.model, init_strategy=Half(), target_accept_prob=0.3)
     small.part_of(path, lambda store: small.run(kernel, store=store), 4)
     with pytest.raises(StoreError, match=r"RWM has settings that cannot be written down, \['init_strategy'\]; give it as the run had it"):
@@ -230,7 +235,7 @@ def test_other_versions_and_machines_are_a_warning(small, whole, store, monkeypa
     now = resume.versions()
     if change == "jax":
         monkeypatch.setattr(resume, "versions", lambda: {**now, "jax": "0.99"})
-        words = rf"written with jax {now['jax']} \(now 0.99\): the draws continue the same chains"
+        words = rf"written with jax {now['jax']} \(now 0.99\): the draws continue the same chains.*see to it that its code is the same"
     else:
         monkeypatch.setattr(resume.platform, "machine", lambda: "abacus")
         words = r"and goes on on cpu of \w+ abacus: the draws may differ in the last bits"
@@ -239,11 +244,16 @@ def test_other_versions_and_machines_are_a_warning(small, whole, store, monkeypa
     small.same(found, whole)
 
 
-def test_two_runs_in_one_store(small, whole, tmp_path):
+def test_two_runs_in_one_store(small, whole, chunks_of, tmp_path):
     """The second is refused at once, whatever it wants; the first goes on undisturbed."""
-    path, refused = tmp_path / "new.zarr", []
+    chunks_of(4)
+    path, refused, lengths = tmp_path / "new.zarr", [], set()
 
     def meanwhile(report):
+        if path.exists() and (written(path)["commit"] or {}).get("draws"):
+            posterior = lc.open_store(path).posterior
+            lengths.add(posterior.sizes["draw"])
+            np.testing.assert_array_equal(posterior["effect"], whole.get_samples(True)["effect"][:, : posterior.sizes["draw"]])
         if report.phase in ("warm-up", "sampling") and not refused:
             with pytest.raises(StoreError) as caught:
                 small.resume(path)
@@ -251,6 +261,7 @@ def test_two_runs_in_one_store(small, whole, tmp_path):
 
     found = small.run(store=path, progress_bar=meanwhile)
     small.same(found, whole)
+    assert lengths == {2, 6, 10, 14, 18, 20}
     assert "is being written by another run, here or in another process; wait for it" in refused[0]
     small.same(small.resume(path), whole)
 
