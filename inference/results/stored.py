@@ -240,7 +240,7 @@ def check_free(path: Path) -> None:
     draws = 0 if commit is None else commit["draws"]
     raise StoreError(
         f"store {shown}: a run with {draws} draws per chain is there, and is not overwritten. Go on with it, MCMC.resume({shown}, "
-        "model=...), or name another folder."
+        "model=...); or name another folder, or remove this one."
     )
 
 

@@ -43,11 +43,10 @@ def write(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
     if isinstance(value, (np.ndarray, jax.Array)):
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
+        if getattr(value.dtype, "kind", "") not in tuple("biuf"):  # random keys have none
             raise Unwritable
         name = f"array_{len(arrays)}"
-        arrays[name] = array
+        arrays[name] = np.asarray(value)
         return {"array": name}
     if isinstance(value, Mapping):
         return {"mapping": [[write(k, arrays), write(v, arrays)] for k, v in value.items()]}

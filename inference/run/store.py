@@ -181,6 +181,12 @@ class Store:
                 encoding = {variable: {"chunks": _file_shape(array)} for variable, array in group.data_vars.items()}
                 encoding["draw"] = {"chunks": (2**16,)}  # it is empty as yet
                 group.to_zarr(self.path, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
+                there = {file.parent.name for file in (self.path / name).glob("*/zarr.json")}
+                if there != set(group.variables):
+                    raise StoreError(
+                        f"store {str(self.path)!r}: {name} has the folders {sorted(there)} for the variables {sorted(group.variables)}: "
+                        "this file system takes some of these names for the same. Rename the sites, or choose another file system."
+                    )
             state = {"shape": (2, size), "chunks": (1, size), "dtype": "uint8", "compressors": None, "dimension_names": ["slot", "byte"]}
             own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
             own.create_array("state", attributes={"index": index}, overwrite=True, **state)

@@ -15,7 +15,8 @@ import pytest
 import luciole as lc
 from luciole import dist
 from luciole.inference.flymc import kernel as flymc_kernel
-from luciole.inference.run import host, resume, running
+from luciole.inference.run import host, recipe, resume, running
+from luciole.ppl import InitStrategy
 from luciole.transforms import LucioleError, SamplerError, StoreError
 
 
@@ -43,7 +44,7 @@ def test_a_run_goes_on_from_the_middle(small, whole, tmp_path, chunks):
     small.part_of(path, lambda store: small.run(store=store), chunks)
     small.part_of(path, small.resume, 1)
     assert written(path)["commit"]["chunks"] == chunks + 1
-    small.same(small.resume(path), whole)
+    small.same(small.resume(path, small.model, args=(Y,), kwargs={"x": X}), whole)
     longer = small.resume(path, num_samples=27)
     small.same(longer, small.run(num_samples=27))
     small.same(longer.extend(3), small.resume(path, num_samples=30))
@@ -156,6 +157,40 @@ def test_settings_that_cannot_be_written_are_named(small, tmp_path):
     small.same(small.resume(path, kernel=kernel), small.run(kernel))
 
 
+VALUES = [
+    None, True, np.bool_(False), 3, np.int64(-4), 1 / 3, float("inf"), -np.inf, "words", (1, (2.5, "a")), [("a", "b"), "c"], [], (),
+    {("a", "b"): {"b": np.eye(2)}, ("c",): None}, {3: 1},
+    np.array([[1, 2]], np.uint8), np.array(1 / 3), np.zeros((0, 2), np.float32),
+    jnp.arange(3.0), lc.init_to_uniform(0.5), lc.init_to_mean(), lc.init_to_sample(), lc.init_to_feasible(), lc.init_to_median(3),
+    lc.init_to_value({"a/b": np.arange(2.0), "c": 0.1}),
+]  # fmt: skip
+
+
+def test_what_is_written_is_read_again():
+    arrays = {}
+    content = json.dumps([recipe.write(value, arrays) for value in VALUES])
+    for value, found in zip(VALUES, (recipe.read(item, arrays) for item in json.loads(content)), strict=True):
+        if isinstance(value, InitStrategy):
+            assert type(found) is type(value)
+            value, found = vars(value), vars(found)
+        assert jax.tree.structure(value) == jax.tree.structure(found)
+        for one, other in zip(jax.tree.leaves(value), jax.tree.leaves(found), strict=True):
+            assert np.asarray(one).dtype == np.asarray(other).dtype
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("value", [object(), 1j, {1, 2}, np.array(["a"]), np.array([object()]), jnp.zeros(2, jnp.bfloat16), len], ids=repr)
+def test_what_cannot_be_written(value):
+    for held in (value, [value], {"a": (value,)}):
+        with pytest.raises(recipe.Unwritable):
+            recipe.write(held, {})
+
+
+def test_a_random_key_cannot_be_written():
+    with pytest.raises(recipe.Unwritable):
+        recipe.write(jax.random.key(0), {})
+
+
 def renamed(y, x):
     lc.sample("b/level", dist.Normal(0, 1))
 
@@ -210,6 +245,14 @@ def test_the_float_type_is_the_runs(small, store):
     with jax.enable_x64(True), pytest.raises(StoreError, match=r"run is in float32, this process in float64; write jax.config.*False"):
         small.resume(store)
     assert small.contents(store) == before
+
+
+def test_another_order_of_the_coordinates(small, store, monkeypatch):
+    monkeypatch.setattr(resume, "layout_of", lambda density: [["effect", [3, 1], "float32"], ["a/level", [], "float32"]])
+    with pytest.raises(
+        StoreError, match=r"in this order, a/level \(\), empty \(0,\), effect \(3, 1\), and are effect \(3, 1\), a/level \(\)"
+    ):
+        small.resume(store)
 
 
 def test_another_kernel_in_the_recipe(small, store):

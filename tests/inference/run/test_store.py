@@ -159,6 +159,34 @@ def test_whatever_file_is_lost_it_is_noticed(small, store, whole):
     small.same(small.resume(store), whole)
 
 
+def test_lost_settings_and_starts(small, tmp_path):
+    """Also before there is a draw: zeros would be other settings of the kernel."""
+    path = tmp_path / "run.zarr"
+    kernel = lc.RWM(small.model, inverse_mass_matrix=np.arange(1.0, 5))
+    small.part_of(path, lambda store: small.run(kernel, store=store), 0)
+    files = [*path.glob("luciole/array_0/**/*"), path / "luciole" / "zarr.json"]
+    for file in [file for file in files if file.is_file()]:
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(StoreError, match="damaged"):
+            small.resume(path)
+        file.write_bytes(content)
+    small.same(small.resume(path), small.run(kernel))
+
+
+def test_a_run_that_was_to_begin_again(small, store, whole):
+    """And whose process ended, or whose disk was full, when the old draws were removed and the new place was not made yet."""
+    opened = store_module.Store.open(Path(store))
+    opened._resize()
+    opened.restart({})
+    with pytest.raises(StoreError, match="no draws yet"):
+        lc.open_store(store)
+    shutil.rmtree(Path(store, "posterior"))
+    opened.grow(opened.settings)
+    assert not xarray.open_datatree(store, engine="zarr", chunks=None).children.keys() & {"posterior", "sample_stats"}
+    small.same(small.resume(store), whole)
+
+
 @pytest.mark.parametrize("group", ["luciole", "posterior", "sample_stats", "posterior/effect", "luciole/state"])
 def test_a_half_deleted_store(small, store, group):
     shutil.rmtree(Path(store, group))
@@ -242,6 +270,34 @@ def test_a_folder_that_cannot_be_made(small, tmp_path, error):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be made: .*Not a directory"):
         small.run(store=tmp_path / "file" / "run.zarr")
+
+
+def test_a_file_system_that_does_not_tell_names_apart(small, tmp_path, monkeypatch):
+    """As those of Windows and macOS, for sites `x` and `X`."""
+    to_zarr = xarray.Dataset.to_zarr
+
+    def folded(dataset, path, *, group, **options):
+        to_zarr(dataset, path, group=group, **options)
+        if "effect" in dataset:
+            shutil.rmtree(path / group / "effect")
+
+    monkeypatch.setattr(xarray.Dataset, "to_zarr", folded)
+    with pytest.raises(StoreError, match=r"posterior has the folders .*takes some of these names for the same. Rename the sites"):
+        small.run(store=tmp_path / "run.zarr")
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), NotImplementedError("no flock here")], ids=["mode", "no locks"]
+)
+def test_a_folder_that_cannot_be_locked(small, store, monkeypatch, error):
+    def acquire(*args, **options):
+        raise error
+
+    monkeypatch.setattr(store_module.filelock.FileLock, "acquire", acquire)
+    before = small.contents(store)
+    with pytest.raises(StoreError, match=r"cannot be locked.*(Permission denied|no flock here).*copy it to a file system that has locks"):
+        small.resume(store)
+    assert small.contents(store) == before
 
 
 @pytest.mark.slow
