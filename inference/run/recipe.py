@@ -84,7 +84,7 @@ def kernel_settings(kernel: Any) -> dict[str, Any]:
     return {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "model"}
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def versions() -> Mapping[str, str]:
     """Of the packages that draws depend on."""
     found = {}
