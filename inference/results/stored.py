@@ -28,6 +28,7 @@ __all__ = [
     "check_files",
     "check_free",
     "check_whole",
+    "checksum_of",
     "commit_of",
     "damaged",
     "open_store",
@@ -146,6 +147,7 @@ def check_whole(path: Path) -> None:
             check_files(path, {name: of for name, of in arrays.items() if name != f"{OWN}/state" and (commit or name.split("/")[0] == OWN)})
             if commit is not None:
                 _check_state(path, commit)
+                _check_last(path, commit, [name for name, of in arrays.items() if of.get("dimension_names", ())[:2] == ["chain", "draw"]])
             return
         except StoreError:
             if root == _root_of(path):  # else the run went on meanwhile
@@ -184,6 +186,25 @@ def _check_state(path: Path, commit: Mapping[str, Any]) -> None:
     _check_file(path, file)
     if zlib.crc32(file.read_bytes()) != commit["checksum"]:
         raise damaged(path, f"the file {file.relative_to(path).as_posix()} is of another time than zarr.json, or cut off")
+
+
+def _check_last(path: Path, commit: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Looks whether the last draws are there: a file that was copied before they came has zeros or NaN in their place."""
+    import zarr  # heavy: only stores need it
+
+    try:
+        with quietly():
+            root = zarr.open_group(path, mode="r")
+            found = checksum_of([root[name][:, -1] for name in names if root[name].shape[1]])
+    except (RuntimeError, ValueError) as e:  # the former is what a codec raises
+        raise damaged(path, f"the last draws cannot be read, {e}") from e
+    if found != commit["last"]:
+        raise damaged(path, "the last draws in posterior or sample_stats are of another time than zarr.json")
+
+
+def checksum_of(rows: Sequence[Any]) -> int:
+    """Of arrays in any order."""
+    return sum(zlib.crc32(np.asarray(row).tobytes()) for row in rows)
 
 
 def open_store(store: str | os.PathLike[str]) -> Any:

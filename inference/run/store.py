@@ -21,7 +21,19 @@ import numpy as np
 
 from ...transforms.errors import StoreError
 from ..results.export import empty_groups
-from ..results.stored import FORMAT, GROUPS, OWN, StoredDraws, check_files, check_free, check_whole, commit_of, damaged, quietly
+from ..results.stored import (
+    FORMAT,
+    GROUPS,
+    OWN,
+    StoredDraws,
+    check_files,
+    check_free,
+    check_whole,
+    checksum_of,
+    commit_of,
+    damaged,
+    quietly,
+)
 from .batching import Chunk
 from .memory import blocks
 from .packing import index_of, packed, unpacked
@@ -238,6 +250,8 @@ class Store:
             for name, stat in chunk.stats.items():
                 self._write(1, name, np.asarray(stat), filled, count)
             self._state[slot] = state
+            rows = [(array, lengths[_LENGTH[group]]) for (group, _), array in self._open.items()]
+            self._written["commit"]["last"] = checksum_of([array[:, row - 1] for array, row in rows if row])
         self.snapshot = after
 
     def draws(self) -> StoredDraws:
