@@ -194,7 +194,7 @@ def _check_last(path: Path, commit: Mapping[str, Any], names: Sequence[str]) -> 
 
     try:
         with quietly():
-            root = zarr.open_group(path, mode="r")
+            root: Any = zarr.open_group(path, mode="r")
             found = checksum_of([root[name][:, -1] for name in names if root[name].shape[1]])
     except (RuntimeError, ValueError) as e:  # the former is what a codec raises
         raise damaged(path, f"the last draws cannot be read, {e}") from e
