@@ -4,6 +4,7 @@ Kernels and start strategies are written by name and settings, never as code; wh
 again when the run is resumed. Model and data are given again too, and compared with their fingerprint.
 """
 
+import functools
 import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
@@ -42,11 +43,10 @@ def write(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
     if isinstance(value, (np.ndarray, jax.Array)):
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
+        if getattr(value.dtype, "kind", "") not in tuple("biuf"):  # random keys have none
             raise Unwritable
         name = f"array_{len(arrays)}"
-        arrays[name] = array
+        arrays[name] = np.asarray(value)
         return {"array": name}
     if isinstance(value, Mapping):
         return {"mapping": [[write(k, arrays), write(v, arrays)] for k, v in value.items()]}
@@ -84,7 +84,8 @@ def kernel_settings(kernel: Any) -> dict[str, Any]:
     return {f.name: getattr(kernel, f.name) for f in fields(kernel) if f.name != "model"}
 
 
-def versions() -> dict[str, str]:
+@functools.lru_cache(maxsize=1)
+def versions() -> Mapping[str, str]:
     """Of the packages that draws depend on."""
     found = {}
     for name in _PACKAGES:

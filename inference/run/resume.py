@@ -1,11 +1,10 @@
 """Taking up a run that is in a store: what `MCMC.run` writes down, and what `MCMC.resume` makes of it."""
 
 import importlib
-import os
 import platform
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,15 @@ import numpy as np
 from ...ppl.initial import as_strategy
 from ...transforms.errors import LucioleError, StoreError
 from ..kernels.kernel import Kernel
+from ..results.stored import check_free, path_of
 from .notices import StoreWarning
 from .placement import Placement
 from .recipe import Fingerprint, Unwritable, differences, fingerprint, float_type, kernel_settings, layout_of, read, versions, write
 from .spec import Settings
 from .start import Start
-from .store import Store, check_free
+from .store import Store
 
 __all__ = ["check_place", "check_run", "kernel_of", "new_store", "path_of", "start_from"]
-
-
-def path_of(store: Any) -> Path:
-    """The folder of a store.
-
-    Raises:
-        StoreError: it is no path.
-    """
-    if not isinstance(store, (str, os.PathLike)) or not str(store):
-        raise StoreError(f"MCMC: store is {store!r}, the path of a folder expected; write store='run.zarr'.")
-    return Path(store)
 
 
 def new_store(
@@ -46,7 +35,7 @@ def new_store(
     check_free(path)
     arrays: dict[str, np.ndarray] = {}
     recipe = {
-        "versions": versions(),
+        "versions": dict(versions()),
         **_machine(density),
         "float": float_type(),
         "kernel": _written_kernel(kernel, arrays),
@@ -66,12 +55,21 @@ def _machine(density: Any) -> dict[str, str]:
 
 
 def _written_kernel(kernel: Kernel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    kind = type(kernel)
+    """Class and settings; `unwritten` names the settings without a written form, and is None if it is not known which there are."""
+    kind, settings, unwritten = type(kernel), {}, []
+    written = {"module": kind.__module__, "name": kind.__qualname__}
     try:
-        settings = write(kernel_settings(kernel), arrays)
+        given = kernel_settings(kernel)
     except Unwritable:
-        settings = None
-    return {"module": kind.__module__, "name": kind.__qualname__, "settings": settings}
+        return {**written, "settings": write({}, arrays), "unwritten": None}
+    for name, value in given.items():
+        mine: dict[str, np.ndarray] = dict(arrays)
+        try:
+            settings[name] = write(value, mine)
+            arrays |= mine
+        except Unwritable:
+            unwritten.append(name)
+    return {**written, "settings": {"mapping": list(settings.items())}, "unwritten": unwritten}
 
 
 def _written_start(start: Start, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -79,6 +77,11 @@ def _written_start(start: Start, arrays: dict[str, np.ndarray]) -> dict[str, Any
     try:
         strategy = write(given.pop("strategy"), arrays)
     except Unwritable:
+        if start.own:
+            raise StoreError(
+                "MCMC.run: init_params is a strategy of a class of your own, which a store cannot hold; give it to the kernel, "
+                "init_strategy=..., which is given again when the run is resumed, or give positions."
+            ) from None
         strategy = None
     return {"strategy": strategy, "rest": write(given, arrays)}
 
@@ -99,17 +102,28 @@ def kernel_of(store: Store, model: Any, given: Kernel | None) -> Kernel:
         if model is None:
             raise StoreError(f"MCMC.resume: the model is missing; write MCMC.resume({shown}, model=model, args=(...)).")
         kind = _kind(written)
-        if kind is None or written["settings"] is None:
+        if kind is None or written["unwritten"] != []:
+            why = "is not one that Luciole has" if kind is None else f"has settings that cannot be written down, {written['unwritten']}"
             raise StoreError(
-                f"store {shown}: its kernel {written['name']} is not Luciole's, or has settings that are not written down; write "
-                f"MCMC.resume({shown}, kernel={written['name']}(model, ...), ...), as for the run."
+                f"store {shown}: the run's kernel {written['name']} {why}; give it as the run had it: "
+                f"MCMC.resume({shown}, kernel={written['name']}(model, ...), args=(...))."
             )
-        return kind(model, **read(written["settings"], store.arrays))
-    if type(given).__qualname__ != written["name"]:
-        raise StoreError(f"store {shown}: the run's kernel is {written['name']}, kernel= is {type(given).__qualname__}; leave kernel= out.")
+        settings = read(written["settings"], store.arrays)
+        try:
+            return kind(model, **settings)
+        except (TypeError, LucioleError) as e:  # of another version
+            raise StoreError(
+                f"store {shown}: {written['name']} does not take the run's settings {settings} ({e}); resume it with the version of "
+                f"Luciole that wrote it, {store.recipe['versions']['luciole'] or 'a checkout'}."
+            ) from e
+    if type(given).__qualname__ != written["name"] or _kind(written) not in (None, type(given)):
+        raise StoreError(
+            f"store {shown}: the run's kernel is {written['name']}, kernel= is {type(given).__qualname__}; leave kernel= out, or give the "
+            "run's."
+        )
     _check_settings(store, given)
-    if model is not None and "model" in {f.name for f in fields(given)}:  # pyright: ignore[reportArgumentType]
-        return replace(given, model=model)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if model is not None and is_dataclass(given) and "model" in {f.name for f in fields(given)}:
+        return replace(given, model=model)  # pyright: ignore[reportCallIssue]
     return given
 
 
@@ -125,8 +139,6 @@ def _kind(written: Mapping[str, Any]) -> Any:
 
 def _check_settings(store: Store, given: Kernel) -> None:
     written = store.recipe["kernel"]["settings"]
-    if written is None:
-        return
     try:
         here = kernel_settings(given)
     except Unwritable:
@@ -150,21 +162,11 @@ def _same(written: Any, given: Any) -> bool:
 
 
 def start_from(store: Store, kernel: Kernel) -> Start:
-    """Where the run's chains start, for runs that have not started.
-
-    Raises:
-        StoreError: a strategy of the user's own was given to `run`.
-    """
+    """Where the run's chains start, for runs that have not started. A strategy that is not written down is the kernel's."""
     written = store.recipe["start"]
     rest = read(written["rest"], store.arrays)
-    if written["strategy"] is not None:
-        return Start(**rest, strategy=read(written["strategy"], store.arrays))
-    if rest["own"]:
-        raise StoreError(
-            f"store {str(store.path)!r}: the run was started with init_params= of a class of your own, which is not written down; "
-            "give it as the kernel's init_strategy instead, and run anew."
-        )
-    return Start(**rest, strategy=as_strategy(kernel.init_strategy))
+    written_down = written["strategy"] is not None
+    return Start(**rest, strategy=read(written["strategy"], store.arrays) if written_down else as_strategy(kernel.init_strategy))
 
 
 def check_place(store: Store) -> None:
@@ -179,11 +181,15 @@ def check_place(store: Store) -> None:
     recipe, shown = store.recipe, repr(str(store.path))
     if recipe["float"] != float_type():
         write = f"jax.config.update('jax_enable_x64', {recipe['float'] == 'float64'})"
-        raise StoreError(f"store {shown}: the run is in {recipe['float']}, this process in {float_type()}; write {write} before.")
+        raise StoreError(f"store {shown}: the run is in {recipe['float']}, this process in {float_type()}; write {write} before resuming.")
     now = versions()
-    changed = [f"{name} {was} (now {now[name]})" for name, was in recipe["versions"].items() if now.get(name) != was]
+    changed = [f"{name} {was or 'checkout'} (now {now.get(name)})" for name, was in recipe["versions"].items() if now.get(name) != was]
     if changed:
-        _warn(f"store {shown} was written with {', '.join(changed)}: the draws continue the same chains, and may differ in the last bits.")
+        unseen = "" if _same_versions(recipe) else "; of the model only sites and data can be compared, see to it that its code is the same"
+        _warn(
+            f"store {shown} was written with {', '.join(changed)}: the draws continue the same chains, and may differ in the last bits"
+            f"{unseen}."
+        )
 
 
 def check_run(store: Store, density: Any) -> None:
@@ -196,15 +202,18 @@ def check_run(store: Store, density: Any) -> None:
         StoreWarning: the machine is of another kind.
     """
     shown, recipe = repr(str(store.path)), store.recipe
-    same = all(versions()[name] == recipe["versions"].get(name) for name in ("jax", "numpyro", "luciole"))
     try:
-        different = differences(Fingerprint(**recipe["model"]), fingerprint(density), same)
+        different = differences(Fingerprint(**recipe["model"]), fingerprint(density), _same_versions(recipe))
     except LucioleError as e:
         raise StoreError(f"store {shown}: model and data cannot be compared with the run's ({e}).") from e
     if different:
         raise StoreError(f"store {shown}: {different}. A run goes on with the model and the data that it began with; for others run anew.")
     if layout_of(density) != recipe["layout"]:
-        raise StoreError(f"store {shown}: the unconstrained sites have other shapes or another order than the run's.")
+        was, now = ([f"{name} {tuple(shape)}" for name, shape, _ in layout] for layout in (recipe["layout"], layout_of(density)))
+        raise StoreError(
+            f"store {shown}: the model has changed: its latent sites were, unconstrained and in this order, {', '.join(was)}, and are "
+            f"{', '.join(now)}. A run goes on with the model that it began with; for another run anew."
+        )
     here = _machine(density)
     if any(here[name] != recipe[name] for name in here):
         was = f"{recipe['platform']} of {recipe['machine']}"
@@ -212,6 +221,11 @@ def check_run(store: Store, density: Any) -> None:
             f"store {shown} was written on {was}, and goes on on {here['platform']} of {here['machine']}: the draws may differ in the last "
             "bits."
         )
+
+
+def _same_versions(recipe: Mapping[str, Any]) -> bool:
+    """Whether models can be compared by what they compute."""
+    return all(versions()[name] == recipe["versions"].get(name) for name in ("jax", "numpyro", "luciole"))
 
 
 def _warn(words: str) -> None:

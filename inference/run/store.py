@@ -10,26 +10,40 @@ import math
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
-import jax
 import numpy as np
 
 from ...transforms.errors import StoreError
 from ..results.export import empty_groups
-from ..results.stored import FORMAT, GROUPS, OWN, StoredDraws, commit_of, quietly
+from ..results.stored import (
+    FORMAT,
+    GROUPS,
+    OWN,
+    StoredDraws,
+    check_files,
+    check_free,
+    check_whole,
+    checksum_of,
+    commit_of,
+    damaged,
+    quietly,
+)
 from .batching import Chunk
 from .memory import blocks
+from .packing import index_of, packed, unpacked
 from .spec import Settings, Snapshot
 
-__all__ = ["Store", "check_free"]
+__all__ = ["Store"]
 
 _SECONDS = 20.0  # a chunk is lost if the process is killed in it
 _FILE_BYTES = 2**20
+_LENGTH = {OWN: "draws"} | {group: "warmup_draws" if warming else "draws" for warming in GROUPS for group in GROUPS[warming]}
 _FILE_DRAWS = 2048  # of all chains; the last file of each array is written anew with every chunk
 
 
@@ -78,10 +92,11 @@ class Store:
         """
         check_free(path)
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.draft")
+        recipe = {**recipe, "arrays": list(arrays)}
         written = {"format": FORMAT, "versions": recipe["versions"], "settings": settings._asdict(), "found": {}}
         written |= {"sites": [], "stats": [], "commit": None}
         try:
-            with quietly():
+            with _zarr_writes():
                 root = _zarr().create_group(draft, zarr_format=3, attributes={**attributes, OWN: written})
                 own = root.create_group(OWN, attributes=recipe)
                 for name, array in arrays.items():
@@ -89,8 +104,11 @@ class Store:
             if path.exists():
                 path.rmdir()
             os.rename(draft, path)
-        except OSError as e:
+        except BaseException as e:
             shutil.rmtree(draft, ignore_errors=True)
+            if not isinstance(e, OSError):
+                raise
+            check_free(path)  # another run may have been faster
             raise StoreError(f"store {str(path)!r} cannot be made: {e}. Name a folder that can be written to.") from e
         return cls(path, written, recipe, arrays, attributes)
 
@@ -99,17 +117,20 @@ class Store:
         """A folder that is there.
 
         Raises:
-            StoreError: it holds no run, or cannot be read.
+            StoreError: it holds no run, or cannot be read, or files are missing.
         """
         attributes = commit_of(path)
         written = attributes.pop(OWN)
         try:
+            check_whole(path)
             with quietly():
                 own = _zarr().open_group(path / OWN, mode="r", use_consolidated=False)
-                arrays = {name: np.asarray(own[name]) for name in own.array_keys() if name != "state"}
-                return cls(path, written, dict(own.attrs), arrays, attributes)
-        except (OSError, KeyError, ValueError) as e:
-            raise _damaged(path, e) from e
+                recipe = dict(own.attrs)
+                check_files(path, {f"{OWN}/{name}": own[name].metadata.to_dict() for name in recipe["arrays"]})
+                arrays = {name: np.asarray(own[name]) for name in recipe["arrays"]}
+                return cls(path, written, recipe, arrays, attributes)
+        except (OSError, KeyError, ValueError, RuntimeError) as e:
+            raise e if isinstance(e, StoreError) else damaged(path, e) from e
 
     @property
     def settings(self) -> Settings:
@@ -135,16 +156,25 @@ class Store:
             StoreError: another one writes, or has written; or the folder cannot be written to.
         """
         shown = repr(str(self.path))
+        commit_of(self.path)
         lock = filelock.FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise StoreError(f"store {shown} is being written by another run; wait for it, or stop it.") from None
-        except OSError as e:
-            raise StoreError(f"store {shown} cannot be written to: {e}.") from e
+            raise StoreError(
+                f"store {shown} is being written by another run, here or in another process; wait for it, or stop it. lc.open_store "
+                "reads it meanwhile; a second run needs a store of its own."
+            ) from None
+        except (OSError, NotImplementedError) as e:  # the latter where the file system has no locks
+            raise StoreError(
+                f"store {shown} cannot be locked, so that nobody else writes there: {e}. Make the folder writable, or copy it to a file "
+                "system that has locks, and go on with the copy: MCMC.resume."
+            ) from e
         try:
             if commit_of(self.path)[OWN] != json.loads(json.dumps(self._written)):
-                raise StoreError(f"store {shown}: another run has gone on with it since; write MCMC.resume({shown}, ...).")
+                raise StoreError(
+                    f"store {shown}: another run has gone on with it since, and this one cannot; write MCMC.resume({shown}, model=...)."
+                )
             yield
         finally:
             lock.release()
@@ -154,22 +184,25 @@ class Store:
         values = dict(zip(names, chunk.values, strict=True))
         groups, variables = empty_groups(self.program, values, chunk.stats, self._attributes)
         warm = (True, False) if self.settings.num_warmup_kept else (False,)
-        index, size = _index_of(snapshot)
-        with self._writing():
+        index, size = index_of(snapshot)
+        sites = [[name, variables.get(name), list(value.shape), str(value.dtype)] for name, value in values.items()]
+        with self._change(sites=sites, stats=list(chunk.stats)):
             for name in (*GROUPS[False], *GROUPS[True]):
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name, group in [pair for warming in warm for pair in zip(GROUPS[warming], groups, strict=True)]:
                 encoding = {variable: {"chunks": _file_shape(array)} for variable, array in group.data_vars.items()}
                 encoding["draw"] = {"chunks": (2**16,)}  # it is empty as yet
                 group.to_zarr(self.path, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
+                there = {file.parent.name for file in (self.path / name).glob("*/zarr.json")}
+                if there != set(group.variables):
+                    raise StoreError(
+                        f"store {str(self.path)!r}: {name} has the folders {sorted(there)} for the variables {sorted(group.variables)}: "
+                        "this file system takes some of these names for the same. Rename the sites, or choose another file system."
+                    )
             state = {"shape": (2, size), "chunks": (1, size), "dtype": "uint8", "compressors": None, "dimension_names": ["slot", "byte"]}
             own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
             own.create_array("state", attributes={"index": index}, overwrite=True, **state)
-        sites = [[name, variables.get(name), list(value.shape), str(value.dtype)] for name, value in values.items()]
-        self._written |= {"sites": sites, "stats": list(chunk.stats)}
-        self._resize()
-        with self._writing():
-            self._publish()
+            self._resize()
 
     def load(self, template: Snapshot) -> None:
         """Reads where the run stands.
@@ -182,53 +215,55 @@ class Store:
         """
         if not self.started:
             return
-        try:
+        with self._writing(self._written["commit"]):
             self._resize()
+        try:
             state = np.asarray(self._state[self._written["commit"]["slot"]])
-            self.snapshot = _unpacked(template, state, self._state.attrs["index"])
-        except (OSError, KeyError, ValueError) as e:
-            raise _damaged(self.path, e) from e
+            snapshot = unpacked(template, state, self._state.attrs["index"])
+        except (KeyError, ValueError) as e:
+            raise damaged(self.path, e) from e
+        longest = self._lengths(int(snapshot.filled.max()))  # of an interrupted run some chains are longer than what readers see
+        arrays = {path: data for path, data in self._metadata.items() if not path.startswith(OWN)}
+        check_files(self.path, {path: _cut(data, longest[_LENGTH[path.split("/")[0]]]) for path, data in arrays.items()})
+        self.snapshot = snapshot
 
     def grow(self, settings: Settings) -> None:
         """Makes place for more draws."""
-        self._written["settings"] = settings._asdict()
-        if self.started:
-            self._resize()
-        with self._writing():
-            self._publish()
+        with self._change(settings=settings._asdict()):
+            if self.started:
+                self._resize()
 
     def restart(self, found: dict[str, Any]) -> None:
         """Forgets all draws, and notes what was found."""
-        self.snapshot = None
-        self._written |= {"commit": None, "found": found}
-        with self._writing():
-            self._publish()
+        with self._change(commit=None, found=found):
+            self.snapshot, self._metadata = None, {}
 
     def append(self, chunk: Chunk, filled: np.ndarray, after: Snapshot) -> None:
         before, count = self._written["commit"], np.asarray(chunk.kept.count)
         slot, number = (0, 0) if before is None else (1 - before["slot"], before["chunks"])
-        offset, least = self.settings.num_warmup_kept, int(after.filled.min())
-        with self._writing():
+        lengths = self._lengths(int(after.filled.min()))
+        state = packed(after, self._state.shape[1])
+        with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state.tobytes()), **lengths}):
             for site, value in zip(self._written["sites"], chunk.values, strict=True):
                 if site[1] is not None:
                     self._write(0, site[0], np.asarray(value), filled, count)
             for name, stat in chunk.stats.items():
                 self._write(1, name, np.asarray(stat), filled, count)
-            self._state[slot] = _packed(after, self._state.shape[1])
-            lengths = {"warmup_draws": min(offset, least), "draws": max(0, least - offset)}
-            self._written["commit"] = {"slot": slot, "chunks": number + 1, **lengths}
-            try:
-                self._publish()
-            except BaseException:
-                self._written["commit"] = before
-                raise
+            self._state[slot] = state
+            rows = [(array, lengths[_LENGTH[group]]) for (group, _), array in self._open.items()]
+            self._written["commit"]["last"] = checksum_of([array[:, row - 1] for array, row in rows if row])
         self.snapshot = after
 
     def draws(self) -> StoredDraws:
         """What is there, to be read."""
         names = tuple(site[0] for site in self._written["sites"])
         empty = {site[0]: (site[2], site[3]) for site in self._written["sites"] if site[1] is None}
-        return StoredDraws(dict(self._open), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
+        return StoredDraws(self.path, dict(self._open), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
+
+    def _lengths(self, filled: int) -> dict[str, int]:
+        """How many of so many draws of a chain are of the warm-up, and how many come after it."""
+        offset = self.settings.num_warmup_kept
+        return {"warmup_draws": min(offset, filled), "draws": max(0, filled - offset)}
 
     def _write(self, kind: int, name: str, new: np.ndarray, filled: np.ndarray, count: np.ndarray) -> None:
         """Writes the rows of a chunk, those of the warm-up into its own group."""
@@ -246,21 +281,22 @@ class Store:
         settings = self.settings
         lengths = {True: settings.num_warmup_kept, False: settings.num_kept - settings.num_warmup_kept}
         names = {site[0]: site[1] for site in self._written["sites"] if site[1] is not None}, {n: n for n in self._written["stats"]}
-        with self._writing():
-            for warming, group, variables in [(w, GROUPS[w][k], names[k]) for w in lengths if lengths[w] for k in (0, 1)]:
-                opened = _zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
-                self._open |= {(group, name): opened[variable] for name, variable in variables.items()}
-                opened["draw"].resize((lengths[warming],))
-                opened["draw"][:] = np.arange(lengths[warming])
-                for variable in variables.values():
-                    opened[variable].resize((opened[variable].shape[0], lengths[warming], *opened[variable].shape[2:]))
-                self._open |= {(group, name): opened[variable] for name, variable in variables.items()}
-            own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
-            self._state = own["state"]
-            self._metadata = {}
-            for group in (OWN, *GROUPS[False], *GROUPS[True]):
-                for written in sorted((self.path / group).glob("*/zarr.json")):
-                    self._metadata[f"{group}/{written.parent.name}"] = json.loads(written.read_text())
+        for warming, group, variables in [(w, GROUPS[w][k], names[k]) for w in lengths if lengths[w] for k in (0, 1)]:
+            opened = _zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
+            arrays, draw = {name: opened[variable] for name, variable in variables.items()}, opened["draw"]
+            draw.resize((lengths[warming],))
+            if not np.array_equal(draw[:], np.arange(lengths[warming])):
+                draw[:] = np.arange(lengths[warming])
+            for array in arrays.values():
+                if array.shape[1] != lengths[warming]:
+                    array.resize((array.shape[0], lengths[warming], *array.shape[2:]))
+            self._open |= {(group, name): array for name, array in arrays.items()}
+        own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
+        self._state = own["state"]
+        self._metadata = {}
+        for group in (OWN, *GROUPS[False], *GROUPS[True]):
+            for written in sorted((self.path / group).glob("*/zarr.json")):
+                self._metadata[f"{group}/{written.parent.name}"] = json.loads(written.read_text())
 
     def _publish(self) -> None:
         """Says what readers may see: of every group its arrays, cut to the draws that all chains have, and last of the whole."""
@@ -270,8 +306,7 @@ class Store:
             members = {path: data for path, data in self._metadata.items() if path.startswith(f"{group}/")}
             if not members:
                 continue
-            rows = commit["warmup_draws" if group in GROUPS[True] else "draws"]
-            cut = {path: _cut(data, rows) for path, data in members.items()}
+            cut = {path: _cut(data, commit[_LENGTH[group]]) for path, data in members.items()}
             described = json.loads((self.path / group / "zarr.json").read_text())
             described.pop("consolidated_metadata", None)
             seen |= {group: described, **cut}
@@ -279,21 +314,36 @@ class Store:
                 inside = {path.removeprefix(f"{group}/"): data for path, data in cut.items()}
                 _replace(self.path / group / "zarr.json", {**described, "consolidated_metadata": _consolidated(inside)})
         root = {"attributes": {**self._attributes, OWN: self._written}, "zarr_format": 3, "node_type": "group"}
-        _replace(self.path / "zarr.json", {**root, "consolidated_metadata": _consolidated(seen)} if seen else root)
+        _replace(self.path / "zarr.json", {**root, "consolidated_metadata": _consolidated(seen)})
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Errors of the file system as errors of the store."""
+    def _change(self, **news: Any) -> Iterator[None]:
+        """Publishes other settings, names or another commit after the block; if that fails nothing has changed."""
+        before = self._written
+        self._written = {**before, **news}
         try:
-            with quietly():
+            with self._writing(before["commit"]):
                 yield
+                self._publish()
+        except BaseException:
+            self._written = before
+            raise
+
+    @contextmanager
+    def _writing(self, commit: dict[str, Any] | None) -> Iterator[None]:
+        """Errors of the file system as errors of the store, with as many draws as the commit has."""
+        try:
+            with _zarr_writes():
+                yield
+        except RuntimeError as e:  # a codec's: the file that a chunk's draws go into is not what was written
+            raise damaged(self.path, e) from e
         except OSError as e:
             if isinstance(e, StoreError):
                 raise
-            kept = 0 if self.snapshot is None else int(self.snapshot.filled.min())
+            kept = "It has no draws as yet" if commit is None else f"The {commit['draws']} draws per chain that were written are intact"
             raise StoreError(
-                f"store {str(self.path)!r} cannot be written: {e}. The {kept} draws per chain that were written are intact; make it "
-                "possible to write, and go on with MCMC.resume."
+                f"store {str(self.path)!r} cannot be written: {e}. {kept}; make it possible to write, and go on with "
+                f"MCMC.resume({str(self.path)!r}, model=...)."
             ) from e
 
 
@@ -304,28 +354,11 @@ def _zarr() -> Any:
     return zarr
 
 
-def check_free(path: Path) -> None:
-    """Refuses a folder in which there is something.
-
-    Raises:
-        StoreError: there is.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    shown = repr(str(path))
-    try:
-        commit = commit_of(path)[OWN]["commit"]
-    except StoreError:
-        raise StoreError(f"store {shown}: something else is there, and is not overwritten; name another folder.") from None
-    draws = 0 if commit is None else commit["draws"]
-    raise StoreError(
-        f"store {shown}: a run with {draws} draws per chain is there, and is not overwritten. Go on with it, MCMC.resume({shown}, "
-        "model=...), or name another folder."
-    )
-
-
-def _damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"store {str(path)!r} is damaged: parts of it are missing, cannot be read or do not fit ({error}).")
+@contextmanager
+def _zarr_writes() -> Iterator[None]:
+    """Zarr writes every file, also of nothing but zeros, so that one that is missing is known to be lost."""
+    with quietly(), _zarr().config.set({"array.write_empty_chunks": True}):
+        yield
 
 
 def _file_shape(array: Any) -> tuple[int, ...]:
@@ -350,39 +383,3 @@ def _replace(file: Path, content: dict[str, Any]) -> None:
     draft = file.with_name(f"{file.name}.draft")
     draft.write_text(json.dumps(content))
     os.replace(draft, file)
-
-
-def _leaves(snapshot: Snapshot) -> list[tuple[str, np.ndarray]]:
-    return [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(snapshot)]
-
-
-def _index_of(snapshot: Snapshot) -> tuple[list[list[Any]], int]:
-    """Where each array of a snapshot is, (name, dtype, shape, first byte), and how many bytes they have."""
-    index, start = [], 0
-    for name, array in _leaves(snapshot):
-        index.append([name, str(array.dtype), list(array.shape), start])
-        start += array.nbytes
-    return index, start
-
-
-def _packed(snapshot: Snapshot, size: int) -> np.ndarray:
-    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for _, array in _leaves(snapshot)]
-    packed = np.concatenate(parts)
-    if packed.size != size:
-        raise AssertionError("a snapshot of another size than the first")
-    return packed
-
-
-def _unpacked(template: Snapshot, packed: np.ndarray, index: list[list[Any]]) -> Snapshot:
-    """The snapshot that was packed.
-
-    Raises:
-        ValueError: it is not like the template.
-    """
-    treedef = jax.tree_util.tree_structure(template)
-    wanted = [[name, str(array.dtype), list(array.shape)] for name, array in _leaves(template)]
-    for want, have in zip(wanted, [entry[:3] for entry in index], strict=True):
-        if want != have:
-            raise ValueError(f"the state of the chains has {have}, expected {want}")
-    found = [np.frombuffer(packed.tobytes(), d, math.prod(s), start).reshape(s) for _, d, s, start in index]
-    return jax.tree_util.tree_unflatten(treedef, found)
