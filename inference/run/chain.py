@@ -17,6 +17,9 @@ from ..kernels.starts import searching, staying
 __all__ = ["Begin", "Buffer", "Kept", "Tally", "buffer_for", "chain_program", "counted", "read_buffer"]
 
 
+Number = Any  # a NumPy value outside of compiled programs, a JAX array inside, or its type
+
+
 class Begin(NamedTuple):
     """How a chain finds its start.
 
@@ -25,8 +28,8 @@ class Begin(NamedTuple):
         fixed: constrained values that the strategy brings, by site.
     """
 
-    given: jax.Array
-    fixed: dict[str, jax.Array]
+    given: Number
+    fixed: dict[str, Number]
 
 
 class Tally(NamedTuple):

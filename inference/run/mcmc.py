@@ -157,17 +157,17 @@ class MCMC(Readable):
     def _run_compiled(self, words: np.ndarray, args: tuple, kwargs: dict[str, Any], given: Any, extra: tuple[str, ...]) -> Self:
         """See `run`."""
         settings = self._settings()
-        self._running = self._sink = None
         with Progress(settings.total, settings.num_chains, self.progress_bar) as progress, jax.disable_jit(False):
             try:
                 progress.phase("tracing")
-                density = _density_of(self.kernel.model, args, kwargs)
+                density = _density_of("MCMC.run", self.kernel.model, args, kwargs)
                 start = start_of(given, self.kernel, density, settings.num_chains)
                 self._sink = self._new_sink(density, words, settings, start, extra)
+                self._running = None  # an earlier run cannot be gone on with any more; its results stay until there are others
                 progress.phase("compiling")
                 running = Running(self.kernel, density, words, settings, start)
             except KeyboardInterrupt:
-                self._interrupted_early()
+                self._interrupted_early("mcmc.run again" if self.store is None else f"MCMC.resume({str(self.store)!r}, ...)")
                 return self
             self._go(running, progress, extra)
         return self
@@ -209,7 +209,8 @@ class MCMC(Readable):
     ) -> Self:
         """Goes on with a stored run from wherever it ended: before its first chunk, in the warm-up, or after its last draw.
 
-        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions.
+        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions; with
+        `compact` up to rounding, as batches of other sizes are rounded otherwise.
 
         Args:
             store: the folder that `MCMC(store=...)` was given.
@@ -227,27 +228,32 @@ class MCMC(Readable):
         Warns:
             StoreWarning: versions of JAX or NumPyro or the kind of machine are others: the last bits of the draws may be.
         """
+        if not isinstance(args, (tuple, list)):
+            raise StoreError(f"MCMC.resume: args is a {type(args).__name__}, a tuple of the model's arguments expected; write args=(x, y).")
+        if hasattr(model, "fit") and hasattr(model, "model"):
+            found = type(model).__name__
+            raise StoreError(f"MCMC.resume: found the kernel {found} where the model belongs; write kernel={found}(...), or its model.")
         opened = Store.open(path_of(store))
         check_place(opened)
         kernel = kernel_of(opened, model, kernel)
         settings = _resumed(opened, num_samples, num_chains)
         mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar)
         words, extra = np.asarray(opened.recipe["key"], np.uint32), tuple(opened.recipe["extra_fields"])
-        with opened.locked(), Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
-            try:
-                progress.phase("tracing")
-                density = _density_of(kernel.model, tuple(args), dict(kwargs or {}))
-                check_run(opened, density)
-                opened.program = _program_of(density)
-                progress.phase("compiling")
-                running = Running(kernel, density, words, settings, start_from(opened, kernel), opened.found)
-                with running.precision():
-                    opened.load(running.snapshot)
-                opened.grow(settings)
-            except KeyboardInterrupt:
-                mcmc._interrupted_early()
-                return mcmc
         with Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
+            try:
+                with opened.locked():
+                    progress.phase("tracing")
+                    density = _density_of("MCMC.resume", kernel.model, tuple(args), dict(kwargs or {}))
+                    check_run(opened, density)
+                    opened.program = _program_of(density)
+                    progress.phase("compiling")
+                    running = Running(kernel, density, words, settings, start_from(opened, kernel), opened.found)
+                    with running.precision():
+                        opened.load(running.snapshot)
+                    opened.grow(settings)
+            except KeyboardInterrupt:
+                mcmc._interrupted_early(f"MCMC.resume({str(opened.path)!r}, ...)")
+                return mcmc
             mcmc._sink = opened
             mcmc._go(running, progress, extra, level=4)
         return mcmc
@@ -325,12 +331,11 @@ class MCMC(Readable):
             extra_fields=extra,
         )
 
-    def _interrupted_early(self) -> None:
+    def _interrupted_early(self, instead: str) -> None:
         """What is left of a run that was interrupted while it was traced or compiled: nothing, but for the store, if there is one."""
-        self._last = None
+        self._last = self._running = None
         warnings.warn(
-            "The run was interrupted before its chains had started: there are no draws. Call mcmc.run again"
-            + (", or MCMC.resume with its store." if self.store is not None else "."),
+            f"The run was interrupted before its chains went on: there are no draws to read. Call {instead}.",
             InterruptWarning,
             stacklevel=5,
         )
@@ -397,13 +402,13 @@ def _resumed(store: Store, num_samples: int | None, num_chains: int | None) -> S
     return settings._replace(num_samples=more)
 
 
-def _density_of(model, args, kwargs):
+def _density_of(owner: str, model, args, kwargs):
     """The model's log density on these data; a log density that is given instead of a model is taken as it is."""
     if hasattr(model, "positions") and hasattr(model, "constrain"):
         if args or kwargs:
-            raise SamplerError("MCMC.run: the kernel has a log density, which holds its data; give no further arguments.")
+            raise SamplerError(f"{owner}: the kernel has a log density, which holds its data; give no further arguments.")
         return model
-    check_arguments("MCMC.run", model, args, kwargs, RUN)
+    check_arguments(owner, model, args, kwargs, RUN)
     return log_density(model, *args, **kwargs)
 
 

@@ -84,10 +84,10 @@ class Counts(NamedTuple):
 
     transitions: np.ndarray
     tries: np.ndarray
-    slots: np.ndarray
+    slots: np.integer | np.ndarray
     sums: dict[str, np.ndarray]
     warmup_sums: dict[str, np.ndarray]
-    seconds: np.ndarray
+    seconds: np.floating | np.ndarray
 
     def total(self, name: str) -> int:
         """Of a statistic over all chains and transitions; 0 for kernels that do not have it."""

@@ -77,7 +77,8 @@ def start_of(given: Any, kernel: Kernel, density: Any, num_chains: int) -> Start
     layout = Layout.of(density.positions)._replace(dtype="float64")
     if not isinstance(given, (Readable, ChainState)):
         return Start(start_positions(given, layout, num_chains), strategy)
-    state, sites = given, layout.sites
+    state: Any = given
+    sites = layout.sites
     if isinstance(given, Readable):
         state, sites = given.state, given._record.layout.sites
         given = given._record.layout.unravel(np.asarray(state.position))

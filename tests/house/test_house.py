@@ -124,7 +124,7 @@ def undrawn_rooms(root):
 
 
 def large_functions(root):
-    """Functions of inference/ of more than 80 lines without their docstring, or of more than 8 parameters; users' own calls may have more."""
+    """Functions of inference/ of more than 80 lines without their docstring, or of more than 8 parameters; users' calls may have more."""
     for path in python_files(root / "inference"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):

@@ -179,7 +179,11 @@ def test_what_is_written_is_read_again():
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("value", [object(), 1j, {1, 2}, np.array(["a"]), np.array([object()]), jnp.zeros(2, jnp.bfloat16), len], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), 1j, {1, 2}, np.array(["a"]), np.array([object()]), jnp.zeros(2, jnp.bfloat16), len],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_cannot_be_written(value):
     for held in (value, [value], {"a": (value,)}):
         with pytest.raises(recipe.Unwritable):
