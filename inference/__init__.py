@@ -3,7 +3,7 @@
 if __name__ == "inference":
     raise ImportError("this folder is part of the package luciole: write `from luciole import inference`")
 
-from ..ppl.factors.host import NotOnHostError
+from ..transforms.affine.host_design import NotOnHostError
 from .evidence import (
     BridgeEvidence,
     Comparison,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..transforms.equations import BODY_PARAMETER, ELEMENTWISE
+from ..transforms.equations import ELEMENTWISE, body_of
 from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
 from .primitives import is_site
 from .spec import Spec, join_distribution, peel
@@ -84,8 +84,8 @@ def _equation(eqn: JaxprEqn, read: list[Labels], found: Axes) -> list[Labels]:
     name = eqn.primitive.name
     if is_site(eqn):
         return [_site(eqn.params["spec"], read, found)]
-    if name in BODY_PARAMETER:
-        return _walk(eqn.params[BODY_PARAMETER[name]], read, found)
+    if (body := body_of(eqn)) is not None:
+        return _walk(body, read, found)
     if name in _CONTROL:
         return _CONTROL[name](eqn, read, found)
     if name in ELEMENTWISE:

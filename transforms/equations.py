@@ -3,24 +3,18 @@
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
-from .jax_compat import JaxprEqn, Literal, Var, bind
+from .jax_compat import JaxprEqn, Literal, Var, assemble_jaxpr, bind, open_jaxpr, subjaxprs
 
-__all__ = ["BODY_PARAMETER", "ELEMENTWISE", "dependents", "needed_equations", "needed_inputs", "reads_any", "run_equations", "run_jaxpr"]
+__all__ = [
+    "BODY_PARAMETER", "CALLS", "CHECKPOINTS", "ELEMENTWISE", "body_of", "dependents", "needed_equations", "needed_inputs", "occurs",
+    "prune_jaxpr", "reads_any", "run_equations", "run_jaxpr", "variables_of",
+]  # fmt: skip
 
-# Equations whose value is that of one nested program, by the parameter that holds it. Custom derivative rules say how to
-# differentiate and nothing about the value.
-BODY_PARAMETER = {
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "core_closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-}
+# Equations whose value is that of one nested program, by the parameter that holds it: calls, and what says besides how to
+# differentiate, or what to keep for that, and nothing about the value.
+CALLS = {"closed_call": "call_jaxpr", "core_call": "call_jaxpr", "core_closed_call": "call_jaxpr", "jit": "jaxpr", "pjit": "jaxpr"}
+CHECKPOINTS = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
+BODY_PARAMETER = CALLS | CHECKPOINTS | {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
 # Each element of the result is computed from the elements at the same place of the operands, and from operands without axes.
 ELEMENTWISE = frozenset(
@@ -86,20 +80,58 @@ def dependents(equations: Iterable[JaxprEqn], sources: Iterable[Var], effects: b
     return found
 
 
-def needed_equations(equations: Sequence[JaxprEqn], outs: Iterable[Any]) -> list[JaxprEqn]:
-    """The equations that the variables among `outs` are computed from, in order. Effects alone do not make one needed."""
-    needed, kept = {x for x in outs if not isinstance(x, Literal)}, []
+def needed_equations(
+    equations: Sequence[JaxprEqn], outs: Iterable[Any], given: Container[Var] = (), effects: bool = False
+) -> list[JaxprEqn]:
+    """The equations that the variables among `outs` are computed from, in order.
+
+    Args:
+        equations: in program order.
+        outs: variables and literals.
+        given: variables that are known.
+        effects: whether equations with effects are needed for these alone.
+    """
+    needed, kept = {x for x in outs if not isinstance(x, Literal) and x not in given}, []
     for eqn in reversed(equations):
-        if any(v in needed for v in eqn.outvars):
+        if (effects and eqn.effects) or any(v in needed for v in eqn.outvars):
             kept.append(eqn)
-            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
+            needed.update(x for x in eqn.invars if not isinstance(x, Literal) and x not in given)
     return kept[::-1]
+
+
+def variables_of(equations: Iterable[JaxprEqn], outs: Iterable[Any]) -> set[Var]:
+    """The variables among `outs`, and those that the equations read."""
+    atoms = [*outs, *(x for eqn in equations for x in eqn.invars)]
+    return {x for x in atoms if not isinstance(x, Literal)}
+
+
+def prune_jaxpr(jaxpr: Any, consts: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, list[Any], list[int]]:
+    """An open jaxpr of only `outputs`, which are atoms of it, with the equations that they need or that have effects.
+
+    Returns:
+        The jaxpr, the constants that it has kept, and the numbers of the inputs that it has kept.
+    """
+    equations = needed_equations(jaxpr.eqns, outputs, effects=True)
+    needed = variables_of(equations, outputs)
+    named = {var: value for var, value in zip(jaxpr.constvars, consts, strict=True) if var in needed}
+    inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
+    pruned, kept = assemble_jaxpr(jaxpr, named, [jaxpr.invars[i] for i in inputs], outputs, equations)
+    return pruned, kept, inputs
 
 
 def needed_inputs(jaxpr: Any, wanted: Sequence[bool]) -> list[bool]:
     """Which inputs of an open jaxpr the outputs marked in `wanted` are computed from."""
     outs = [x for x, w in zip(jaxpr.outvars, wanted, strict=True) if w]
-    read = {x for x in outs if not isinstance(x, Literal)}
-    for eqn in needed_equations(jaxpr.eqns, outs):
-        read.update(x for x in eqn.invars if not isinstance(x, Literal))
+    read = variables_of(needed_equations(jaxpr.eqns, outs), outs)
     return [v in read for v in jaxpr.invars]
+
+
+def body_of(eqn: JaxprEqn) -> Any:
+    """The nested program whose value is the equation's; None if it is no call."""
+    parameter = BODY_PARAMETER.get(eqn.primitive.name)
+    return None if parameter is None else eqn.params[parameter]
+
+
+def occurs(jaxpr: Any, holds: Callable[[JaxprEqn], bool]) -> bool:
+    """Whether `holds` is true of an equation at any depth."""
+    return any(holds(eqn) or any(occurs(inner, holds) for inner in subjaxprs(eqn)) for eqn in open_jaxpr(jaxpr)[0].eqns)

@@ -47,7 +47,6 @@ __all__ = [
     "made_by",
     "open_jaxpr",
     "persistent_cache",
-    "prune_jaxpr",
     "scan_layout",
     "subjaxprs",
     "transforming",
@@ -84,24 +83,6 @@ def assemble_jaxpr(
     unnamed = like.debug_info.with_unknown_names()
     jaxpr = Jaxpr(list(consts), list(invars), list(outvars), list(eqns), effects=effects, debug_info=unnamed, **attached)
     return jaxpr, list(consts.values())
-
-
-def prune_jaxpr(jaxpr: Any, consts: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, list[Any], list[int]]:
-    """An open jaxpr of only `outputs`, which are atoms of it, with the equations that they need or that have effects.
-
-    Returns:
-        The jaxpr, the constants that it has kept, and the numbers of the inputs that it has kept.
-    """
-    needed = {x for x in outputs if isinstance(x, Var)}
-    equations = []
-    for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or not needed.isdisjoint(eqn.outvars):
-            equations.append(eqn)
-            needed.update(x for x in eqn.invars if isinstance(x, Var))
-    named = {var: value for var, value in zip(jaxpr.constvars, consts, strict=True) if var in needed}
-    inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
-    pruned, kept = assemble_jaxpr(jaxpr, named, [jaxpr.invars[i] for i in inputs], outputs, equations[::-1])
-    return pruned, kept, inputs
 
 
 def live_jaxpr(jaxpr: Any, used: Sequence[bool]) -> tuple[Any, list[bool]]:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from .equations import BODY_PARAMETER
+from .equations import body_of
 from .jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr, scan_layout
 from .numpy_rules import NUMPY_RULES
 
@@ -110,8 +110,8 @@ def _walk(jaxpr: Any, inputs: Sequence[Value], visitor: Visitor, at: Where) -> l
 def _equation(eqn: JaxprEqn, operands: list[Value], visitor: Visitor, at: Where) -> list[Value]:
     origin = visitor(eqn, operands, at)
     name = eqn.primitive.name
-    if name in BODY_PARAMETER:
-        body, consts = open_jaxpr(eqn.params[BODY_PARAMETER[name]])
+    if (called := body_of(eqn)) is not None:
+        body, consts = open_jaxpr(called)
         return _walk(body, [*_constants(consts, at), *operands], visitor, at.inside(eqn))
     if name == "scan":
         return _scan(eqn, operands, visitor, at)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...transforms import ModelError
 from ...transforms.affine.rules import called_body
-from ...transforms.equations import dependents, reads_any, run_equations, run_jaxpr
+from ...transforms.equations import dependents, needed_equations, reads_any, run_equations, run_jaxpr
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, equation_context, open_jaxpr
 from ...transforms.source_lines import equation_frames
 from ..interpreters import site_value
@@ -26,7 +26,7 @@ from ..spec import Spec
 from ..walker import run_equation
 from .hoist import Hoist
 
-__all__ = ["ModelEquations", "needed_between", "size_of"]
+__all__ = ["ModelEquations", "size_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +121,15 @@ class ModelEquations:
                 outs = run_equation(eqn, operands, self.missing.rule(rule), position or {})[0]
             return [given.get(v, out) for v, out in zip(eqn.outvars, outs, strict=True)]
 
-        return run_equations(needed_between(self.equations, atoms, given), env, atoms, apply)
+        return run_equations(needed_equations(self.equations, atoms, given), env, atoms, apply)
 
     def sites_read(self, atom: Any) -> list[str]:
         """The names of the latent sites that a value is computed from, sorted."""
-        return sorted({e.params["spec"].name for e in needed_between(self.equations, [atom], {}) if is_site(e)})
+        return sorted({e.params["spec"].name for e in needed_equations(self.equations, [atom]) if is_site(e)})
 
     def data_read(self, atoms: Sequence[Any], given: Mapping[Var, Any]) -> list[int]:
         """The numbers of the data that atoms are computed from, where some variables are given."""
-        read = {x for eqn in needed_between(self.equations, atoms, given) for x in eqn.invars if not isinstance(x, Literal)}
+        read = {x for eqn in needed_equations(self.equations, atoms, given) for x in eqn.invars if not isinstance(x, Literal)}
         read.update(x for x in atoms if not isinstance(x, Literal))
         return [i for i, v in enumerate(self.data) if v in read and v not in given]
 
@@ -140,16 +140,6 @@ def _with_line(eqn: JaxprEqn, around: JaxprEqn | None) -> JaxprEqn:
         return eqn
     own, outer = equation_frames(eqn), equation_frames(around)
     return eqn if own and (not outer or outer[0][:2] in [frame[:2] for frame in own]) else around
-
-
-def needed_between(equations: Sequence[JaxprEqn], outs: Sequence[Any], given: Mapping[Var, Any]) -> list[JaxprEqn]:
-    """The equations that `outs` are computed from once the variables in `given` are known, in order."""
-    needed, kept = {x for x in outs if not isinstance(x, Literal) and x not in given}, []
-    for eqn in reversed(equations):
-        if any(v in needed for v in eqn.outvars):
-            kept.append(eqn)
-            needed.update(x for x in eqn.invars if not isinstance(x, Literal) and x not in given)
-    return kept[::-1]
 
 
 def size_of(atom: Any) -> int:

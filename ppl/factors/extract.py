@@ -18,7 +18,7 @@ from ..density import LogDensity
 from ..interpreters import score_sites, total_of
 from .cut import Cuts, Obstacle
 from .elementwise import Placed, to_rows
-from .equations import ModelEquations, needed_between, size_of
+from .equations import ModelEquations, size_of
 
 __all__ = ["DENSE_LIMIT", "CoefficientMap", "Coefficients", "LatentValues", "data_of", "design_of", "prior_of", "prove_affine"]
 
@@ -108,7 +108,7 @@ class LatentValues:
 
     @classmethod
     def of(cls, density: LogDensity, model: ModelEquations, variables: Sequence[Var]) -> "LatentValues":
-        late = [e for e in needed_between(model.equations, variables, {}) if any(model.is_latent(v) for v in e.outvars)]
+        late = [e for e in needed_equations(model.equations, variables) if any(model.is_latent(v) for v in e.outvars)]
         border = dict.fromkeys(x for e in late for x in e.invars if isinstance(x, Var) and not model.is_latent(x))
         return cls(density, model, tuple(variables), tuple(border))
 

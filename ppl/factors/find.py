@@ -12,6 +12,8 @@ import numpy as np
 from jax.tree_util import tree_unflatten
 
 from ...transforms import LucioleWarning, ModelError
+from ...transforms.affine.host_columns import computed_but_rows
+from ...transforms.affine.host_design import NotOnHostError, is_mapped
 from ...transforms.equations import needed_inputs
 from ...transforms.jax_compat import Var, open_jaxpr
 from ..density import LogDensity
@@ -26,10 +28,8 @@ from .elementwise import Placed, to_rows
 from .equations import ModelEquations
 from .extract import CoefficientMap, Coefficients, LatentValues, design_of, prior_of
 from .families import SOFTMAX, reference_softmax, softmax
-from .host import NotOnHostError, is_mapped
 from .likelihood import Likelihood, read_likelihood
 from .records import POWER, Factor, Family, Rows
-from .stay import computed_but_rows
 from .usable import powers_of, usable, used_rows
 
 __all__ = ["FullEvaluationWarning", "RowsOnDeviceWarning", "find_factor"]

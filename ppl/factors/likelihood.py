@@ -14,7 +14,7 @@ from numpyro.distributions.discrete import CategoricalProbs, OrderedLogistic
 
 from ...transforms import ModelError
 from ...transforms.affine.rules import aval
-from ...transforms.equations import BODY_PARAMETER, run_jaxpr
+from ...transforms.equations import body_of, run_jaxpr
 from ...transforms.jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr
 from ...transforms.structure import structure
 from .cut import Cuts, Obstacle
@@ -271,8 +271,8 @@ def _scalar(dist: Distribution) -> Distribution:
 def _in_double(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     """One equation of a program traced in any precision, in float64."""
     name = eqn.primitive.name
-    if name in BODY_PARAMETER:
-        return run_jaxpr(*open_jaxpr(eqn.params[BODY_PARAMETER[name]]), operands, _in_double)
+    if (body := body_of(eqn)) is not None:
+        return run_jaxpr(*open_jaxpr(body), operands, _in_double)
     operands = [jnp.asarray(x, np.float64) if np.issubdtype(jnp.result_type(x), np.floating) else x for x in operands]
     if name == "convert_element_type" and np.issubdtype(eqn.params["new_dtype"], np.floating):
         return [jnp.asarray(operands[0], np.float64)]

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...transforms import ModelError
+from ...transforms.affine.host_design import HostDesign, on_host
 from ...transforms.jax_compat import Var
 from ..spec import Spec
 from .equations import ModelEquations
-from .host import HostDesign, on_host
 from .records import Rows
 
 __all__ = ["powers_of", "usable", "used_rows"]

@@ -7,7 +7,7 @@ import pytest
 from jax.core import ShapedArray
 
 from luciole.transforms import jax_compat as compat
-from luciole.transforms.equations import run_jaxpr
+from luciole.transforms.equations import prune_jaxpr, run_jaxpr
 
 
 class Mark(compat.Effect):
@@ -242,14 +242,14 @@ def test_prune_jaxpr():
         return jnp.sin(x), y * table, x
 
     jaxpr, consts = compat.open_jaxpr(jax.make_jaxpr(f)(*jnp.ones(3)))
-    pruned, kept, inputs = compat.prune_jaxpr(jaxpr, consts, [jaxpr.outvars[1], jaxpr.outvars[1]])
+    pruned, kept, inputs = prune_jaxpr(jaxpr, consts, [jaxpr.outvars[1], jaxpr.outvars[1]])
     assert inputs == [1, 2] and [list(pruned.invars), list(pruned.constvars)] == [list(jaxpr.invars)[1:], list(jaxpr.constvars)]
     assert kept[0] is consts[0]
     assert [e.primitive.name for e in pruned.eqns if e.primitive.name != "debug_callback"] == ["mul"]
     assert len(pruned.eqns) == 2
     once, twice = jax.core.eval_jaxpr(pruned, kept, 2.0, 0.0)
     assert once.tolist() == twice.tolist() == [0.0, 2.0, 4.0]
-    pruned, kept, inputs = compat.prune_jaxpr(jaxpr, consts, [jaxpr.outvars[2]])
+    pruned, kept, inputs = prune_jaxpr(jaxpr, consts, [jaxpr.outvars[2]])
     assert (inputs, kept, list(pruned.constvars)) == ([0, 2], [], [])
 
 

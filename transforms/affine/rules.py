@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..equations import BODY_PARAMETER
+from ..equations import body_of
 from ..jax_compat import JaxprEqn
 
 __all__ = ["MOVES", "PASSES", "aval", "called_body", "linear_slots"]
@@ -148,8 +148,8 @@ def called_body(eqn: JaxprEqn, operands: list[Any]) -> tuple[Any, list[Any]] | N
     A linear solve is its `solve` function, which is walked as well: a factorisation passes, an iteration to a tolerance does not.
     """
     name = eqn.primitive.name
-    if name in BODY_PARAMETER:
-        return eqn.params[BODY_PARAMETER[name]], operands
+    if (body := body_of(eqn)) is not None:
+        return body, operands
     if name == "custom_linear_solve":
         lengths = eqn.params["const_lengths"]
         before, total = lengths.matvec + lengths.vecmat, sum(lengths)

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 from jax.core import eval_jaxpr
 
+from ..equations import prune_jaxpr
 from ..errors import ProgramError
-from ..jax_compat import Var, open_jaxpr, prune_jaxpr
+from ..jax_compat import Var, open_jaxpr
 from .graph import Fork, Invoke, Leave
 from .ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
 from .lattice import Array, Value

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..equations import occurs
 from ..jax_compat import open_jaxpr, subjaxprs
 
 __all__ = ["WHILE_ITERATIONS", "equations", "flops", "has_loop"]
@@ -37,7 +38,7 @@ def equations(jaxpr: Any) -> int:
 
 def has_loop(jaxpr: Any) -> bool:
     """Whether a `while` occurs at any depth, so that evaluation might not end on inputs it was not meant for."""
-    return any(eqn.primitive.name == "while" or any(map(has_loop, subjaxprs(eqn))) for eqn in open_jaxpr(jaxpr)[0].eqns)
+    return occurs(jaxpr, lambda eqn: eqn.primitive.name == "while")
 
 
 def _equation(eqn: Any) -> float:

@@ -7,9 +7,10 @@ computed from the program as it stands, by fixpoints that begin with nothing liv
 reused after a pass, for a slot can sustain its own liveness.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..graph import components, reachable
 from .ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
 
 __all__ = ["Liveness", "analyse", "analyse_function", "assigned", "exit_reads", "reachable_functions", "recursion_groups", "successors"]
@@ -131,14 +132,15 @@ def analyse_function(program: Program, function: Function) -> tuple[dict[str, fr
 
 def reachable_functions(program: Program, start: str) -> frozenset[str]:
     """Names of the functions that a call of `start` may enter, itself included."""
-    return _closure(start, _call_graph(program))
+    return reachable(_call_graph(program), [start])
 
 
 def recursion_groups(program: Program) -> tuple[frozenset[str], ...]:
     """The strongly connected functions of the call graph, callees before callers; most are alone in theirs."""
-    reach = {name: _closure(name, graph) for graph in (_call_graph(program),) for name in graph}
-    groups = {frozenset(g for g in reach[f] if f in reach[g]): None for f in program.functions}
-    return tuple(sorted(groups, key=lambda group: len(reach[next(iter(group))])))
+    graph = _call_graph(program)
+    group_of = {name: frozenset(group) for group in components(graph, graph) for name in group}
+    groups = dict.fromkeys(group_of[name] for name in program.functions)
+    return tuple(sorted(groups, key=lambda group: len(reachable(graph, group))))
 
 
 def _call_graph(program: Program) -> dict[str, set[str]]:
@@ -146,15 +148,6 @@ def _call_graph(program: Program) -> dict[str, set[str]]:
         name: {block.exit.callee for block in function.blocks.values() if isinstance(block.exit, Call)}
         for name, function in program.functions.items()
     }
-
-
-def _closure(start: str, graph: Mapping[str, Iterable[str]]) -> frozenset[str]:
-    found, waiting = {start}, [start]
-    while waiting:
-        new = set(graph[waiting.pop()]) - found
-        found |= new
-        waiting.extend(new)
-    return frozenset(found)
 
 
 def _written(program: Program, kept: Mapping[str, frozenset[Slot]]) -> dict[str, frozenset[Slot]]:

@@ -3,6 +3,7 @@
 import ast
 from typing import Any
 
+from ..graph import reachable
 from .expressions import Expressions
 from .graph import CodeBlock, Fork, Goto, Graph, Leave, assigned_names, successors
 from .operators import OPERATORS
@@ -246,7 +247,7 @@ def _simplify(blocks: dict[str, CodeBlock], entry: str) -> dict[str, CodeBlock]:
     """Blocks within reach and not empty, each joined with the one after it where nothing else leads there."""
     for block in blocks.values():
         block.exit = _past_empty(blocks, block.exit)
-    blocks = _reachable(blocks, entry)
+    blocks = _reached(blocks, entry)
     into = dict.fromkeys(blocks, 0)
     for block in blocks.values():
         for target in successors(block.exit):
@@ -257,7 +258,7 @@ def _simplify(blocks: dict[str, CodeBlock], entry: str) -> dict[str, CodeBlock]:
             after = blocks[block.exit.target]
             block.statements, block.exit = block.statements + after.statements, after.exit
             into[after.name] = 0
-    return _reachable(blocks, entry)
+    return _reached(blocks, entry)
 
 
 def _past_empty(blocks: dict[str, CodeBlock], exit: Any) -> Any:
@@ -276,11 +277,6 @@ def _past_empty(blocks: dict[str, CodeBlock], exit: Any) -> Any:
     return exit
 
 
-def _reachable(blocks: dict[str, CodeBlock], entry: str) -> dict[str, CodeBlock]:
-    found, waiting = {entry}, [entry]
-    while waiting:
-        for target in successors(blocks[waiting.pop()].exit):
-            if target not in found:
-                found.add(target)
-                waiting.append(target)
+def _reached(blocks: dict[str, CodeBlock], entry: str) -> dict[str, CodeBlock]:
+    found = reachable({name: successors(block.exit) for name, block in blocks.items()}, [entry])
     return {name: block for name, block in blocks.items() if name in found}

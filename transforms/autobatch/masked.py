@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..equations import occurs
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, subjaxprs, varying_axes, varying_like
 from .ir import Block
 
@@ -106,8 +107,11 @@ def _over(mask: jax.Array, value: jax.Array) -> jax.Array:
 
 def _has_loop(eqn: JaxprEqn) -> bool:
     """Whether the equation may not end on any input, or shows its inputs to the world outside."""
-    name = eqn.primitive.name
-    return name == "while" or "callback" in name or any(_has_loop(inner) for jaxpr in subjaxprs(eqn) for inner in open_jaxpr(jaxpr)[0].eqns)
+
+    def may(eqn: JaxprEqn) -> bool:
+        return eqn.primitive.name == "while" or "callback" in eqn.primitive.name
+
+    return may(eqn) or any(occurs(jaxpr, may) for jaxpr in subjaxprs(eqn))
 
 
 def _writes_part(eqn: JaxprEqn) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ..graph import components, reachable, reverse_postorder
 from .cost import flops
 from .frames import HALT, Frames, Step
 from .ir import Call
@@ -104,14 +105,13 @@ def plan(frames: Frames, unroll: int | None = None, heavy: str | None = None) ->
     """
     successors = {step.number: frozenset(step.targets) - {HALT} for step in frames.steps}
     costs = tuple(_cost(frames, step) for step in frames.steps)
-    reached = _reachable(successors, [frames.entry])
-    components = _components(successors, sorted(reached))
-    core = _core(frames, components, successors, costs, heavy)
+    reached = reachable(successors, [frames.entry])
+    core = _core(frames, components(successors, sorted(reached)), successors, costs, heavy)
     if core is None:
         units = _ordered(successors, reached, None)
         return _with_others(Schedule(frames, None, 1, units, (), (), costs))
     number, cycle = core
-    after = _reachable(successors, cycle) - cycle
+    after = reachable(successors, cycle) - cycle
     before = reached - after - cycle
     light = _ordered(successors, cycle - {number}, number)
     hot = _innermost(frames, successors, cycle, number)
@@ -133,10 +133,10 @@ def _cost(frames: Frames, step: Step) -> float:
     return flops(step.block.jaxpr) + sum(_WRITE * prod(s.shape) for s in ((step.defines & after) - parts) | set(step.pushes))
 
 
-def _core(frames, components, successors, costs, named) -> tuple[int, frozenset[int]] | None:
+def _core(frames, cycles, successors, costs, named) -> tuple[int, frozenset[int]] | None:
     """The heavy step and the strongly connected component of the whole graph that it lies in."""
     best = None
-    for component in components:
+    for component in cycles:
         if len(component) == 1 and component[0] not in successors[component[0]]:
             continue
         for number in component:
@@ -155,7 +155,7 @@ def _innermost(frames: Frames, successors: Mapping[int, frozenset[int]], cycle: 
     """
     best = (0, cycle)
     for through in _contexts(frames, successors, cycle, heavy):
-        inside = next(frozenset(c) for c in _components(through, sorted(cycle)) if heavy in c)
+        inside = next(frozenset(c) for c in components(through, sorted(cycle)) if heavy in c)
         best = max(best, _peeled(through, inside, heavy), key=lambda found: found[0])
     return best[1]
 
@@ -192,7 +192,7 @@ def _peeled(successors: Mapping[int, frozenset[int]], inside: frozenset[int], he
         if heavy not in rest or not entries:
             return depth, inside
         within = {n: successors[n] & rest for n in rest}
-        smaller = next(frozenset(c) for c in _components(within, sorted(rest)) if heavy in c)
+        smaller = next(frozenset(c) for c in components(within, sorted(rest)) if heavy in c)
         if len(smaller) == 1 and heavy not in successors[heavy]:
             return depth, inside
         depth, everything, inside = depth + 1, inside, smaller
@@ -205,7 +205,7 @@ def _ordered(successors: Mapping[int, frozenset[int]], numbers: Iterable[int], h
     starts = sorted(successors[heavy] & numbers) if heavy is not None else []
     order = starts + [n for n in sorted(numbers) if n not in starts]
     units = []
-    for component in reversed(_components(within, order)):
+    for component in reversed(components(within, order)):
         if len(component) == 1:
             units.append(Unit(tuple(component), component[0] in within[component[0]]))
         else:
@@ -217,77 +217,7 @@ def _loop_order(successors, within, component) -> tuple[int, ...]:
     """Reverse postorder of a cycle from where it is entered."""
     inside = frozenset(component)
     entries = sorted({n for m in successors if m not in inside for n in successors[m] if n in inside}) or sorted(inside)
-    order, seen = [], set()
-
-    def visit(n: int) -> None:
-        stack = [(n, iter(sorted(within[n] & inside)))]
-        seen.add(n)
-        while stack:
-            top, rest = stack[-1]
-            following = next((m for m in rest if m not in seen), None)
-            if following is None:
-                order.append(top)
-                stack.pop()
-            else:
-                seen.add(following)
-                stack.append((following, iter(sorted(within[following] & inside))))
-
-    for n in entries:
-        if n not in seen:
-            visit(n)
-    return tuple(reversed(order))
-
-
-def _components(successors: Mapping[int, frozenset[int]], order: Iterable[int]) -> list[list[int]]:
-    """Strongly connected components, each after those that it leads to (Tarjan, 1972), without recursion."""
-    index: dict[int, int] = {}
-    low: dict[int, int] = {}
-    stack: list[int] = []
-    on: set[int] = set()
-    found: list[list[int]] = []
-    for root in order:
-        if root in index:
-            continue
-        work = [(root, iter(sorted(successors[root])))]
-        index[root] = low[root] = len(index)
-        stack.append(root)
-        on.add(root)
-        while work:
-            node, rest = work[-1]
-            for following in rest:
-                if following not in index:
-                    index[following] = low[following] = len(index)
-                    stack.append(following)
-                    on.add(following)
-                    work.append((following, iter(sorted(successors[following]))))
-                    break
-                if following in on:
-                    low[node] = min(low[node], index[following])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == index[node]:
-                    component = []
-                    while True:
-                        top = stack.pop()
-                        on.discard(top)
-                        component.append(top)
-                        if top == node:
-                            break
-                    found.append(sorted(component))
-    return found
-
-
-def _reachable(successors: Mapping[int, frozenset[int]], starts: Iterable[int]) -> frozenset[int]:
-    seen: set[int] = set()
-    todo = list(starts)
-    while todo:
-        n = todo.pop()
-        if n not in seen:
-            seen.add(n)
-            todo.extend(successors[n])
-    return frozenset(seen)
+    return tuple(reverse_postorder({n: within[n] & inside for n in component}, entries))
 
 
 def _with_others(schedule: Schedule) -> Schedule:

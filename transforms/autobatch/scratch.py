@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 
-from ..jax_compat import Primitive, define_lowering, prune_jaxpr
+from ..equations import prune_jaxpr
+from ..jax_compat import Primitive, define_lowering
 from .ir import Block, Program
 
 __all__ = ["leave_scratch", "scratch"]

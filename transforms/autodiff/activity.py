@@ -7,7 +7,7 @@ that is zero.
 from collections.abc import Sequence
 from typing import Any
 
-from ..equations import BODY_PARAMETER
+from ..equations import body_of
 from ..jax_compat import Literal, open_jaxpr, scan_layout
 from .core import is_differentiable
 
@@ -31,8 +31,8 @@ def _equation(eqn: Any, active: Sequence[bool]) -> Sequence[bool]:
     name = eqn.primitive.name
     if name in NO_TANGENT:
         return [False] * len(eqn.outvars)
-    if name in BODY_PARAMETER:
-        return active_outputs(eqn.params[BODY_PARAMETER[name]], active)
+    if (body := body_of(eqn)) is not None:
+        return active_outputs(body, active)
     if name == "cond":
         each = [active_outputs(b, active[1:]) for b in eqn.params["branches"]]
         return [any(flags) for flags in zip(*each, strict=True)]

@@ -14,7 +14,7 @@ import jax
 from jax.core import Tracer, eval_jaxpr
 
 from ..bounded import PROGRAMS, bounded_jit
-from ..equations import BODY_PARAMETER, dependents, reads_any, run_jaxpr
+from ..equations import CALLS, body_of, dependents, reads_any, run_jaxpr
 from ..jax_compat import Literal, equation_context, open_jaxpr
 from ..structure import structure
 from .core import Tape, Unknown, evaluate, linearize_jaxpr, literal, push, push_forward
@@ -22,12 +22,10 @@ from .loop_bodies import chosen, omitted
 from .registry import forwards, linearizes, transposes
 from .transpose import backward, with_unknowns
 
-CALLS = ("jit", "pjit", "closed_call", "core_call", "core_closed_call")
-
 
 def called(eqn: Any) -> tuple[Any, list[Any]]:
     """The program that an equation calls, and its constants."""
-    return open_jaxpr(eqn.params[BODY_PARAMETER[eqn.primitive.name]])
+    return open_jaxpr(body_of(eqn))
 
 
 def inline_calls(jaxpr: Any, consts: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -81,7 +79,7 @@ class _Program:
     """A called program as a static argument: equal to any that computes the same, so that a function made anew finds what was compiled."""
 
     def __init__(self, eqn: Any):
-        body = eqn.params[BODY_PARAMETER[eqn.primitive.name]]
+        body = body_of(eqn)
         self.jaxpr, _ = open_jaxpr(body)
         if body not in _keys:
             key = structure(body)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.core import eval_jaxpr
 
+from ..equations import CHECKPOINTS
 from ..jax_compat import bind, open_jaxpr
 from .activity import active_outputs
 from .core import Unknown, evaluate_equations, linearize_jaxpr, push_forward
@@ -18,7 +19,7 @@ from .registry import forwards, linearizes, transposes
 from .rules_calls import inline_calls
 from .transpose import backward_dense, instantiate_all
 
-NAMES = ("remat2", "checkpoint", "remat")
+NAMES = tuple(CHECKPOINTS)
 
 
 def _again(eqn: Any, function: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ....transforms import jvp
-from ....transforms.equations import BODY_PARAMETER, needed_equations, run_equations
+from ....transforms.equations import body_of, needed_equations, run_equations
 from ....transforms.jax_compat import bind, open_jaxpr
 
 __all__ = ["run_wide", "running_error"]
@@ -48,8 +48,8 @@ def _run(jaxpr: Any, consts: Any, operands: Any, errors: Any, rule: _Rule) -> tu
         name = eqn.primitive.name
         if all(e is None for e in errors):
             return [(x, None) for x in bind(eqn, values)]
-        if name in BODY_PARAMETER:
-            inner, inner_consts = open_jaxpr(eqn.params[BODY_PARAMETER[name]])
+        if (body := body_of(eqn)) is not None:
+            inner, inner_consts = open_jaxpr(body)
             return run(inner, inner_consts, values, errors)
         if name == "convert_element_type" and _inexact(values[0]) and jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
             return [(values[0], errors[0])]

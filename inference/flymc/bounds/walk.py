@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ....transforms.equations import BODY_PARAMETER, needed_equations, run_equations
+from ....transforms.equations import body_of, needed_equations, run_equations
 from ....transforms.errors import BoundError
 from ....transforms.jax_compat import Literal, bind, function_of_jax, open_jaxpr, user_frames
 from .intervals import Interval, absolute, outward, point
@@ -56,8 +56,8 @@ def primitives_of(jaxpr: Any) -> set[str]:
     for eqn in needed_equations(jaxpr.eqns, jaxpr.outvars):
         if function_of_jax(eqn) in _WHOLE:
             continue
-        if eqn.primitive.name in BODY_PARAMETER:
-            found |= primitives_of(open_jaxpr(eqn.params[BODY_PARAMETER[eqn.primitive.name]])[0])
+        if (body := body_of(eqn)) is not None:
+            found |= primitives_of(open_jaxpr(body)[0])
         else:
             found.add(eqn.primitive.name)
     return found
@@ -82,8 +82,8 @@ class _Walk:
         whole = _WHOLE.get(function_of_jax(eqn))
         if whole is not None:
             return [whole(*(self.jet(x) for x in operands))]
-        if name in BODY_PARAMETER:
-            jaxpr, consts = open_jaxpr(eqn.params[BODY_PARAMETER[name]])
+        if (body := body_of(eqn)) is not None:
+            jaxpr, consts = open_jaxpr(body)
             return self.run(jaxpr, consts, operands)
         if name in UNIVARIATE and not isinstance(operands[0], Flag):
             return [compose(UNIVARIATE[name], operands[0])]

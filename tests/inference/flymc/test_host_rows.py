@@ -10,7 +10,8 @@ import pytest
 import luciole as lc
 from luciole.inference import RowsOnDeviceWarning
 from luciole.inference.run import compilation
-from luciole.ppl.factors import find_factor, host
+from luciole.ppl.factors import find_factor
+from luciole.transforms.affine import host_design as host
 
 pytestmark = pytest.mark.filterwarnings("ignore::luciole.inference.BreakEvenWarning")
 RNG = np.random.default_rng(5)

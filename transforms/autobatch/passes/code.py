@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.core import ShapedArray
 
+from ...equations import needed_equations, variables_of
 from ...jax_compat import JaxprEqn, Literal, Var, assemble_jaxpr, open_jaxpr
 from ..ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
 
@@ -116,15 +117,11 @@ def prune(code: Code, live: Collection[Slot]) -> Code:
     Equations with effects stay.
     """
     outputs = {slot: atom for slot, atom in code.outputs.items() if slot in live and code.inputs.get(slot) is not atom}
-    needed = {atom for atom in outputs.values() if isinstance(atom, Var)}
-    kept = []
-    for eqn in reversed(code.equations):
-        if eqn.effects or not needed.isdisjoint(eqn.outvars):
-            kept.append(eqn)
-            needed.update(atom for atom in eqn.invars if isinstance(atom, Var))
+    kept = needed_equations(code.equations, outputs.values(), effects=True)
+    needed = variables_of(kept, outputs.values())
     inputs = {slot: var for slot, var in code.inputs.items() if var in needed}
     consts = {var: value for var, value in code.consts.items() if var in needed}
-    return Code(consts, inputs, kept[::-1], outputs)
+    return Code(consts, inputs, kept, outputs)
 
 
 def fold(code: Code) -> Code:

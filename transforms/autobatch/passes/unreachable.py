@@ -1,5 +1,6 @@
 """Blocks that no path from their function's entry reaches, and functions that the main one never calls, are left out."""
 
+from ... import graph
 from ..ir import Function, Program
 from ..liveness import reachable_functions, successors
 from .code import map_blocks, with_functions
@@ -14,14 +15,9 @@ def remove_unreachable(program: Program) -> Program:
     return with_functions(trimmed, (f for f in trimmed.functions.values() if f.name in called))
 
 
-def reachable(function: Function) -> set[str]:
+def reachable(function: Function) -> frozenset[str]:
     """Names of the blocks on some path from the entry."""
-    found, waiting = {function.entry}, [function.entry]
-    while waiting:
-        new = set(successors(function.blocks[waiting.pop()].exit)) - found
-        found |= new
-        waiting.extend(new)
-    return found
+    return graph.reachable({name: successors(block.exit) for name, block in function.blocks.items()}, [function.entry])
 
 
 def _trim(function: Function) -> Function:

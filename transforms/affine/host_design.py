@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import register_pytree_node_class
 
-from ...transforms import ModelError
+from ..errors import ModelError
 
 __all__ = ["HostDesign", "NotOnHostError", "block_of", "is_mapped", "on_host"]
 

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...transforms.affine.rules import linear_slots
-from ...transforms.equations import BODY_PARAMETER, reads_any, run_equations, run_jaxpr
-from ...transforms.jax_compat import JaxprEqn, Var, bind, equation_context, open_jaxpr
-from ...transforms.source_lines import source_line
-from .equations import needed_between
-from .host import HostDesign, NotOnHostError
+from ..equations import body_of, needed_equations, reads_any, run_equations, run_jaxpr
+from ..jax_compat import JaxprEqn, Var, bind, equation_context, open_jaxpr
+from ..source_lines import source_line
+from .host_design import HostDesign, NotOnHostError
+from .rules import linear_slots
 
 __all__ = ["computed_but_rows"]
 
@@ -41,7 +40,7 @@ def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[A
     taken = {v: i for v, i in places.items() if i in parts}
     outs = [p for p in parts if not isinstance(p, int)] + list(jaxpr.outvars[1:])
     zeros = _zeros(jaxpr)
-    needed = needed_between(jaxpr.eqns, outs, zeros)
+    needed = needed_equations(jaxpr.eqns, outs, zeros)
     reading = [eqn for eqn in needed if reads_any(eqn, taken or places)]
     if not taken or reading:
         what = f"`{reading[0].primitive.name}` ({source_line(reading[0])}) computes something from them" if reading else "no array is them"
@@ -65,9 +64,8 @@ def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[A
 
 
 def _inlined(eqn: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-    name = eqn.primitive.name
-    if name in BODY_PARAMETER:
-        return run_jaxpr(*open_jaxpr(eqn.params[BODY_PARAMETER[name]]), operands, _inlined)
+    if (body := body_of(eqn)) is not None:
+        return run_jaxpr(*open_jaxpr(body), operands, _inlined)
     with equation_context(eqn):
         return bind(eqn, operands)
 
