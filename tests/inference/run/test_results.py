@@ -129,6 +129,7 @@ def test_an_interrupt_while_it_is_compiled(monkeypatch):
     assert run.run(KEY, Y).get_samples(True)["mu"].shape == (2, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::luciole.DivergenceWarning")  # without a warm-up of its own, step size 1
 def test_a_run_begins_with_what_an_earlier_one_learned(whole):
     run = mcmc(num_warmup=0).run(jax.random.key(7), Y, start=whole)
@@ -158,6 +159,7 @@ def mcmc_dense(**options):
     )
 
 
+@pytest.mark.slow
 def test_collect_keeps_what_is_asked_for(whole):
     run = mcmc(num_samples=100, collect=["twice", "mu"]).run(KEY, Y)
     assert list(run.get_samples()) == ["mu", "twice"]

@@ -66,7 +66,7 @@ def test_a_run_begins_from_its_store(small, whole, tmp_path, monkeypatch, option
 
     with monkeypatch.context() as patch:
         patch.setattr(running, "compiled_sampler", broken)
-        with pytest.warns(lc.InterruptWarning, match=r"MCMC.resume with its store"):
+        with pytest.warns(lc.InterruptWarning, match=r"Call MCMC.resume"):
             small.mcmc(store=path).run(jax.random.key(3), small.Y, small.X, **options)
     assert written(path)["commit"] is None
     found, expected = small.resume(path), small.mcmc().run(jax.random.key(3), small.Y, small.X, **options)
