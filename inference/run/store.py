@@ -285,8 +285,7 @@ class Store:
             opened = _zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
             arrays, draw = {name: opened[variable] for name, variable in variables.items()}, opened["draw"]
             draw.resize((lengths[warming],))
-            if not np.array_equal(draw[:], np.arange(lengths[warming])):
-                draw[:] = np.arange(lengths[warming])
+            draw[:] = np.arange(lengths[warming])  # also where it reads so already: a missing file reads as 0, as the first number is
             for array in arrays.values():
                 if array.shape[1] != lengths[warming]:
                     array.resize((array.shape[0], lengths[warming], *array.shape[2:]))

@@ -34,6 +34,18 @@ def test_a_store_changes_no_bit(small, chunks_of, tmp_path, options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{"num_samples": 1}, {"num_samples": 11, "thinning": 7}, {"num_warmup": 1, "keep_warmup": True}],
+    ids=["one", "thinned", "warm-up"],
+)
+def test_a_single_draw(small, tmp_path, options):
+    one, two = small.run(**options), small.run(**options, store=tmp_path / "run.zarr")
+    small.same(one, two)
+    assert lc.open_store(tmp_path / "run.zarr").posterior.sizes["draw"] == one.get_samples(True)["effect"].shape[1]
+    small.same(one.extend(9), small.resume(tmp_path / "run.zarr", num_samples=one._running.settings.num_samples))
+
+
 def test_collected_sites_alone_are_stored(small, tmp_path):
     one, two = small.run(collect=["effect"]), small.run(collect=["effect"], store=tmp_path / "run.zarr")
     small.same(one, two)
