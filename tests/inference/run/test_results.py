@@ -142,7 +142,7 @@ def test_a_run_begins_with_what_an_earlier_one_learned(whole):
     np.testing.assert_array_equal(only.step_size, 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::luciole.DivergenceWarning")
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_metric_of_the_other_kind(whole, dense):

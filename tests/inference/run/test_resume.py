@@ -400,7 +400,7 @@ KERNELS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_go_on_from_their_warm_up(small, tmp_path, name):
     kernel, path = KERNELS[name](small.model), tmp_path / "run.zarr"
@@ -412,7 +412,7 @@ def test_kernels_go_on_from_their_warm_up(small, tmp_path, name):
     small.same(small.resume(path, kernel.model), small.run(kernel, **options))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_interrupt_inside_a_chunk_leaves_chains_of_several_lengths(small, tmp_path, monkeypatch):
     path, kernel = tmp_path / "run.zarr", lc.Slice(small.model)
     options = {"num_samples": 400, "num_chains": 3, "num_warmup": 5}
@@ -445,7 +445,7 @@ def test_chains_that_adapt_together(small, tmp_path):
     assert len(set(found.state.step_size.tolist())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_in_double_precision(small, tmp_path):
     path = tmp_path / "run.zarr"
     with jax.enable_x64(True):
@@ -485,7 +485,7 @@ def logistic(x, y):
         lc.sample("y", dist.Bernoulli(logits=x @ w), obs=y)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::luciole.inference.flymc.kernel.BreakEvenWarning")
 @pytest.mark.parametrize("cramped", [False, True], ids=["", "after its buffer had overflowed"])
 def test_firefly_monte_carlo(small, tmp_path, monkeypatch, caplog, cramped):
