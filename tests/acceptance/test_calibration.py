@@ -21,6 +21,7 @@ from luciole.inference.kernels.adaptation import warmup_schedule
 from luciole.inference.kernels.records import Plan
 from luciole.inference.kernels.target import trace_target
 from luciole.inference.run.batching import batch
+from luciole.inference.run.chain import Begin
 
 pytestmark = pytest.mark.usefixtures("x64")
 NUM_WARMUP, NUM_DRAWS, NUM_BINS = 150, 63, 16
@@ -70,12 +71,13 @@ def ranks(model, num_simulations, seed, simulator=None, broken=lambda density: d
         np.asarray(False),
     )
     total = np.int32(NUM_WARMUP + THINNING * NUM_DRAWS)
-    sampler = batch(target, kernel.transition(), 1, int(total), plan, target.fixed)
+    sampler = batch(target, kernel.transition(), 1, int(total), plan)
 
     def simulation(arguments):
         words, leaves = arguments
         data = target.data._replace(leaves=leaves)
-        begin, state = sampler.begin(words, plan, jnp.zeros((1, target.layout.dim)), jnp.bool_(False), target.fixed)
+        begin = Begin(np.zeros(1, bool), target.fixed)
+        state = sampler.begin(words, plan, jnp.zeros((1, target.layout.dim)))
         machine = sampler.enter(data, plan, begin, state, jnp.bool_(True), total)
         machine, _ = sampler.advance(machine, data, plan, np.int32(2**30), np.int32(0))
         chunk = sampler.leave(machine, data, plan)

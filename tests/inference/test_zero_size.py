@@ -59,7 +59,7 @@ def test_gaussian_priors_of_no_elements():
         lc.sample("b", dist.MultivariateNormal(jnp.zeros(3), 2 * jnp.eye(3)).expand([0]))
 
     density = lc.log_density(model)
-    prior = gaussian_prior(density, lc.inference.layout.Layout.of(density.positions))
+    prior = gaussian_prior(density, lc.inference.kernels.layout.Layout.of(density.positions))
     np.testing.assert_allclose(whiten(prior, colour(prior, jnp.ones(1))), [1.0])
 
 

@@ -282,7 +282,7 @@ def test_a_bound_that_fails_where_a_chain_comes_is_reported_with_its_row(monkeyp
         found = fit(*args)
         f = found.tuning.options["bound_data"]
         lifted = f._replace(bound=f.bound._replace(value=np.asarray(f.bound.value) * 0.99))
-        return found._replace(tuning=found.tuning._replace(options={**found.tuning.options, "bound_data": lifted}))
+        return replace(found, tuning=found.tuning._replace(options={**found.tuning.options, "bound_data": lifted}))
 
     monkeypatch.setattr(lc.FlyMC, "fit", raised)
     with pytest.raises(lc.BoundError, match=r"the bound of row \d+ of site 'y' \(BernoulliLogits\) exceeds its likelihood"):
