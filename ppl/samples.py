@@ -12,6 +12,7 @@ import numpy as np
 
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.calls import nearest
+from ..transforms.graph import reachable
 from .dependence import edges
 from .gate import as_array
 from .program import ModelProgram, Site
@@ -159,17 +160,8 @@ def _sampled_children(program: ModelProgram) -> dict[str, set[str]]:
     below: dict[str, set[str]] = {n: set() for n in program.sites}
     for edge in edges(program):
         below[edge.parent].add(edge.child)
-    found = {}
-    for name in program.sites:
-        reached: set[str] = set()
-        todo = list(below[name])
-        while todo:
-            child = todo.pop()
-            if child not in reached:
-                reached.add(child)
-                todo += below[child] if program.sites[child].kind == "deterministic" else []
-        found[name] = {n for n in reached if program.sites[n].kind != "deterministic"}
-    return found
+    through = {n: below[n] if site.kind == "deterministic" else () for n, site in program.sites.items()}
+    return {name: {n for n in reachable(through, below[name]) if program.sites[n].kind != "deterministic"} for name in program.sites}
 
 
 def _warn(words: str, stacklevel: int) -> None:

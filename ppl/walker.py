@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..transforms import LucioleWarning, ModelError
-from ..transforms.jax_compat import Jaxpr, JaxprEqn, Literal, bind, open_jaxpr, scan_layout
+from ..transforms.equations import BODY_PARAMETER, CHECKPOINTS, body_of, needed_equations
+from ..transforms.jax_compat import JaxprEqn, Literal, bind, open_jaxpr, scan_layout
 from .primitives import has_sites, is_site, site_names
 from .spec import Spec
 
@@ -50,23 +51,12 @@ def walk(jaxpr: Any, args: Sequence[Any], rule: Rule, inputs: Mapping[str, Any])
     inner, _ = open_jaxpr(jaxpr)
     env: dict[Any, Any] = dict(zip([*inner.constvars, *inner.invars], args, strict=True))
     records: Records = {}
-    for eqn in live_equations(inner):
+    for eqn in needed_equations(inner.eqns, inner.outvars, also=has_sites):  # JAX's own elimination does not keep every site
         operands = [x.val if isinstance(x, Literal) else env[x] for x in eqn.invars]
         outs, found = run_equation(eqn, operands, rule, inputs)
         records.update(found)
         env.update(zip(eqn.outvars, outs, strict=True))
     return [x.val if isinstance(x, Literal) else env[x] for x in inner.outvars], records
-
-
-def live_equations(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """The equations that a site or a result needs, in program order. (JAX's own elimination does not keep every site.)"""
-    needed = {x for x in jaxpr.outvars if not isinstance(x, Literal)}
-    live = []
-    for eqn in reversed(jaxpr.eqns):
-        if has_sites(eqn) or any(v in needed for v in eqn.outvars):
-            live.append(eqn)
-            needed.update(x for x in eqn.invars if not isinstance(x, Literal))
-    return live[::-1]
 
 
 def run_equation(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
@@ -86,18 +76,15 @@ def run_equation(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping
     )
 
 
-def _inline(key: str) -> Callable[..., tuple[list[Any], Records]]:
-    def handler(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
-        if eqn.primitive.name.startswith("custom_"):
-            warnings.warn(
-                f"a function with a custom derivative has the site {site_names(eqn)[0]!r} inside; its body is differentiated instead.",
-                LostDerivativeWarning,
-                stacklevel=2,
-            )
-        body = eqn.params[key]
-        return walk(body, [*open_jaxpr(body)[1], *operands], rule, inputs)
-
-    return handler
+def _inline(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
+    if eqn.primitive.name.startswith("custom_"):
+        warnings.warn(
+            f"a function with a custom derivative has the site {site_names(eqn)[0]!r} inside; its body is differentiated instead.",
+            LostDerivativeWarning,
+            stacklevel=2,
+        )
+    body = body_of(eqn)
+    return walk(body, [*open_jaxpr(body)[1], *operands], rule, inputs)
 
 
 def _scan(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
@@ -148,7 +135,7 @@ def _absent(shapes: Any) -> Any:
 
 
 def _remat(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, Any]) -> tuple[list[Any], Records]:
-    body = eqn.params["jaxpr"]
+    body = body_of(eqn)
     consts = open_jaxpr(body)[1]
 
     policy, prevent_cse = eqn.params.get("policy"), eqn.params.get("prevent_cse", True)
@@ -157,14 +144,8 @@ def _remat(eqn: JaxprEqn, operands: list[Any], rule: Rule, inputs: Mapping[str, 
 
 
 _HANDLERS: dict[str, Callable[..., tuple[list[Any], Records]]] = {
-    "jit": _inline("jaxpr"),
-    "pjit": _inline("jaxpr"),
-    "closed_call": _inline("call_jaxpr"),
-    "custom_jvp_call": _inline("call_jaxpr"),
-    "custom_vjp_call": _inline("call_jaxpr"),
+    **dict.fromkeys(BODY_PARAMETER, _inline),
+    **dict.fromkeys(CHECKPOINTS, _remat),
     "scan": _scan,
     "cond": _cond,
-    "remat2": _remat,
-    "checkpoint": _remat,
-    "remat": _remat,
 }

@@ -6,8 +6,8 @@ from typing import Any
 from .jax_compat import JaxprEqn, Literal, Var, assemble_jaxpr, bind, open_jaxpr, subjaxprs
 
 __all__ = [
-    "BODY_PARAMETER", "CALLS", "CHECKPOINTS", "ELEMENTWISE", "body_of", "dependents", "needed_equations", "needed_inputs", "occurs",
-    "prune_jaxpr", "reads_any", "run_equations", "run_jaxpr", "variables_of",
+    "BODY_PARAMETER", "CALLS", "CHECKPOINTS", "ELEMENTWISE", "body_of", "dependents", "has_effects", "needed_equations",
+    "needed_inputs", "occurs", "prune_jaxpr", "reads_any", "run_equations", "run_jaxpr", "variables_of",
 ]  # fmt: skip
 
 # Equations whose value is that of one nested program, by the parameter that holds it: calls, and what says besides how to
@@ -80,8 +80,12 @@ def dependents(equations: Iterable[JaxprEqn], sources: Iterable[Var], effects: b
     return found
 
 
+def has_effects(eqn: JaxprEqn) -> bool:
+    return bool(eqn.effects)
+
+
 def needed_equations(
-    equations: Sequence[JaxprEqn], outs: Iterable[Any], given: Container[Var] = (), effects: bool = False
+    equations: Sequence[JaxprEqn], outs: Iterable[Any], given: Container[Var] = (), also: Callable[[JaxprEqn], bool] | None = None
 ) -> list[JaxprEqn]:
     """The equations that the variables among `outs` are computed from, in order.
 
@@ -89,11 +93,11 @@ def needed_equations(
         equations: in program order.
         outs: variables and literals.
         given: variables that are known.
-        effects: whether equations with effects are needed for these alone.
+        also: of which equations it is true, they are needed whatever `outs` are, with what they are computed from: `has_effects`.
     """
     needed, kept = {x for x in outs if not isinstance(x, Literal) and x not in given}, []
     for eqn in reversed(equations):
-        if (effects and eqn.effects) or any(v in needed for v in eqn.outvars):
+        if (also is not None and also(eqn)) or any(v in needed for v in eqn.outvars):
             kept.append(eqn)
             needed.update(x for x in eqn.invars if not isinstance(x, Literal) and x not in given)
     return kept[::-1]
@@ -111,7 +115,7 @@ def prune_jaxpr(jaxpr: Any, consts: Sequence[Any], outputs: Sequence[Any]) -> tu
     Returns:
         The jaxpr, the constants that it has kept, and the numbers of the inputs that it has kept.
     """
-    equations = needed_equations(jaxpr.eqns, outputs, effects=True)
+    equations = needed_equations(jaxpr.eqns, outputs, also=has_effects)
     needed = variables_of(equations, outputs)
     named = {var: value for var, value in zip(jaxpr.constvars, consts, strict=True) if var in needed}
     inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]

@@ -61,10 +61,11 @@ def components(successors: Mapping[Any, Iterable[Any]], order: Iterable[Any]) ->
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node])
                 if low[node] == index[node]:
-                    at = stack.index(node)
-                    on.difference_update(stack[at:])
-                    found.append(sorted(stack[at:]))
-                    del stack[at:]
+                    component = [stack.pop()]
+                    while component[-1] != node:
+                        component.append(stack.pop())
+                    on.difference_update(component)
+                    found.append(sorted(component))
     return found
 
 

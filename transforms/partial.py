@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .equations import dependents, needed_equations, reads_any, run_equations
-from .jax_compat import JaxprEqn, Literal, Var, open_jaxpr
+from .equations import dependents, needed_equations, reads_any, run_equations, variables_of
+from .jax_compat import JaxprEqn, Literal, open_jaxpr
 
 __all__ = ["Split", "split"]
 
@@ -58,11 +58,4 @@ def _copies_read(early: list[JaxprEqn], late: list[JaxprEqn], outs: Sequence[Any
 
     An early equation may read the same copy, so `early` keeps them until what it does not need is dropped.
     """
-    copies: list[JaxprEqn] = []
-    read: set[Var] = {x for e in late for x in e.invars if not isinstance(x, Literal)}
-    read.update(x for x in outs if not isinstance(x, Literal))
-    for eqn in reversed(early):
-        if eqn.primitive.name in _COPIES and any(v in read for v in eqn.outvars):
-            copies.append(eqn)
-            read.update(x for x in eqn.invars if not isinstance(x, Literal))
-    return copies[::-1]
+    return needed_equations([e for e in early if e.primitive.name in _COPIES], variables_of(late, outs))

@@ -34,6 +34,11 @@ from .usable import powers_of, usable, used_rows
 
 __all__ = ["FullEvaluationWarning", "RowsOnDeviceWarning", "find_factor"]
 
+_AS_IT_IS = (
+    "Expected a NumPy array of shape (rows, columns) that enters the linear predictor as it is, `X @ beta`, and nothing else: change the "
+    "array before, or have it copied to the device (rows='device')."
+)
+
 _TALL = 1000
 
 
@@ -146,7 +151,7 @@ def _one_predictor(
     if host is None:  # one compilation for everything that is computed from the data
         (table, prepared, affine, prepared_shared), stayed = jax.jit(extract)(log_density.data), []
     else:
-        (table, prepared, affine, prepared_shared), stayed = computed_but_rows(extract, log_density.data, host, where)
+        (table, prepared, affine, prepared_shared), stayed = computed_but_rows(extract, log_density.data, host, where, _AS_IT_IS)
         _refuse_other_uses(log_density, stayed, site.name, where)
 
     def shared_of(position: Any) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.transforms.equations import body_of, needed_equations, occurs
+from luciole.transforms.equations import body_of, has_effects, needed_equations, occurs
 from luciole.transforms.graph import components, reachable, reverse_postorder
 from luciole.transforms.jax_compat import open_jaxpr
 
@@ -61,7 +61,7 @@ def test_equations_that_are_needed():
     jaxpr, _ = open_jaxpr(jax.make_jaxpr(f)(1.0))
     names = [e.primitive.name for e in needed_equations(jaxpr.eqns, jaxpr.outvars[:1])]
     assert names == ["sin", "add"]
-    with_effects = needed_equations(jaxpr.eqns, jaxpr.outvars[:1], effects=True)
+    with_effects = needed_equations(jaxpr.eqns, jaxpr.outvars[:1], also=has_effects)
     assert [e.primitive.name for e in with_effects][:2] == ["sin", "cos"] and len(with_effects) == 4
     sine = jaxpr.eqns[0].outvars[0]
     assert [e.primitive.name for e in needed_equations(jaxpr.eqns, jaxpr.outvars[:1], {sine})] == ["add"]

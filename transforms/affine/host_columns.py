@@ -21,13 +21,17 @@ __all__ = ["computed_but_rows"]
 _COPIES = {"convert_element_type", "copy", "copy_p", "reshape"}
 
 
-def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[Any], host: Collection[int], where: str) -> Any:
+def computed_but_rows(
+    function: Callable[[Sequence[Any]], Any], data: Sequence[Any], host: Collection[int], where: str, expected: str
+) -> Any:
     """function(data), whose first leaf is a design matrix, with the columns left in host memory that are arrays of the data as they are.
 
     Also the numbers of these data.
 
     Args:
         host: the numbers of the data that may stay there; NumPy arrays of two axes.
+        where: begins the error: whose rows they are.
+        expected: ends it: what to write instead.
 
     Raises:
         NotOnHostError: something else is computed from them; names the line. Or the design has none of them.
@@ -44,11 +48,7 @@ def computed_but_rows(function: Callable[[Sequence[Any]], Any], data: Sequence[A
     reading = [eqn for eqn in needed if reads_any(eqn, taken or places)]
     if not taken or reading:
         what = f"`{reading[0].primitive.name}` ({source_line(reading[0])}) computes something from them" if reading else "no array is them"
-        raise NotOnHostError(
-            f"{where}: its rows cannot stay in host memory, because {what}. Expected a NumPy array of shape (rows, columns) that enters "
-            "the linear predictor as it is, `X @ beta`, and nothing else: change the array before, or have it copied to the device "
-            "(rows='device')."
-        )
+        raise NotOnHostError(f"{where}: its rows cannot stay in host memory, because {what}. {expected}")
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *data], strict=True))
     read = [v for v in env if v not in taken]
 

@@ -1,6 +1,6 @@
 """Design matrices that stay in host memory, or in a file: rows reach a compiled program by a callback, the few that it asks for.
 
-Columns that a model takes from a NumPy array as they are stay there; others (an intercept's ones) are computed and kept on the device.
+Columns that a program takes from a NumPy array as they are stay there; others (an intercept's ones) are computed and kept on the device.
 """
 
 import itertools

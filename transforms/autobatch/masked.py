@@ -22,13 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..equations import occurs
+from ..equations import CALLS, body_of, needed_equations, occurs, variables_of
 from ..jax_compat import JaxprEqn, Literal, bind, equation_context, open_jaxpr, subjaxprs, varying_axes, varying_like
 from .ir import Block
 
 __all__ = ["fed_to_loops", "in_place", "run_block"]
 
-_NESTED = ("jit", "pjit", "closed_call")
 _LONG = 32  # entries of a vector; longer ones are exchanged only if there are as many members
 
 
@@ -46,13 +45,9 @@ def in_place(block: Block) -> frozenset[int]:
 
 def fed_to_loops(jaxpr: Any) -> frozenset[int] | None:
     """Inputs of an open jaxpr on which a loop of unknown length in it depends; None if it has no such loop."""
-    needed, found = set(), False
-    for eqn in reversed(jaxpr.eqns):
-        looping = _has_loop(eqn)
-        found |= looping
-        if looping or needed & set(eqn.outvars):
-            needed |= {v for v in eqn.invars if not isinstance(v, Literal)}
-    return frozenset(n for n, var in enumerate(jaxpr.invars) if var in needed) if found else None
+    feeding = needed_equations(jaxpr.eqns, [], also=_has_loop)
+    read = variables_of(feeding, [])
+    return frozenset(n for n, var in enumerate(jaxpr.invars) if var in read) if feeding else None
 
 
 def run_block(block: Block, on: jax.Array, values: Sequence[Any], batched: Sequence[bool], wanted: Sequence[int]) -> list[Any]:
@@ -128,8 +123,8 @@ def _derived(jaxpr: Any, derived: Mapping[Any, int]) -> dict[Any, int]:
             continue
         if _writes_part(eqn) and eqn.invars[0] in found:
             found[eqn.outvars[0]] = found[eqn.invars[0]]
-        elif eqn.primitive.name in _NESTED:
-            inner = open_jaxpr(eqn.params["jaxpr"])[0]
+        elif eqn.primitive.name in CALLS:
+            inner = open_jaxpr(body_of(eqn))[0]
             known = {
                 i: found[o] for i, o in zip(inner.invars, eqn.invars, strict=True) if not isinstance(o, Literal) and o in found
             }  # fmt: skip
@@ -166,8 +161,8 @@ def _evaluate(
         varies = [not isinstance(v, Literal) and v in differs for v in eqn.invars]
         if parts and parts[0] and _writes_part(eqn):
             outs = [_write(eqn, operands, on)]
-        elif eqn.primitive.name in _NESTED:
-            inner, inner_consts = open_jaxpr(eqn.params["jaxpr"])
+        elif eqn.primitive.name in CALLS:
+            inner, inner_consts = open_jaxpr(body_of(eqn))
             outs = _evaluate(inner, inner_consts, operands, on, parts, varies, members)
         else:
             exchange = eqn.primitive.name == "dot_general" and varies == [False, True]

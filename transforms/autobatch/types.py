@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ProgramError
+from ..graph import reachable
 from .graph import CodeBlock, Fork, Goto, Graph, Invoke, Leave
 from .lattice import Known, Mismatch, Value, join, widen
 from .lower import lower_program
@@ -153,9 +154,10 @@ class _Inference:
     def __init__(self, program: BatchProgram) -> None:
         graphs = lower_program(program)
         self.functions: dict[BatchProgram, TypedFunction] = {}
+        calls = {called: graph.callees for called, graph in graphs.items()}
         for called, graph in graphs.items():
             blocks = {n: TypedBlock(b) for n, b in graph.blocks.items()}
-            self.functions[called] = TypedFunction(graph.entry, graph, blocks, recursive=called in _callees(graphs, called))
+            self.functions[called] = TypedFunction(graph.entry, graph, blocks, recursive=called in reachable(calls, calls[called]))
         self.main = self.functions[program]
         self.traces = 0
         self._code: dict[str, dict[str, Callable[..., Any]]] = {}
@@ -274,17 +276,6 @@ class _Inference:
             function.result = joined
         for caller, name in function.callers:
             self.push(caller, name)
-
-
-def _callees(graphs: dict[BatchProgram, Graph], program: BatchProgram) -> set[BatchProgram]:
-    """Programs that a program calls, and that these call, and so on."""
-    found: set[BatchProgram] = set()
-    waiting = [program]
-    while waiting:
-        new = [p for p in graphs[waiting.pop()].callees if p not in found]
-        found.update(new)
-        waiting += new
-    return found
 
 
 def _shown(variable: str) -> str:

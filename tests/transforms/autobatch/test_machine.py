@@ -1,6 +1,7 @@
 """The machine: schedule, overflow, statistics, and what XLA makes of it."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from luciole.transforms.autobatch.masked import fed_to_loops, in_place, run_bloc
 from luciole.transforms.autobatch.program_counter import build_machine
 from luciole.transforms.autobatch.schedule import plan
 from luciole.transforms.autobatch.scratch import scratch
+from luciole.transforms.equations import CALLS, body_of
+from luciole.transforms.jax_compat import Primitive, assemble_jaxpr
 
 from .by_hand import BOOL, I32, fibonacci, greatest_common_divisor
 from .programs_by_hand import F32, cases, loop_inside, updates
@@ -66,6 +69,20 @@ def test_recognised_updates():
     rounds = loop_inside().blocks["l.body"]
     assert fed_to_loops(rounds.jaxpr) == {0}
     assert fed_to_loops(body.jaxpr) is None
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_updates_are_recognised_inside_every_kind_of_call(name):
+    a, i = Slot("c.a", (3,), F32), Slot("c.i", (), I32)
+    write = jax.jit(lambda a, i: a.at[i].set(a[i] + 1.0))
+    block = trace_block("c", "c", 1, lambda a, i: [write(a, i)], [a, i], [a], Return((a,)))
+    (call,) = block.jaxpr.eqns
+    call = call.replace(primitive=Primitive(name), params={CALLS[name]: body_of(call)})
+    called, _ = assemble_jaxpr(block.jaxpr, {}, block.jaxpr.invars, block.jaxpr.outvars, [call])
+    block = replace(block, jaxpr=called)
+    assert in_place(block) == {0}
+    on, values = np.array([True, False]), [np.zeros((2, 3), np.float32), np.array([1, 2], np.int32)]
+    assert run_block(block, on, values, [True, True], [0])[0].tolist() == [[0, 1, 0], [0, 0, 0]]
 
 
 def test_the_frames_print():

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.core import ShapedArray
 
-from ...equations import needed_equations, variables_of
+from ...equations import has_effects, needed_equations, variables_of
 from ...jax_compat import JaxprEqn, Literal, Var, assemble_jaxpr, open_jaxpr
 from ..ir import Block, Branch, Call, Exit, Function, Jump, Program, Return, Slot
 
@@ -117,7 +117,7 @@ def prune(code: Code, live: Collection[Slot]) -> Code:
     Equations with effects stay.
     """
     outputs = {slot: atom for slot, atom in code.outputs.items() if slot in live and code.inputs.get(slot) is not atom}
-    kept = needed_equations(code.equations, outputs.values(), effects=True)
+    kept = needed_equations(code.equations, outputs.values(), also=has_effects)
     needed = variables_of(kept, outputs.values())
     inputs = {slot: var for slot, var in code.inputs.items() if var in needed}
     consts = {var: value for var, value in code.consts.items() if var in needed}

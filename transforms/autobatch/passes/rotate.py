@@ -1,5 +1,6 @@
 """The test at the head of a loop moves to its end: a tick that finishes the body also learns whether there is another round."""
 
+from ... import graph
 from ..cost import equations, flops, has_loop
 from ..ir import Block, Branch, Function, Jump, Program
 from ..liveness import successors
@@ -45,12 +46,7 @@ def _heads(entry: str, blocks: dict[str, Block]) -> list[str]:
         ends = [p for p in predecessors[name] if name in above[p]]
         if not isinstance(block.exit, Branch) or not ends or name in ends:
             continue
-        loop, waiting = {name}, ends
-        while waiting:
-            inside = waiting.pop()
-            if inside not in loop:
-                loop.add(inside)
-                waiting.extend(predecessors[inside])
+        loop = graph.reachable(predecessors | {name: []}, [name, *ends])
         if not loop.issuperset(successors(block.exit)):
             heads.append(name)
     return heads
