@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "float_type"]
 
 
 class Layout(NamedTuple):
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
     def of(cls, positions: dict[str, jax.ShapeDtypeStruct]) -> "Layout":
         """The layout of positions with these shapes, in the float type of the run."""
         sites = tuple((name, tuple(spec.shape), np.dtype(spec.dtype).name) for name, spec in positions.items())
-        return cls(sites, np.dtype(jnp.result_type(float)).name)
+        return cls(sites, float_type())
 
     @property
     def dim(self) -> int:
@@ -45,3 +45,8 @@ class Layout(NamedTuple):
             position[name] = vector[..., start:stop].reshape(vector.shape[:-1] + shape).astype(dtype)
             start = stop
         return position
+
+
+def float_type() -> str:
+    """Name of the process's float type."""
+    return np.dtype(jnp.result_type(float)).name

@@ -21,6 +21,7 @@ from ...ppl.spec import Spec, distribution_name, peel
 from ...ppl.walker import walk
 from ...transforms.bounded import bounded_jit
 from ...transforms.errors import SamplerError
+from ...transforms.graph import reachable
 from .layout import Layout
 
 __all__ = ["GaussianPrior", "colour", "gaussian_prior", "whiten"]
@@ -146,24 +147,13 @@ def _check_independent(program: ModelProgram) -> None:
     parents: dict[str, set[str]] = {}
     for edge in edges(program):
         parents.setdefault(edge.child, set()).add(edge.parent)
+    through = {name: () if site.latent else parents.get(name, ()) for name, site in program.sites.items()}  # a path ends at a latent site
     for name in program.latents:
-        latent = _latent_ancestors(program, parents, name)
+        latent = sorted(other for other in reachable(through, parents.get(name, ())) if program.sites[other].latent)
         if latent:
             found = f"the parameters of its prior depend on the latent site {' and '.join(repr(n) for n in latent)}"
             instead = 'Write it without that, z = lc.sample("z", dist.Normal(0, 1)); x = lc.deterministic(name, mu + tau * z)'
             raise _refusal(program, name, found, instead)
-
-
-def _latent_ancestors(program: ModelProgram, parents: dict[str, set[str]], name: str) -> list[str]:
-    found, seen, todo = set(), set(), [name]
-    while todo:
-        for parent in parents.get(todo.pop(), set()) - seen:
-            seen.add(parent)
-            if program.sites[parent].latent:
-                found.add(parent)
-            else:
-                todo.append(parent)
-    return sorted(found)
 
 
 def _refusal(program: ModelProgram, name: str, found: str, instead: str) -> SamplerError:

@@ -27,7 +27,7 @@ from ...transforms.errors import SamplerError
 from ...transforms.keys import random_key
 from .scores import scores_by_variable
 
-__all__ = ["Run", "empty_groups", "posterior_dataset", "saturated", "to_arviz"]
+__all__ = ["Run", "as_arviz", "empty_groups", "posterior_dataset", "saturated", "to_arviz"]
 
 Values = Mapping[str, np.ndarray]
 _SAMPLE_DIMS = ("chain", "draw")
@@ -60,8 +60,6 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
     Raises:
         SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
     """
-    import arviz  # heavy, and not needed to sample: imported by who asks for it, here, in `diagnosis` and in `summary`
-
     if next(iter(run.samples.values())).shape[1] == 0:
         raise SamplerError("MCMC.to_arviz: there are no draws after warm-up; run again and let it come so far.")
     names = _Names(run)
@@ -86,9 +84,15 @@ def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = No
     # ArviZ's plots, and `extract`, stop at variables without elements; nor is there anything to see of a warm-up without draws.
     groups = {name: group[[v for v in group.data_vars if group[v].size]] for name, group in groups.items()}
     groups = {name: group for name, group in groups.items() if group.data_vars}
-    attributes = _attributes(run.settings)
+    return as_arviz(groups, _attributes(run.settings))
+
+
+def as_arviz(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Any:
+    """Datasets by group as an `InferenceData` under ArviZ 0.x, as an `xarray.DataTree` under ArviZ 1.x."""
+    import arviz  # heavy, and not needed to sample: imported by who asks for it, here, in `diagnosis` and in `summary`
+
     if int(arviz.__version__.partition(".")[0]) == 0:
-        return arviz.InferenceData(attrs=attributes, **groups)
+        return arviz.InferenceData(attrs=dict(attributes), **groups)
     import xarray  # with ArviZ, see above
 
     tree = xarray.DataTree.from_dict(groups)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...transforms.errors import StoreError
+from .export import as_arviz
 
 __all__ = [
     "FORMAT",
@@ -230,19 +231,13 @@ def open_store(store: str | os.PathLike[str]) -> Any:
             + ("; they are there after its first chunk." if commit is None else ", it is in its warm-up.")
             + " Open it later, or go on with it if it was stopped: MCMC.resume."
         )
-    import arviz  # heavy: see `export`
-    import xarray
+    import xarray  # heavy: see `export`
 
     with quietly():
         tree = xarray.open_datatree(str(path), engine="zarr", chunks=None)
     groups: dict[str, Any] = {name: tree[name].to_dataset() for names in GROUPS.values() for name in names if name in tree.children}
     groups = {name: group for name, group in groups.items() if group.sizes.get("draw")}
-    attributes = {name: value for name, value in tree.attrs.items() if name != OWN}
-    if int(arviz.__version__.partition(".")[0]) == 0:
-        return arviz.InferenceData(attrs=attributes, **groups)
-    cut = xarray.DataTree.from_dict(groups)
-    cut.attrs.update(attributes)
-    return cut
+    return as_arviz(groups, {str(name): value for name, value in tree.attrs.items() if name != OWN})
 
 
 def check_free(path: Path) -> None:

@@ -19,11 +19,12 @@ from ..kernels.records import ChainState
 from ..results.extra_fields import known_fields
 from ..results.record import Record
 from ..results.results import Readable, Results
+from ..results.stored import path_of
 from .cost import cost_of
 from .memory import Memory
 from .notices import DivergenceWarning, InterruptWarning
 from .progress import Progress, ProgressReport, Shown
-from .resume import check_place, check_run, kernel_of, new_store, path_of, start_from
+from .resume import check_place, check_run, kernel_of, new_store, start_from
 from .running import Running
 from .spec import Settings
 from .start import Start, start_of, where_to_start
@@ -191,7 +192,7 @@ class MCMC(Readable):
             with self._sink.locked():
                 self._sink.grow(settings)
             running.extend(settings)
-            self._go(running, progress, self._done.extra_fields, level=4)
+            self._go(running, progress, self._record.extra_fields, level=4)
         return self
 
     @classmethod
@@ -250,7 +251,8 @@ class MCMC(Readable):
                     running = Running(kernel, density, words, settings, start_from(opened, kernel), opened.found)
                     with running.precision():
                         opened.load(running.snapshot)
-                    opened.grow(settings)
+                    if settings != opened.settings:
+                        opened.grow(settings)
             except KeyboardInterrupt:
                 mcmc._interrupted_early(f"MCMC.resume({str(opened.path)!r}, ...)")
                 return mcmc
@@ -265,10 +267,6 @@ class MCMC(Readable):
 
     @property
     def _record(self) -> Record:
-        return self._done
-
-    @property
-    def _done(self) -> Record:
         if self._last is None:
             raise SamplerError("MCMC: there are no draws yet; call mcmc.run(jax.random.key(0), ...) first.")
         return self._last
@@ -303,15 +301,15 @@ class MCMC(Readable):
         self._running = running
         settings, snapshot, fitted = running.settings, running.snapshot, running.fitted
         program = running.density.program
-        filled, offset = int(snapshot.filled.min()), settings.num_warmup_kept
+        num_warmup_draws, num_draws = settings.split(int(snapshot.filled.min()))
         kernel = self.kernel
         options = {f.name: getattr(kernel, f.name) for f in fields(kernel)} if is_dataclass(kernel) else {}
         cost = cost_of(fitted, snapshot.counts, program, running.seconds.setup, running.seconds.compile)
         self._last = Record(
             draws=self._sink.draws(),
-            num_warmup_draws=min(offset, filled),
-            num_draws=max(0, filled - offset),
-            offset=offset,
+            num_warmup_draws=num_warmup_draws,
+            num_draws=num_draws,
+            offset=settings.num_warmup_kept,
             keep_warmup=settings.keep_warmup,
             state=snapshot.chains,
             started=snapshot.started,
@@ -341,7 +339,7 @@ class MCMC(Readable):
         )
 
     def _warn(self, running: Running, level: int) -> None:
-        record, settings, snapshot = self._done, running.settings, running.snapshot
+        record, settings, snapshot = self._record, running.settings, running.snapshot
         if snapshot.done < settings.total:
             warnings.warn(
                 f"The run was interrupted: {record.num_draws} of {settings.num_samples // settings.thinning} draws per chain were kept"

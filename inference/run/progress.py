@@ -67,8 +67,6 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """Names what happens now."""
-        if name == self._report.phase and self._report.seconds:
-            return
         if self._bar is not None:
             self._bar.set_description(name)
         self._say(phase=name)

@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ...ppl import initial
@@ -123,8 +122,15 @@ def fingerprint(density: Any) -> Fingerprint:
             jax.make_jaxpr(lambda leaves, p: jax.tree.unflatten(treedef, leaves)(p))(leaves, density.positions), differentiated=False
         )
     sites = [[name, s.role, list(s.shape), str(s.dtype)] for name, s in program.sites.items()]
-    arguments = {name: array_digest(a.value) for name, a in getattr(program, "arguments", {}).items() if _has_digest(a.value)}
-    described = [[list(np.shape(leaf)), str(leaf.dtype), array_digest(leaf)] for leaf in leaves]
+    known: dict[int, str] = {}  # by identity: an argument that the model reads as it is, is read through once
+
+    def digest_of(array: Any) -> str:
+        if id(array) not in known:
+            known[id(array)] = array_digest(array)
+        return known[id(array)]
+
+    arguments = {name: digest_of(a.value) for name, a in getattr(program, "arguments", {}).items() if _has_digest(a.value)}
+    described = [[list(np.shape(leaf)), str(leaf.dtype), digest_of(leaf)] for leaf in leaves]
     return Fingerprint(sites, digest(key), arguments, described)
 
 
@@ -158,8 +164,3 @@ def _site(found: list[Any] | None) -> str:
 def layout_of(density: Any) -> list[list[Any]]:
     """The order of the coordinates in the chains' vectors: (site, shape, dtype)."""
     return [[name, list(shape), dtype] for name, shape, dtype in Layout.of(density.positions).sites]
-
-
-def float_type() -> str:
-    """The process's float type."""
-    return np.dtype(jnp.result_type(float)).name

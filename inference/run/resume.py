@@ -13,15 +13,16 @@ import numpy as np
 from ...ppl.initial import as_strategy
 from ...transforms.errors import LucioleError, StoreError
 from ..kernels.kernel import Kernel
-from ..results.stored import check_free, path_of
+from ..kernels.layout import float_type
+from ..results.stored import check_free
 from .notices import StoreWarning
 from .placement import Placement
-from .recipe import Fingerprint, Unwritable, differences, fingerprint, float_type, kernel_settings, layout_of, read, versions, write
+from .recipe import Fingerprint, Unwritable, differences, fingerprint, kernel_settings, layout_of, read, versions, write
 from .spec import Settings
 from .start import Start
 from .store import Store
 
-__all__ = ["check_place", "check_run", "kernel_of", "new_store", "path_of", "start_from"]
+__all__ = ["check_place", "check_run", "kernel_of", "new_store", "start_from"]
 
 
 def new_store(
@@ -32,7 +33,7 @@ def new_store(
     Raises:
         StoreError: there is something at that place, or it cannot be written to.
     """
-    check_free(path)
+    check_free(path)  # before the data are read through for their fingerprint
     arrays: dict[str, np.ndarray] = {}
     recipe = {
         "versions": dict(versions()),

@@ -6,11 +6,11 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..kernels.adaptation import warmup_schedule
 from ..kernels.kernel import Fitted, Kernel
+from ..kernels.layout import float_type
 from ..kernels.pooling import pooled
 from ..kernels.records import ChainState, Plan
 from ..kernels.starts import init_error, proposed_starts, start_positions
@@ -139,8 +139,7 @@ class Running:
     def precision(self) -> Any:
         """The context in which chains run whose float type is not the process's."""
         dtype = self.target.layout.dtype
-        same = dtype == np.dtype(jnp.result_type(float)).name
-        return nullcontext() if same else jax.enable_x64(dtype == "float64")
+        return nullcontext() if dtype == float_type() else jax.enable_x64(dtype == "float64")
 
     def go(self, sink: Keeper, observers: tuple[Observer, ...]) -> None:
         """Lets the run go on; it begins again where the kernel asks for it.

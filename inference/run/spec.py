@@ -44,6 +44,11 @@ class Settings(NamedTuple):
         """Draws that are kept, per chain, those of the warm-up included."""
         return self.num_warmup_kept + self.num_samples // self.thinning
 
+    def split(self, filled: int) -> tuple[int, int]:
+        """How many of so many kept draws of a chain are of the warm-up, and how many come after it."""
+        warm = min(self.num_warmup_kept, filled)
+        return warm, filled - warm
+
 
 class RunSpec(NamedTuple):
     """What is to be run.

@@ -71,6 +71,8 @@ class Store:
         self.snapshot: Snapshot | None = None
         self.program: Any = None
         self._open: dict[tuple[str, str], Any] = {}  # Zarr arrays by group and site or statistic
+        self._last: dict[tuple[str, str], int] = {}  # checksums of the last draws that readers see, where known
+        self._described: dict[str, dict[str, Any]] = {}  # metadata of the groups
         self._metadata: dict[str, dict[str, Any]] = {}  # of every array, by path
         self._state: Any = None
 
@@ -90,7 +92,6 @@ class Store:
         Raises:
             StoreError: something is there already, or the folder cannot be written.
         """
-        check_free(path)
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.draft")
         recipe = {**recipe, "arrays": list(arrays)}
         written = {"format": FORMAT, "versions": recipe["versions"], "settings": settings._asdict(), "found": {}}
@@ -108,7 +109,7 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
             if not isinstance(e, OSError):
                 raise
-            check_free(path)  # another run may have been faster
+            check_free(path)
             raise StoreError(f"store {str(path)!r} cannot be made: {e}. Name a folder that can be written to.") from e
         return cls(path, written, recipe, arrays, attributes)
 
@@ -236,22 +237,24 @@ class Store:
     def restart(self, found: dict[str, Any]) -> None:
         """Forgets all draws, and notes what was found."""
         with self._change(commit=None, found=found):
-            self.snapshot, self._metadata = None, {}
+            self.snapshot, self._metadata, self._described, self._last = None, {}, {}, {}
 
     def append(self, chunk: Chunk, filled: np.ndarray, after: Snapshot) -> None:
         before, count = self._written["commit"], np.asarray(chunk.kept.count)
         slot, number = (0, 0) if before is None else (1 - before["slot"], before["chunks"])
         lengths = self._lengths(int(after.filled.min()))
         state = packed(after, self._state.shape[1])
-        with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state.tobytes()), **lengths}):
+        with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state.data), **lengths}):
             for site, value in zip(self._written["sites"], chunk.values, strict=True):
                 if site[1] is not None:
                     self._write(0, site[0], np.asarray(value), filled, count)
             for name, stat in chunk.stats.items():
                 self._write(1, name, np.asarray(stat), filled, count)
             self._state[slot] = state
-            rows = [(array, lengths[_LENGTH[group]]) for (group, _), array in self._open.items()]
-            self._written["commit"]["last"] = checksum_of([array[:, row - 1] for array, row in rows if row])
+            rows = {key: lengths[_LENGTH[key[0]]] for key in self._open}
+            unknown = [key for key, row in rows.items() if row and key not in self._last]
+            self._last |= {key: checksum_of([self._open[key][:, rows[key] - 1]]) for key in unknown}
+            self._written["commit"]["last"] = sum(self._last[key] for key, row in rows.items() if row)
         self.snapshot = after
 
     def draws(self) -> StoredDraws:
@@ -261,20 +264,22 @@ class Store:
         return StoredDraws(self.path, dict(self._open), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
 
     def _lengths(self, filled: int) -> dict[str, int]:
-        """How many of so many draws of a chain are of the warm-up, and how many come after it."""
-        offset = self.settings.num_warmup_kept
-        return {"warmup_draws": min(offset, filled), "draws": max(0, filled - offset)}
+        """What readers see of so many draws of a chain."""
+        return dict(zip(("warmup_draws", "draws"), self.settings.split(filled), strict=True))
 
     def _write(self, kind: int, name: str, new: np.ndarray, filled: np.ndarray, count: np.ndarray) -> None:
         """Writes the rows of a chunk, those of the warm-up into its own group."""
         offset = self.settings.num_warmup_kept
         for chains, first, number in blocks(filled, count):
             warm = max(0, min(offset - first, number))
-            if warm:
-                self._open[GROUPS[True][kind], name][chains, first : first + warm] = new[chains, :warm]
-            if number > warm:
-                start = first + warm - offset
-                self._open[GROUPS[False][kind], name][chains, start : start + number - warm] = new[chains, warm:number]
+            parts = (GROUPS[True][kind], first, slice(0, warm)), (GROUPS[False][kind], first + warm - offset, slice(warm, number))
+            for group, start, rows in parts:
+                part = new[chains, rows]
+                if part.shape[1]:
+                    self._open[group, name][chains, start : start + part.shape[1]] = part
+                    self._last.pop((group, name), None)
+                    if len(part) == len(new):  # all chains have as many: what readers see last
+                        self._last[group, name] = checksum_of([part[:, -1]])
 
     def _resize(self) -> None:
         """Opens the arrays and makes them as long as the run will be; readers see no more of them than before."""
@@ -292,22 +297,20 @@ class Store:
             self._open |= {(group, name): array for name, array in arrays.items()}
         own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
         self._state = own["state"]
-        self._metadata = {}
+        self._metadata, self._described = {}, {}
         for group in (OWN, *GROUPS[False], *GROUPS[True]):
-            for written in sorted((self.path / group).glob("*/zarr.json")):
-                self._metadata[f"{group}/{written.parent.name}"] = json.loads(written.read_text())
+            members = sorted((self.path / group).glob("*/zarr.json"))
+            self._metadata |= {f"{group}/{file.parent.name}": json.loads(file.read_text()) for file in members}
+            if members:
+                self._described[group] = json.loads((self.path / group / "zarr.json").read_text())
+                self._described[group].pop("consolidated_metadata", None)
 
     def _publish(self) -> None:
         """Says what readers may see: of every group its arrays, cut to the draws that all chains have, and last of the whole."""
         commit = self._written["commit"] or {"warmup_draws": 0, "draws": 0}
         seen: dict[str, Any] = {}
-        for group in (OWN, *GROUPS[False], *GROUPS[True]):
-            members = {path: data for path, data in self._metadata.items() if path.startswith(f"{group}/")}
-            if not members:
-                continue
-            cut = {path: _cut(data, commit[_LENGTH[group]]) for path, data in members.items()}
-            described = json.loads((self.path / group / "zarr.json").read_text())
-            described.pop("consolidated_metadata", None)
+        for group, described in self._described.items():
+            cut = {path: _cut(data, commit[_LENGTH[group]]) for path, data in self._metadata.items() if path.startswith(f"{group}/")}
             seen |= {group: described, **cut}
             if group != OWN:
                 inside = {path.removeprefix(f"{group}/"): data for path, data in cut.items()}
@@ -325,7 +328,7 @@ class Store:
                 yield
                 self._publish()
         except BaseException:
-            self._written = before
+            self._written, self._last = before, {}
             raise
 
     @contextmanager
