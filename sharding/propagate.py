@@ -1,8 +1,8 @@
-"""How a tactic spreads: from the values that it names, through every operation that leaves no choice, to the layout of the whole program.
+"""How a tactic spreads: from the values that it names, through every operation that leaves no choice.
 
-An operation that has one value split over an axis, and that value along a dimension of one of its factors, is split along this factor, and so
-are its other operands and its results. Where two factors could explain what is there, nothing is chosen and the conflict is reported. What is
-split once stays as it is, so of two tactics the earlier wins.
+An operation that has one value split over an axis, and that value along a dimension of one of its factors, is split along this factor,
+and so are its other operands and its results. Where two factors could explain what is there, nothing is chosen and the conflict is
+reported. What is split once stays as it is, so of two tactics the earlier wins.
 
 Source: Alabed et al. (2025), section 5.2: propagation of tiling actions, forwards, backwards and sideways.
 """
@@ -49,6 +49,7 @@ class Layouts:
         whole: for each value the axes over which it stays whole.
         mesh: axis -> size.
         uneven: axes over which a dimension that is no multiple of their size may be split, and is then padded.
+        why: (value, axis) -> the node that it was split by, and the value that this node was split for; absent of what a tactic named.
     """
 
     values: list[tuple[tuple[str, int], ...]]
@@ -56,7 +57,7 @@ class Layouts:
     whole: list[frozenset[str]]
     mesh: Mapping[str, int]
     uneven: frozenset[str] = frozenset()
-    notes: list[str] = field(default_factory=list)
+    why: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph, mesh: Mapping[str, int]) -> "Layouts":
@@ -64,7 +65,7 @@ class Layouts:
         return cls([()] * num_values, [()] * num_nodes, [frozenset()] * num_values, mesh)
 
     def copy(self) -> "Layouts":
-        return Layouts(list(self.values), list(self.nodes), list(self.whole), self.mesh, self.uneven, list(self.notes))
+        return Layouts(list(self.values), list(self.nodes), list(self.whole), self.mesh, self.uneven, dict(self.why))
 
     def dim(self, value: int, axis: str) -> int | None:
         """The dimension along which a value is split over an axis."""
@@ -119,12 +120,20 @@ def propagate(graph: Graph, layouts: Layouts, axis: str, values: Iterable[int]) 
         elif chosen is not None:
             conflicts.pop(number, None)
             layouts.nodes[number] += ((axis, chosen),)
+            cause = _first_split(layouts, node, axis, node.factors[chosen])
             for value in _split_values(graph, layouts, node, axis, node.factors[chosen]):
+                layouts.why[value, axis] = (number, cause)
                 for n in graph.neighbours[value]:
                     if n not in queued:
                         queued.add(n)
                         waiting.append(n)
     return list(conflicts.values())
+
+
+def _first_split(layouts: Layouts, node: Node, axis: str, factor: Factor) -> int:
+    """The first value of a node that is split along a factor."""
+    places = [*zip(node.operands, factor.operands, strict=True), *zip(node.results, factor.results, strict=True)]
+    return next(v for v, dim in places if dim is not None and isinstance(v, int) and layouts.dim(v, axis) == dim)
 
 
 def _split_values(graph: Graph, layouts: Layouts, node: Node, axis: str, factor: Factor) -> list[int]:

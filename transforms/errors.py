@@ -48,5 +48,9 @@ class ProgramError(LucioleError, ValueError):
     """A function cannot be batched, or its stack ran over: names the function, the user's line and what to write instead."""
 
 
+class PartitionError(LucioleError, ValueError):
+    """A program cannot be split over a mesh as its tactics say: names the tactic, the value or the axis, and what to write instead."""
+
+
 class LucioleWarning(UserWarning):
     """Base class of every warning that Luciole issues; filter it to silence them all."""

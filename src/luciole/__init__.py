@@ -95,6 +95,7 @@ _NAMES_BY_ROOM = {
         "NoAttributeError",
         "ProgramError",
         "SamplerError",
+        "PartitionError",
         "StoreError",
     ),
 }

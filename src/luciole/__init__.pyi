@@ -77,6 +77,7 @@ from .transforms import ModelError as ModelError
 from .transforms import NoAttributeError as NoAttributeError
 from .transforms import ProgramError as ProgramError
 from .transforms import SamplerError as SamplerError
+from .transforms import PartitionError as PartitionError
 from .transforms import StoreError as StoreError
 
 __version__: str
@@ -127,6 +128,7 @@ __all__ = [
     "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Slice",
+    "PartitionError",
     "StoreError",
     "StoreWarning",
     "SubstitutedSiteWarning",

@@ -1,0 +1,374 @@
+"""From a program and the layouts of its values to the device-local program.
+
+Each value has one home, the layout that the tactics gave it. Its definition pays once to reach it: a partial sum becomes a reduce_scatter
+where the home is split over the axis of the sum, else an all_reduce; what an operation computed in another layout is moved. Each
+use that wants another layout pays for itself and keeps nothing. A partial sum stays one as long as only a linear operation
+reads it, so that a sum of gradients is reduced once.
+
+Source: Alabed et al. (2025), section 6 (lowering to collectives). That each value has a home, and that no gather is shared between
+uses, is inferred from the counts of their table 3.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from ..transforms.jax_compat import Literal, open_jaxpr, scan_layout
+from .factors import Shard
+from .graph import Choice, Graph, Node, Region
+from .layout import Layout, Move, local_shape, moves, replicated
+from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Slot, Slots, Step
+from .propagate import Layouts
+from .rules import linear_operands, rule_of
+
+__all__ = ["Lowered", "lower"]
+
+
+class Lowered(NamedTuple):
+    """A device-local program.
+
+    Attributes:
+        program: its steps.
+        slots: the local type of each slot.
+        inputs: the layout of each input, constants last.
+        outputs: the layout of each output.
+    """
+
+    program: LocalProgram
+    slots: Slots
+    inputs: tuple[Layout, ...]
+    outputs: tuple[Layout, ...]
+
+
+class _Held(NamedTuple):
+    """A value as it was last computed.
+
+    Attributes:
+        slot: where it is.
+        layout: how it is split there.
+        pending: the axes over which it is still to be combined.
+        combine: by which reduction.
+    """
+
+    slot: int
+    layout: Layout
+    pending: tuple[str, ...] = ()
+    combine: str | None = None
+
+
+def lower(graph: Graph, layouts: Layouts, outputs: Mapping[int, Layout]) -> Lowered:
+    """The device-local program.
+
+    Args:
+        graph: the program.
+        layouts: the homes of its values.
+        outputs: number of an output -> the layout that it must have; its home where nothing is said.
+    """
+    lowering = _Lowering(graph, layouts)
+    inputs = [lowering.enter(v) for v in graph.top.inputs]
+    lowering.steps_of(graph.top)
+    outs, ends = [], []
+    for i, atom in enumerate(graph.top.outputs):
+        layout = outputs.get(i, lowering.home(atom))
+        outs.append(lowering.fetch(atom, layout))
+        ends.append(layout)
+    program = LocalProgram(tuple(inputs), tuple(lowering.steps), tuple(outs), tuple(lowering.constants))
+    return Lowered(program, lowering.slots, tuple(lowering.home(v) for v in graph.top.inputs), tuple(ends))
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, layouts: Layouts) -> None:
+        self.graph, self.layouts, self.mesh = graph, layouts, layouts.mesh
+        self.slots: Slots = []
+        self.steps: list[Step] = []
+        self.constants: list[tuple[int, Any]] = []
+        self.held: dict[int, _Held] = {}
+
+    # ---- values
+
+    def home(self, atom: Any) -> Layout:
+        if isinstance(atom, Literal):
+            return ()
+        return self.layouts.layout(atom, len(self.graph.shapes[atom]))
+
+    def slot(self, value: int, layout: Layout) -> int:
+        return self.new_slot(local_shape(self.graph.shapes[value], layout, self.mesh), self.graph.dtypes[value])
+
+    def new_slot(self, shape: tuple[int, ...], dtype: Any) -> int:
+        self.slots.append(Slot(shape, dtype))
+        return len(self.slots) - 1
+
+    def enter(self, value: int, layout: Layout | None = None) -> int:
+        """A value that comes from outside of the region, in its home or in the layout that is said."""
+        layout = self.home(value) if layout is None else layout
+        slot = self.slot(value, layout)
+        self.held[value] = _Held(slot, layout)
+        return slot
+
+    def settle(self, value: int) -> _Held:
+        """The value in its home; whatever that takes is done now and once."""
+        held, home = self.held[value], self.home(value)
+        if held.pending:
+            held = self.reduce(value, held, home)
+        if held.layout != home:
+            held = _Held(self.move(value, held.slot, held.layout, home), home)
+        self.held[value] = held
+        return held
+
+    def fetch(self, atom: Any, layout: Layout) -> Any:
+        """A slot that holds an atom in some layout; a literal as it is."""
+        if isinstance(atom, Literal):
+            return atom
+        held = self.settle(atom)
+        if held.layout == layout:
+            return held.slot
+        made = self.make_anew(atom, layout)
+        return self.move(atom, held.slot, held.layout, layout) if made is None else made
+
+    def make_anew(self, value: int, layout: Layout) -> int | None:
+        """What needs no data, an iota or a constant's broadcast, is computed in the layout that is wanted."""
+        node = self.graph.definition.get(value)
+        if node is None or not node.rule.free or len(node.results) > 1 or any(self.home(x) for x in node.operands):
+            return None
+        shards = []
+        for dim, axes in enumerate(layout):
+            factor = next((f for f in node.factors if f.results == (dim,)), None)
+            if axes and factor is None:
+                return None
+            if axes:
+                shards.append(Shard(factor, axes))
+        operands = tuple(self.fetch(x, ()) for x in node.operands)
+        slot = self.slot(value, layout)
+        self.steps.append(Compute(node.equation, node.rule, tuple(shards), operands, (slot,)))
+        return slot
+
+    # ---- communication
+
+    def size(self, axes: Iterable[str]) -> int:
+        return math.prod(self.mesh[a] for a in axes)
+
+    def move(self, value: int, slot: int, start: Layout, end: Layout) -> int:
+        for step in moves(start, end):
+            slot = self.one_move(value, slot, step)
+        return slot
+
+    def one_move(self, value: int, slot: int, step: Move) -> int:
+        shape = self.graph.shapes[value]
+        result = self.slot(value, step.layout)
+        pad = None if step.target is None else self.padded(shape[step.target], step.layout[step.target])
+        trim = None
+        if step.source is not None and not step.layout[step.source]:
+            trim = shape[step.source] if shape[step.source] % self.size(step.axes) else None
+        if step.kind == "slice":
+            self.steps.append(Keep(step.axes, slot, result, step.target, pad))
+        else:
+            self.steps.append(Collective(step.kind, step.axes, slot, result, step.source, step.target, trim=trim, pad=pad))
+        return result
+
+    def padded(self, size: int, axes: tuple[str, ...]) -> int | None:
+        """The padded size of a dimension that is split over one axis which does not divide it."""
+        shards = self.size(axes)
+        return None if size % shards == 0 else -(-size // shards) * shards
+
+    def reduce(self, value: int, held: _Held, home: Layout) -> _Held:
+        """Combine a partial result: scattered where the home is split over the axis, else on every device."""
+        slot, layout, pending, combine = held
+        while combine == "sum":
+            found = next(
+                (
+                    (dim, axes[len(layout[dim])])
+                    for dim, axes in enumerate(home)
+                    if len(axes) > len(layout[dim]) and axes[: len(layout[dim])] == layout[dim] and axes[len(layout[dim])] in pending
+                ),
+                None,
+            )
+            if found is None:
+                break
+            dim, axis = found
+            layout = tuple((*axes, axis) if d == dim else axes for d, axes in enumerate(layout))
+            result = self.slot(value, layout)
+            pad = self.padded(self.graph.shapes[value][dim], layout[dim])
+            self.steps.append(Collective("reduce_scatter", (axis,), slot, result, None, dim, combine, pad=pad))
+            slot, pending = result, tuple(a for a in pending if a != axis)
+        if pending:
+            result = self.slot(value, layout)
+            self.steps.append(Collective("all_reduce", pending, slot, result, combine=combine))
+            slot = result
+        return _Held(slot, layout)
+
+    # ---- steps
+
+    def steps_of(self, region: Region) -> None:
+        for value, array in region.constants.items():
+            self.constants.append((self.enter(value, replicated(len(self.graph.shapes[value]))), array))
+        for step in region.steps:
+            if isinstance(step, Node):
+                self.operation(step)
+            else:
+                self.choice(step)
+
+    def operation(self, node: Node) -> None:
+        shards = self.layouts.shards(node)
+        partial = self.partial_operands(node, shards)
+        pending = self.held[partial[0]].pending if partial else ()
+        if pending:  # the operation acts on the partial sums, whole over their axes
+            shards = {number: kept for number, axes in shards.items() if (kept := tuple(a for a in axes if a not in pending))}
+        split = tuple(Shard(node.factors[number], axes) for number, axes in shards.items())
+        operands = []
+        for i, atom in enumerate(node.operands):
+            if atom in partial:
+                operands.append(self.held[atom].slot)
+            else:
+                operands.append(self.masked(node, i, self.fetch(atom, self.wanted(node, i, split)), split))
+        results = []
+        combine = next((s.factor.combine for s in split if s.factor.combine), "sum" if pending else None)
+        summed = (*pending, *(a for s in split if s.factor.combine for a in s.axes))
+        for i, value in enumerate(node.results):
+            layout = self.given(i, split, len(self.graph.shapes[value]))
+            results.append(self.slot(value, layout))
+            self.held[value] = _Held(results[-1], layout, summed, combine)
+        self.steps.append(Compute(node.equation, node.rule, split, tuple(operands), tuple(results)))
+        for value in node.results:
+            if summed and not self.may_wait(value):
+                self.settle(value)
+
+    def wanted(self, node: Node, position: int, split: Sequence[Shard]) -> Layout:
+        """The layout in which an operation needs an operand."""
+        atom = node.operands[position]
+        rank = 0 if isinstance(atom, Literal) else len(self.graph.shapes[atom])
+        return tuple(tuple(a for s in split if s.factor.operands[position] == dim for a in s.axes) for dim in range(rank))
+
+    def given(self, position: int, split: Sequence[Shard], rank: int) -> Layout:
+        """The layout in which an operation leaves a result."""
+        return tuple(tuple(a for s in split if s.factor.results[position] == dim for a in s.axes) for dim in range(rank))
+
+    def partial_operands(self, node: Node, shards: Mapping[int, tuple[str, ...]]) -> tuple[int, ...]:
+        """The operands on whose partial sums a node may act: those in which it is linear, all summed over the same axes and read once."""
+        linear = tuple(node.operands[i] for i in linear_operands(node.equation))
+        if not linear or any(isinstance(x, Literal) for x in linear) or len(set(linear)) < len(linear):
+            return ()
+        held = [self.held[x] for x in linear]
+        pending = set(held[0].pending)
+        if not pending or any(h.combine != "sum" or set(h.pending) != pending for h in held):
+            return ()
+        if any(self.graph.num_uses[x] > 1 for x in linear):
+            return ()
+        split = [Shard(node.factors[number], tuple(a for a in axes if a not in pending)) for number, axes in shards.items()]
+        if any(s.factor.combine not in (None, "sum") for s in split):
+            return ()
+        positions = linear_operands(node.equation)
+        if any(h.layout != self.wanted(node, i, split) for h, i in zip(held, positions, strict=True)):
+            return ()
+        return linear
+
+    def may_wait(self, value: int) -> bool:
+        """Whether a partial sum may stay one: its only reader is linear in it."""
+        reader = self.graph.reader.get(value)
+        if self.graph.num_uses[value] != 1 or reader is None or self.held[value].combine != "sum":
+            return False
+        return any(reader.operands[i] == value for i in linear_operands(reader.equation))
+
+    def masked(self, node: Node, position: int, slot: Any, split: Sequence[Shard]) -> Any:
+        """An operand with the neutral element in its padding, where the operation combines along a padded dimension."""
+        for shard in split:
+            factor, dim = shard.factor, shard.factor.operands[position]
+            if dim is None or factor.padding != "neutral" or factor.size % self.size(shard.axes) == 0 or isinstance(slot, Literal):
+                continue
+            whole, slot = slot, self.new_slot(*self.slots[slot])
+            self.steps.append(Mask(shard.axes, whole, slot, dim, factor.size, factor.combine or "sum"))
+        return slot
+
+    # ---- control flow
+
+    def inside(self, region: Region, starts: Sequence[Layout], ends: Sequence[Layout]) -> LocalProgram:
+        """A nested program, its inputs in the layouts `starts` and its outputs in the layouts `ends`."""
+        steps, constants = self.steps, self.constants
+        self.steps, self.constants = [], []
+        inputs = tuple(self.enter(v, layout) for v, layout in zip(region.inputs, starts, strict=True))
+        self.steps_of(region)
+        outputs = tuple(self.fetch(atom, layout) for atom, layout in zip(region.outputs, ends, strict=True))
+        program = LocalProgram(inputs, tuple(self.steps), outputs, tuple(self.constants))
+        self.steps, self.constants = steps, constants
+        return program
+
+    def choice(self, step: Choice) -> None:
+        operands, layouts, bodies, trips = getattr(self, step.kind.replace("while", "loop"))(step)
+        results = []
+        for value, layout in zip(step.results, layouts, strict=True):
+            results.append(self.slot(value, layout))
+            self.held[value] = _Held(results[-1], layout)
+        self.steps.append(Nested(step.kind, step.equation, bodies, tuple(operands), tuple(results), trips))
+
+    def scan(self, step: Choice) -> Any:
+        (body,) = step.regions
+        num_consts, num_carry = scan_layout(step.equation)
+        leading = num_consts + num_carry
+        homes = [self.home(v) for v in body.inputs]
+        scanned = [((), *home) for home in homes[leading:]]
+        operands = [self.fetch(x, layout) for x, layout in zip(step.operands, [*homes[:leading], *scanned], strict=True)]
+        carried = homes[num_consts:leading]
+        stacked = [self.home(x) for x in body.outputs[num_carry:]]
+        program = self.inside(body, homes, [*carried, *stacked])
+        return operands, [*carried, *(((), *home) for home in stacked)], (program,), step.equation.params["length"]
+
+    def loop(self, step: Choice) -> Any:
+        condition, body = step.regions
+        of_condition, of_body = step.equation.params["cond_nconsts"], step.equation.params["body_nconsts"]
+        for_condition = [self.home(v) for v in condition.inputs[:of_condition]]
+        for_body = [self.home(v) for v in body.inputs[:of_body]]
+        carried = [self.home(v) for v in body.inputs[of_body:]]
+        rank = 0 if isinstance(condition.outputs[0], Literal) else len(self.graph.shapes[condition.outputs[0]])
+        together = carried[0][:rank] if carried and all(c[:rank] == carried[0][:rank] for c in carried) else replicated(rank)
+        carried = [(*together, *c[rank:]) for c in carried]
+        fed = [*for_condition, *for_body, *carried]
+        operands = [self.fetch(x, layout) for x, layout in zip(step.operands, fed, strict=True)]
+        turn = self.inside(body, [*for_body, *carried], carried)
+        if rank == 0:
+            return operands, carried, (self.inside(condition, [*for_condition, *carried], [()]), turn), None
+        # Under vmap each member has a predicate of its own: it is evaluated before the loop and at the end of each turn.
+        first, again = (self.batched_condition(condition, [*for_condition, *carried], together, turn) for _ in range(2))
+        return operands, carried, (first, again, turn), None
+
+    def batched_condition(self, condition: Region, starts: Sequence[Layout], together: Layout, turn: LocalProgram) -> LocalProgram:
+        """The predicates of a device's members, and whether any of them goes on.
+
+        Members do not wait for one another, so neither do devices, each with its own: unless the loop communicates over the axes that
+        the members are split over, when all must take as many turns.
+        """
+        program = self.inside(condition, starts, [together])
+        steps, predicate = list(program.steps), program.outputs[0]
+        value = condition.outputs[0]
+        for dim, axes in enumerate(together):
+            if self.padded(self.graph.shapes[value][dim], axes) is not None:
+                slot, predicate = predicate, self.new_slot(*self.slots[predicate])
+                steps.append(Mask(axes, slot, predicate, dim, self.graph.shapes[value][dim], "or"))
+        shape = self.slots[predicate].shape
+        any_of = open_jaxpr(jax.make_jaxpr(lambda x: lax.reduce_or(x, tuple(range(len(shape)))))(jax.ShapeDtypeStruct(shape, bool)))[0].eqns[0]
+        goes_on = self.new_slot((), any_of.outvars[0].aval.dtype)
+        steps.append(Compute(any_of, rule_of(any_of), (), (predicate,), (goes_on,)))
+        met = tuple(a for axes in together for a in axes if a in _axes_of([*program.steps, *turn.steps]))
+        if met:
+            slot, goes_on = goes_on, self.new_slot((), self.slots[goes_on].dtype)
+            steps.append(Collective("all_reduce", met, slot, goes_on, combine="or"))
+        return program._replace(steps=tuple(steps), outputs=(predicate, goes_on))
+
+    def cond(self, step: Choice) -> Any:
+        index, *rest = step.operands
+        fed = [self.home(v) for v in step.regions[0].inputs]
+        operands = [self.fetch(index, ()), *(self.fetch(x, layout) for x, layout in zip(rest, fed, strict=True))]
+        ends = [self.home(v) for v in step.results]
+        return operands, ends, tuple(self.inside(region, fed, ends) for region in step.regions), 1
+
+
+def _axes_of(steps: Iterable[Step]) -> set[str]:
+    """The axes over which a program communicates."""
+    found: set[str] = set()
+    for step in steps:
+        if isinstance(step, Collective):
+            found.update(step.axes)
+        elif isinstance(step, Nested):
+            found.update(*(_axes_of(body.steps) for body in step.bodies))
+    return found
