@@ -1,0 +1,132 @@
+"""What the tests of rules share: an operation on parts of its operands, put together, against the operation on the whole.
+
+The shards are NumPy parts here and run one after another: no mesh, no devices.
+"""
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from luciole.sharding.factors import NEUTRAL, Local, Shard
+from luciole.sharding.rules import factors_of, rule_of
+from luciole.transforms.jax_compat import bind, open_jaxpr, subjaxprs
+
+COMBINE = {"sum": np.add, "max": np.maximum, "min": np.minimum, "and": np.logical_and, "or": np.logical_or}
+
+
+def equations(jaxpr):
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        yield eqn
+        for inner in subjaxprs(eqn):
+            yield from equations(inner)
+
+
+def equation(name, function, *args):
+    """The first equation of a primitive in the program of a function, at any depth."""
+    return next(eqn for eqn in equations(jax.make_jaxpr(function)(*args)) if eqn.primitive.name == name)
+
+
+def block(x, dim, k, size):
+    return x[(slice(None),) * dim + (slice(k * size, (k + 1) * size),)]
+
+
+def padded(x, dim, size, combine):
+    """`x` with `size` entries along `dim`: neutral ones behind its own for a combined factor, else anything."""
+    missing = size - x.shape[dim]
+    if not missing:
+        return x
+    widths = [(0, missing if d == dim else 0) for d in range(x.ndim)]
+    if not jnp.issubdtype(x.dtype, jnp.number) and x.dtype != bool:
+        return x[(slice(None),) * dim + (np.minimum(np.arange(size), x.shape[dim] - 1),)]  # keys
+    filler = 1 if combine is None else NEUTRAL[combine]
+    if combine in ("max", "min") and np.issubdtype(x.dtype, np.integer):
+        filler = np.iinfo(x.dtype).min if combine == "max" else np.iinfo(x.dtype).max
+    return np.pad(np.asarray(x), widths, constant_values=filler)
+
+
+def on_shards(eqn, operands, shards, counts):
+    """Results of each shard; `shards` is a list of factors, `counts` how often each is split."""
+    rule = rule_of(eqn)
+    axes = [f"axis{n}" for n in range(len(shards))]
+    outputs = {}
+    for where in np.ndindex(*counts):
+        parts, shapes = list(operands), [list(v.aval.shape) for v in eqn.outvars]
+        for factor, k, count in zip(shards, where, counts, strict=True):
+            for n, dim in enumerate(factor.operands):
+                if dim is not None:
+                    size = -(-parts[n].shape[dim] // count)
+                    parts[n] = block(padded(parts[n], dim, size * count, factor.combine), dim, k, size)
+            for n, dim in enumerate(factor.results):
+                if dim is not None:
+                    shapes[n][dim] = -(-shapes[n][dim] // count)
+        local = Local(
+            tuple(Shard(factor, (axis,)) for factor, axis in zip(shards, axes, strict=True)),
+            tuple(map(tuple, shapes)),
+            lambda names, where=where: np.int32(where[axes.index(names[0])]),
+            lambda names: counts[axes.index(names[0])],
+        )
+        outs = bind(eqn, parts) if rule.run is None else rule.run(eqn, parts, local)
+        for out, shape in zip(outs, shapes, strict=True):
+            assert tuple(out.shape) == tuple(shape)
+        outputs[where] = [as_numpy(out) for out in outs]
+    return outputs
+
+
+def as_numpy(x):
+    return np.asarray(jax.random.key_data(x)) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
+
+
+def assembled(eqn, outputs, shards, counts):
+    """The whole results from those of the shards."""
+    for level in reversed(range(len(shards))):
+        factor, joined = shards[level], {}
+        for where in np.ndindex(*counts[:level]):
+            pieces = [outputs[(*where, k)] for k in range(counts[level])]
+            joined[where] = [
+                reduce(COMBINE[factor.combine], column)
+                if factor.combine
+                else column[0]
+                if factor.results[n] is None
+                else np.concatenate(column, axis=factor.results[n])
+                for n, column in enumerate(zip(*pieces, strict=True))
+            ]
+        outputs = joined
+    whole = outputs[()]
+    return [
+        x[tuple(slice(0, size) for size in (*v.aval.shape, *x.shape[len(v.aval.shape) :]))] for x, v in zip(whole, eqn.outvars, strict=True)
+    ]
+
+
+def check(eqn, operands, shards, counts):
+    expected = [as_numpy(x) for x in bind(eqn, operands)]
+    found = assembled(eqn, on_shards(eqn, operands, shards, counts), shards, counts)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+def check_all(eqn, operands, counts=(2,)):
+    """Each factor that holds for any operands, over each number of shards by which it can be split."""
+    for factor in factors_of(eqn):
+        if factor.how == "aligned":
+            continue
+        for count in counts:
+            if factor.size % count == 0 or (factor.padding != "never" and factor.size > count):
+                check(eqn, operands, [factor], [count])
+
+
+def filled(shape, dtype=np.float32, seed=0):
+    draws = np.random.RandomState(seed).randn(*shape)  # noqa: NPY002
+    return draws.astype(dtype) if np.dtype(dtype).kind in "fc" else (np.abs(draws) * 10).astype(dtype)
+
+
+def values_of(eqn, operands):
+    """Operands of an equation: those given if they are its own, else some of the right types."""
+    variables = [v.aval for v in eqn.invars if not hasattr(v, "val")]
+    own = len(variables) == len(operands) and all(
+        a.shape == x.shape and a.dtype == x.dtype for a, x in zip(variables, operands, strict=True)
+    )
+    given = iter(operands if own else [filled(a.shape, a.dtype, seed=n) for n, a in enumerate(variables)])
+    return [v.val if hasattr(v, "val") else next(given) for v in eqn.invars]
