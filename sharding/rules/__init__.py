@@ -8,8 +8,11 @@ from collections.abc import Callable
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Rule
 from .contraction import CONTRACTION_RULES
+from .draws import DRAW_RULES
 from .elementwise import ELEMENTWISE_RULES, converts_linearly, scaled_operand
 from .indexing import GATHER_RULES
+from .linalg import LINALG_RULES
+from .probe import probe
 from .reductions import REDUCTION_RULES
 from .scatter import SCATTER_RULES
 from .shapes import SHAPE_RULES, free_of_scalar
@@ -23,6 +26,8 @@ RULES: dict[str, Rule] = {
     **SHAPE_RULES,
     **GATHER_RULES,
     **SCATTER_RULES,
+    **DRAW_RULES,
+    **LINALG_RULES,
 }
 """Primitive's name -> its rule."""
 
@@ -40,7 +45,7 @@ def rule_of(eqn: JaxprEqn) -> Rule:
     name = eqn.primitive.name
     rule = RULES.get(name)
     if rule is None:
-        return Rule(lambda eqn: (), known=False)
+        return probe(eqn)
     return _REFINED[name](eqn, rule) if name in _REFINED else rule
 
 

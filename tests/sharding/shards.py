@@ -46,11 +46,8 @@ def padded(x, dim, size, combine):
     return np.pad(np.asarray(x), widths, constant_values=filler)
 
 
-def on_shards(eqn, operands, shards, counts):
-    """Results of each shard; `shards` is a list of factors, `counts` how often each is split."""
-    rule = rule_of(eqn)
-    axes = [f"axis{n}" for n in range(len(shards))]
-    outputs = {}
+def parts_of(eqn, operands, shards, counts):
+    """For each shard its number, the parts of the operands that it has, and the shapes of its results."""
     for where in np.ndindex(*counts):
         parts, shapes = list(operands), [list(v.aval.shape) for v in eqn.outvars]
         for factor, k, count in zip(shards, where, counts, strict=True):
@@ -61,21 +58,46 @@ def on_shards(eqn, operands, shards, counts):
             for n, dim in enumerate(factor.results):
                 if dim is not None:
                     shapes[n][dim] = -(-shapes[n][dim] // count)
-        local = Local(
-            tuple(Shard(factor, (axis,)) for factor, axis in zip(shards, axes, strict=True)),
-            tuple(map(tuple, shapes)),
-            lambda names, where=where: np.int32(where[axes.index(names[0])]),
-            lambda names: counts[axes.index(names[0])],
-        )
-        outs = bind(eqn, parts) if rule.run is None else rule.run(eqn, parts, local)
-        for out, shape in zip(outs, shapes, strict=True):
-            assert tuple(out.shape) == tuple(shape)
-        outputs[where] = [as_numpy(out) for out in outs]
-    return outputs
+        yield where, parts, tuple(map(tuple, shapes))
 
 
-def as_numpy(x):
-    return np.asarray(jax.random.key_data(x)) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
+def on_shard(eqn, parts, shapes, shards, where, counts):
+    """Results on one shard; `where` is its number along each of the factors in `shards`, `counts` how often each is split."""
+    rule, axes = rule_of(eqn), [f"axis{n}" for n in range(len(shards))]
+    local = Local(
+        tuple(Shard(factor, (axis,)) for factor, axis in zip(shards, axes, strict=True)),
+        shapes,
+        lambda names: np.int32(where[axes.index(names[0])]),
+        lambda names: counts[axes.index(names[0])],
+    )
+    outs = bind(eqn, parts) if rule.run is None else rule.run(eqn, parts, local)
+    assert [tuple(out.shape) for out in outs] == list(shapes)
+    return outs
+
+
+def without_keys(results):
+    return [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in results]
+
+
+def results_of(eqn, operands, splits):
+    """The whole results, and for each (factors, counts) in `splits` those of every shard; in one program."""
+    prepared = [list(parts_of(eqn, operands, *split)) for split in splits]
+
+    def program(whole, all_parts):
+        return without_keys(bind(eqn, whole)), [
+            [
+                without_keys(on_shard(eqn, own, shapes, split[0], where, split[1]))
+                for (where, _, shapes), own in zip(several, parts, strict=True)
+            ]
+            for split, several, parts in zip(splits, prepared, all_parts, strict=True)
+        ]
+
+    whole, found = jax.jit(program)(operands, [[parts for _, parts, _ in several] for several in prepared])
+    outputs = [
+        {where: list(map(np.asarray, outs)) for (where, _, _), outs in zip(several, results, strict=True)}
+        for several, results in zip(prepared, found, strict=True)
+    ]
+    return list(map(np.asarray, whole)), outputs
 
 
 def assembled(eqn, outputs, shards, counts):
@@ -99,26 +121,33 @@ def assembled(eqn, outputs, shards, counts):
     ]
 
 
+def check_splits(eqn, operands, splits):
+    expected, outputs = results_of(eqn, operands, splits)
+    for (shards, counts), parts in zip(splits, outputs, strict=True):
+        for a, b in zip(assembled(eqn, parts, shards, counts), expected, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
 def check(eqn, operands, shards, counts):
-    expected = [as_numpy(x) for x in bind(eqn, operands)]
-    found = assembled(eqn, on_shards(eqn, operands, shards, counts), shards, counts)
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+    """The operation split along several factors at once."""
+    check_splits(eqn, operands, [(shards, counts)])
 
 
 def check_all(eqn, operands, counts=(2,)):
     """Each factor that holds for any operands, over each number of shards by which it can be split."""
-    for factor in factors_of(eqn):
-        if factor.how == "aligned":
-            continue
-        for count in counts:
-            if factor.size % count == 0 or (factor.padding != "never" and factor.size > count):
-                check(eqn, operands, [factor], [count])
+    splits = [
+        ([factor], [count])
+        for factor in factors_of(eqn)
+        if factor.how != "aligned"
+        for count in counts
+        if factor.size % count == 0 or (factor.padding != "never" and factor.size > count)
+    ]
+    check_splits(eqn, operands, splits)
 
 
 def filled(shape, dtype=np.float32, seed=0):
-    draws = np.random.RandomState(seed).randn(*shape)  # noqa: NPY002
+    draws = np.asarray(np.random.RandomState(seed).randn(*shape))
     return draws.astype(dtype) if np.dtype(dtype).kind in "fc" else (np.abs(draws) * 10).astype(dtype)
 
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from jax import lax
 
-from luciole.sharding.rules import RULES, factors_of, linear_operands, rule_of
-from .shards import check, check_all, equation, filled, values_of
+from luciole.sharding.rules import factors_of, linear_operands, rule_of
+from luciole.transforms.jax_compat import bind
 
+from .shards import check, check_all, equation, filled, values_of
 
 X = filled((4, 6))
 Y = filled((4, 6), seed=1)
 T = filled((4, 2, 6), seed=2)
 I = filled((4, 6), np.int32)
 B = X > 0
-SPD = np.eye(4, dtype=np.float32) * 4 + np.einsum("bij,bkj->bik", filled((2, 4, 4)), filled((2, 4, 4)))
 
 # primitive, number of factors, function, operands
 CASES = [
@@ -79,3 +79,128 @@ def run_cases(cases):
 
 def test_every_factor_of_every_rule():
     run_cases(CASES)
+
+
+SQUARES = filled((2, 4, 4))
+SPD = np.eye(4, dtype=np.float32) * 4 + SQUARES @ SQUARES.transpose(0, 2, 1)
+LINALG = [
+    ("cholesky", 1, lambda a: lax.linalg.cholesky(a, symmetrize_input=False), SPD),
+    ("triangular_solve", 2, lambda a, b: lax.linalg.triangular_solve(a, b, left_side=True, lower=True), SPD, SQUARES),
+    ("triangular_solve", 2, lambda a, b: lax.linalg.triangular_solve(a, b, left_side=False, lower=True), SPD, SQUARES[:, :2]),
+    ("lu", 1, lax.linalg.lu, SPD),
+    ("lu_pivots_to_permutation", 1, lambda p: lax.linalg.lu_pivots_to_permutation(p, 4), np.array([[1, 1, 3, 3], [0, 2, 2, 3]], np.int32)),
+    ("eigh", 1, lambda a: lax.linalg.eigh(a, symmetrize_input=False), SPD),
+    ("qr", 1, lambda a: lax.linalg.qr(a, full_matrices=False), SQUARES),
+    ("svd", 1, lambda a: lax.linalg.svd(a, full_matrices=False), SQUARES),
+    ("householder_product", 1, lax.linalg.householder_product, SQUARES, filled((2, 4))),
+    ("tridiagonal_solve", 2, lax.linalg.tridiagonal_solve, *(3 * np.eye(3, 4, dtype=np.float32)[:2] + n for n in (0, 3, 0)), SQUARES[:, :, :2]),
+    ("fft", 2, lambda x: lax.fft(x, "FFT", (6,)), filled((4, 2, 6), np.complex64)),
+    ("fft", 1, lambda x: lax.fft(x, lax.FftType.RFFT, (2, 6)), filled((4, 2, 6))),
+]  # fmt: skip
+
+
+def test_linear_algebra():
+    run_cases(LINALG)
+
+
+def uneven(name, function, *operands):
+    """The factors that may be split unevenly, over two shards."""
+    eqn = equation(name, function, *operands)
+    check_all(eqn, values_of(eqn, operands))
+    return [f.padding for f in factors_of(eqn)]
+
+
+def test_uneven_dimensions():
+    odd = filled((5, 3))
+    assert uneven("exp", jnp.exp, odd) == ["free", "free"]
+    assert uneven("dot_general", lambda x, y: x @ y, odd.T, odd) == ["free", "free", "neutral"]
+    assert uneven("reduce_max", lambda x: lax.reduce_max(x, (0,)), odd) == ["free", "neutral"]
+    assert uneven("reduce_min", lambda x: lax.reduce_min(x, (0, 1)), odd.astype(np.int32)) == ["neutral", "neutral"]
+    assert uneven("iota", lambda: lax.iota(jnp.int32, 5)) == ["free"]
+    assert uneven("reshape", lambda x: x.reshape(5, 1, 3), jnp.asarray(odd)) == ["free", "free"]
+    assert uneven("reshape", lambda x: x.reshape(9, 5), jnp.asarray(filled((3, 15)))) == ["never"]
+    assert uneven("slice", lambda x: lax.slice(x, (0, 1), (5, 2)), odd) == ["free"]
+
+
+def local_flops(name, function, *operands):
+    eqn = equation(name, function, *operands)
+    shapes = [v.aval.shape for v in eqn.invars], [v.aval.shape for v in eqn.outvars]
+    rule = rule_of(eqn)
+    return float(np.prod(shapes[1][0])) if rule.flops is None else rule.flops(eqn, *shapes)
+
+
+# What XLA's cost analysis counts; the sort's and the window's by its own formulas.
+FLOPS = [
+    ("add", lambda x: x + x),
+    ("exp", jnp.exp),
+    ("integer_pow", lambda x: lax.integer_pow(x, 7)),
+    ("transpose", lambda x: x.T),
+    ("reduce_sum", lambda x: lax.reduce_sum(x, (1,))),
+    ("dot_general", lambda x: lax.dot(x, x, dimension_numbers=(((1,), (1,)), ((), ())))),
+    (
+        "conv_general_dilated",
+        lambda x: lax.conv_general_dilated(x[None, None], x[None, None, :3, :2], (2, 1), [(1, 1), (0, 2)], (1, 2), (2, 1)),
+    ),
+    ("reduce_window_sum", lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 3), (1, 1), "VALID")),
+]
+
+
+@pytest.mark.parametrize(("name", "function"), FLOPS, ids=[case[0] for case in FLOPS])
+def test_flops_are_those_of_the_compiler(name, function):
+    analysis = jax.jit(function).lower(X).cost_analysis()
+    assert local_flops(name, function, jnp.asarray(X)) == pytest.approx((analysis or {}).get("flops", 0.0), rel=0.02)
+
+
+def test_flops_of_decompositions():
+    a = jnp.asarray(filled((3, 8, 8)))
+    assert local_flops("cholesky", lax.linalg.cholesky, a) == pytest.approx(3 * 8**3 / 3)
+    assert local_flops("lu", lax.linalg.lu, a) == pytest.approx(3 * 2 * 8**3 / 3)
+    assert local_flops("triangular_solve", lambda a: lax.linalg.triangular_solve(a, a[:, :2]), a) == pytest.approx(3 * 8**2 * 2)
+    assert local_flops("scatter-add", lambda x: x.at[jnp.array([0, 0, 1])].add(1.0), a) == 3 * 64
+
+
+def test_what_is_linear():
+    def of(name, function, *operands):
+        return linear_operands(equation(name, function, *operands))
+
+    assert of("neg", lambda x: -x, X) == (0,)
+    assert of("add", lambda x, y: x + y, X, Y) == (0, 1)
+    assert of("mul", lambda x: 2.0 * x, X) == (1,)
+    assert (
+        of("mul", lambda x: x * 2.0, jnp.asarray(X)) == of("div", lambda x: x / 2.0, jnp.asarray(X)) == of("reduce_sum", jnp.sum, X) == (0,)
+    )
+    assert of("mul", lambda x, y: x * y, X, Y) == of("div", lambda x: 2.0 / x, X) == of("div", lambda i: lax.div(i, 2), I) == ()
+    assert of("convert_element_type", lambda x: x.astype(jnp.bfloat16), jnp.asarray(X)) == (0,)
+    assert of("convert_element_type", lambda x: x.astype(jnp.int32), jnp.asarray(X)) == of("exp", jnp.exp, X) == ()
+
+
+def test_linear_operations_act_on_parts_of_a_sum():
+    """f(a + b) = f(a) + f(b), in all of the linear operands at once."""
+    for name, _, function, *operands in CASES:
+        eqn = equation(name, function, *operands)
+        linear = linear_operands(eqn)
+        if not linear:
+            continue
+        values = [np.asarray(x) for x in values_of(eqn, operands)]
+        other = [filled(x.shape, x.dtype, seed=9) if n in linear else x for n, x in enumerate(values)]
+        both = [x + y if n in linear else x for n, (x, y) in enumerate(zip(values, other, strict=True))]
+        for a, b, c in zip(*(bind(eqn, v) for v in (values, other, both)), strict=True):
+            np.testing.assert_allclose(np.asarray(a) + np.asarray(b), c, rtol=2e-6, atol=2e-6)
+
+
+def test_what_costs_nothing_to_make():
+    assert rule_of(equation("broadcast_in_dim", lambda x: lax.broadcast(x, (3,)), np.float32(1))).free
+    assert not rule_of(equation("broadcast_in_dim", lambda x: lax.broadcast(x, (3,)), X)).free
+    assert rule_of(equation("reshape", lambda x: x.reshape(24), jnp.asarray(X))).free
+
+
+def test_a_wrong_factor_is_found_out():
+    """A summed dimension said to be parallel, and a sorted one."""
+    dot = equation("dot_general", lambda x, y: x @ y, X, Y.T)
+    contracted = next(f for f in factors_of(dot) if f.combine)
+    with pytest.raises(AssertionError):
+        check(dot, [X, Y.T], [contracted._replace(combine="max")], [2])
+    ordered = equation("sort", lambda x: lax.sort(x, dimension=0), X)
+    kept = factors_of(ordered)[0]
+    with pytest.raises(AssertionError):
+        check(ordered, [X], [kept._replace(operands=(0,), results=(0,))], [2])

@@ -6,6 +6,7 @@ import pytest
 from jax import lax
 
 from luciole.sharding.rules import factors_of
+
 from .shards import check, check_all, equation, filled
 
 MODES = ["promise_in_bounds", "clip", "fill"]
