@@ -8,17 +8,35 @@ from typing import Any
 from ...transforms.jax_compat import JaxprEqn, bind
 from ..factors import Factor, Local, Rule
 
-__all__ = ["NOTHING", "along", "apply", "each_shape", "elements", "group", "no_flops", "operand_shapes", "result_shapes", "to_local_shape"]
+__all__ = [
+    "NOTHING",
+    "along",
+    "apply",
+    "each_shape",
+    "elements",
+    "group",
+    "leading",
+    "no_flops",
+    "operand_shapes",
+    "result_shapes",
+    "to_local_shape",
+    "types",
+]
 
 Shape = tuple[int, ...]
 
 
+def types(atoms: Iterable[Any]) -> list[Any]:
+    """The abstract values, with shape and dtype, of operands or results."""
+    return [atom.aval for atom in atoms]
+
+
 def operand_shapes(eqn: JaxprEqn) -> list[Shape]:
-    return [tuple(x.aval.shape) for x in eqn.invars]
+    return [tuple(aval.shape) for aval in types(eqn.invars)]
 
 
 def result_shapes(eqn: JaxprEqn) -> list[Shape]:
-    return [tuple(v.aval.shape) for v in eqn.outvars]
+    return [tuple(aval.shape) for aval in types(eqn.outvars)]
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -35,6 +53,16 @@ def along(eqn: JaxprEqn, operands: Mapping[int, int], results: Mapping[int, int]
 def group(factors: Iterable[Factor]) -> tuple[Factor, ...]:
     """The factors that can be split at all."""
     return tuple(factor for factor in factors if factor.size > 1)
+
+
+def leading(eqn: JaxprEqn, rank: int) -> tuple[Factor, ...]:
+    """The first `rank` dimensions, if every operand and every result begins with the same ones."""
+    shapes, outs = operand_shapes(eqn), result_shapes(eqn)
+    batch = shapes[0][:rank]
+    if any(shape[:rank] != batch for shape in (*shapes, *outs)):
+        return ()
+    operands, results = range(len(shapes)), range(len(outs))
+    return group(along(eqn, dict.fromkeys(operands, dim), dict.fromkeys(results, dim), size) for dim, size in enumerate(batch))
 
 
 def each_shape(eqn: JaxprEqn, leave: Iterable[int]) -> list[Factor]:

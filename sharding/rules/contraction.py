@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ...transforms.jax_compat import JaxprEqn
-from ..factors import Factor, Rule
-from .build import along, elements, group, operand_shapes, result_shapes
+from ..factors import Factor, Local, Rule
+from .build import along, apply, elements, group, operand_shapes, result_shapes
 
 __all__ = ["CONTRACTION_RULES"]
 
@@ -52,10 +52,24 @@ def _conv_factors(eqn: JaxprEqn) -> Sequence[Factor]:
     factors = [along(eqn, {0: i}, {0: o}, image[i]) for i, _, o in _untouched_space(eqn)]
     if one_batch:
         factors.append(along(eqn, {0: lhs[0]}, {0: out[0]}, image[lhs[0]]))
+    if one_batch != one_group:  # several groups of channels, each with its own part of the kernel
+        groups = max(eqn.params["batch_group_count"], eqn.params["feature_group_count"])
+        grouped = lhs[1] if one_batch else lhs[0]
+        factors.append(along(eqn, {0: grouped, 1: rhs[0]}, {0: out[1]}, groups, padding="never"))
     if one_batch and one_group:
         factors.append(along(eqn, {1: rhs[0]}, {0: out[1]}, kernel[rhs[0]]))
         factors.append(along(eqn, {0: lhs[1], 1: rhs[1]}, {}, image[lhs[1]], combine="sum", padding="neutral"))
     return group(factors)
+
+
+def _run_conv(eqn: JaxprEqn, operands: Sequence[Any], local: Local) -> Sequence[Any]:
+    """Where groups are split each shard has fewer of them."""
+    p = eqn.params
+    for factor, axes in local.shards:
+        if factor.operands[1] == p["dimension_numbers"].rhs_spec[0] and factor.operands[0] is not None:
+            counted = "feature_group_count" if p["batch_group_count"] == 1 else "batch_group_count"
+            return apply(eqn, operands, **{counted: p[counted] // local.count(axes)})
+    return apply(eqn, operands)
 
 
 def _conv_flops(eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[Any]) -> float:
@@ -93,6 +107,6 @@ def _ragged_flops(eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[Any]
 
 CONTRACTION_RULES: dict[str, Rule] = {
     "dot_general": Rule(_dot_factors, flops=_dot_flops),
-    "conv_general_dilated": Rule(_conv_factors, flops=_conv_flops),
+    "conv_general_dilated": Rule(_conv_factors, _run_conv, _conv_flops),
     "ragged_dot_general": Rule(_ragged_factors, flops=_ragged_flops),
 }

@@ -19,7 +19,7 @@ from jax import lax
 from ...transforms.jax_compat import JaxprEqn, context_values
 from ...transforms.streams import threefry
 from ..factors import Factor, Local, Rule
-from .build import along, apply, elements, group, no_flops, operand_shapes, result_shapes
+from .build import along, apply, elements, group, leading, no_flops, operand_shapes, result_shapes, types
 
 __all__ = ["DRAW_RULES", "counters"]
 
@@ -28,18 +28,12 @@ _THREEFRY_FLOPS = 118  # 20 rounds of 5, 5 keys of 3 added, 2 first ones, one to
 
 def _batch_factors(eqn: JaxprEqn) -> Sequence[Factor]:
     """The dimensions of the batch of keys, which operands and results begin with."""
-    shapes, outs = operand_shapes(eqn), result_shapes(eqn)
-    rank = min(len(shape) for shape in (*shapes, *outs))
-    batch = shapes[0][:rank]
-    if any(shape[:rank] != batch for shape in (*shapes, *outs)):
-        return ()
-    operands, results = range(len(shapes)), range(len(outs))
-    return group(along(eqn, dict.fromkeys(operands, dim), dict.fromkeys(results, dim), size) for dim, size in enumerate(batch))
+    return leading(eqn, min(len(shape) for shape in (*operand_shapes(eqn), *result_shapes(eqn))))
 
 
 def _counts(eqn: JaxprEqn) -> bool:
     """Whether the bits are those of numbered entries; see `transforms/keys.py` for the generator written out."""
-    generator = str(eqn.invars[0].aval.dtype)
+    generator = str(types(eqn.invars)[0].dtype)
     if any(size >= 2**32 for size in eqn.params["shape"]):
         return False
     if generator == "key<two>":
@@ -93,7 +87,8 @@ def _run_bits(eqn: JaxprEqn, operands: Sequence[Any], local: Local) -> list[Any]
     starts = [jnp.asarray(firsts.get(batch + dim, 0)).astype(jnp.uint32) * np.uint32(size) for dim, size in enumerate(own)]
     high, low = (lax.broadcast(x, tuple(local.results[0])[:batch]) for x in counters(eqn.params["shape"], own, starts))
     each_key = [lax.expand_dims(words[..., n], range(batch, batch + len(own))) for n in (0, 1)]
-    return [_joined(*threefry(*each_key, high, low), eqn.params["bit_width"])]
+    words = threefry(each_key[0], each_key[1], high, low)
+    return [_joined(words[0], words[1], eqn.params["bit_width"])]
 
 
 def _joined(high: Any, low: Any, bits: int) -> Any:

@@ -1,7 +1,7 @@
 """Elementwise operations: every dimension is a factor of its own, shared by all operands that have it.
 
-An operand may be of rank zero, or of size one along a dimension: it is then needed whole by every shard. What JAX calls one operation and is
-many side by side (an optimization barrier) has the dimensions of each pair of operand and result apart.
+An operand may be of rank zero, or of size one along a dimension: it is then needed whole by every shard. What JAX calls one operation and
+is many side by side (an optimization barrier) has the dimensions of each pair of operand and result apart.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ import jax.numpy as jnp
 
 from ...transforms.equations import ELEMENTWISE
 from ...transforms.jax_compat import JaxprEqn, Literal
-from ..factors import Factor, Rule
-from .build import along, elements, group, no_flops, operand_shapes, result_shapes
+from ..factors import Factor, Local, Rule
+from .build import along, elements, group, leading, no_flops, operand_shapes, result_shapes, types
 
 __all__ = ["ELEMENTWISE_RULES", "converts_linearly", "elementwise_factors", "scaled_operand"]
 
 _MORE = (
-    "bitcast_convert_type clz complex conj eq_to igamma_grad_a imag le_to log2 lt_to mulhi name one_minus_square population_count real "
+    "clz complex conj eq_to igamma_grad_a imag le_to log2 lt_to mulhi name one_minus_square population_count real "
     "random_clone random_fold_in random_seed reduce_precision shift_left shift_right_arithmetic shift_right_logical threefry2x32"
 ).split()
 _SIDE_BY_SIDE = ("optimization_barrier", "device_put")
-_MOVES = ("bitcast_convert_type", "copy", "copy_p", "name", "random_clone", "stop_gradient", "real", "imag")
+_MOVES = ("copy", "copy_p", "name", "random_clone", "stop_gradient", "real", "imag")
 
 # Counted apart from the floating-point operations by XLA's cost analysis, as "transcendentals".
 _TRANSCENDENTAL = "atan atan2 cbrt cos erf exp expm1 log log1p pow rsqrt sin sqrt tan tanh"
@@ -50,6 +50,16 @@ def _side_by_side(eqn: JaxprEqn) -> Sequence[Factor]:
     return group(along(eqn, {n: dim}, {n: dim}, size) for n, shape in enumerate(operand_shapes(eqn)) for dim, size in enumerate(shape))
 
 
+def _bitcast_factors(eqn: JaxprEqn) -> Sequence[Factor]:
+    """One type may be several elements of the other, which are then a last dimension."""
+    return leading(eqn, min(len(operand_shapes(eqn)[0]), len(result_shapes(eqn)[0])))
+
+
+def _as_it_is(eqn: JaxprEqn, operands: Sequence[Any], local: Local) -> Sequence[Any]:
+    """What only speaks of layouts says nothing on one device."""
+    return operands
+
+
 def _power_flops(eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[Any]) -> float:
     """Multiplications by repeated squaring, and a division."""
     power = abs(eqn.params["y"])
@@ -62,14 +72,14 @@ def _counted(per_element: float) -> Any:
 
 def converts_linearly(eqn: JaxprEqn, rule: Rule) -> Rule:
     """A conversion is linear between floating types only."""
-    floating = all(jnp.issubdtype(x.aval.dtype, jnp.inexact) for x in (*eqn.invars, *eqn.outvars))
+    floating = all(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in types([*eqn.invars, *eqn.outvars]))
     return rule._replace(linear=(0,) if floating else ())
 
 
 def scaled_operand(eqn: JaxprEqn, rule: Rule) -> Rule:
     """A product or quotient is linear where the other operand is a number written in the program."""
     literal = [isinstance(x, Literal) for x in eqn.invars]
-    floating = jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact)  # division of integers rounds
+    floating = jnp.issubdtype(types(eqn.outvars)[0].dtype, jnp.inexact)  # division of integers rounds
     if not floating or sum(literal) != 1 or (eqn.primitive.name == "div" and literal[0]):
         return rule
     return rule._replace(linear=(literal.index(False),))
@@ -89,4 +99,7 @@ for _name in ("add", "add_any", "sub"):
 for _name in ("stop_gradient", "name"):
     ELEMENTWISE_RULES[_name] = ELEMENTWISE_RULES[_name]._replace(free=True)
 ELEMENTWISE_RULES["integer_pow"] = Rule(elementwise_factors, flops=_power_flops)
+ELEMENTWISE_RULES["bitcast_convert_type"] = Rule(_bitcast_factors, flops=no_flops)
+for _name in ("sharding_constraint", "reshard", "layout_constraint"):
+    ELEMENTWISE_RULES[_name] = Rule(elementwise_factors, _as_it_is, no_flops, free=True)
 ELEMENTWISE_RULES |= {name: Rule(_side_by_side, flops=no_flops, free=True) for name in _SIDE_BY_SIDE}

@@ -21,7 +21,7 @@ from jax.lax import GatherScatterMode
 
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Local, Rule
-from .build import along, apply, group, no_flops, operand_shapes, result_shapes
+from .build import along, apply, group, no_flops, operand_shapes, result_shapes, types
 
 __all__ = ["GATHER_RULES", "Part", "clamped", "dropped", "in_range", "indexed_parts", "shifted", "wide"]
 
@@ -52,12 +52,9 @@ def wide(indices: Any) -> Any:
 
 
 def indexed_parts(local: Local, hows: Sequence[str], columns: Sequence[int], shape: Sequence[int]) -> list[Part]:
-    """The indexed dimensions that are split, from the shape of the operand's part; `columns` are the dimensions that an index runs along."""
-    return [
-        Part(columns.index(factor.operands[0]), local.index(axes) * shape[factor.operands[0]], shape[factor.operands[0]], local.index(axes))
-        for factor, axes in local.shards
-        if factor.how in hows
-    ]
+    """The indexed dimensions that are split, from the shape of the operand's part; an index runs along the dimensions `columns`."""
+    split = [(factor.operands[0], local.index(axes)) for factor, axes in local.shards if factor.how in hows]
+    return [Part(columns.index(dim), shard * shape[dim], shape[dim], shard) for dim, shard in split if dim is not None]
 
 
 def in_range(indices: Any, last: Sequence[int]) -> Any:
@@ -99,8 +96,8 @@ def _gather_factors(eqn: JaxprEqn) -> Sequence[Factor]:
     of_index = dict(enumerate(o for o in range(len(out)) if o not in numbers.offset_dims))
     single = [dim for dim in numbers.start_index_map if sizes[dim] == 1 and shape[dim] > 1]
     free = [i for i in of_index if i not in batching.values()]
-    dtype = eqn.invars[0].aval.dtype
-    combine = "or" if dtype == bool else "sum"
+    dtype = types(eqn.invars)[0].dtype
+    combine = "or" if dtype == np.bool_ else "sum"
 
     def factors() -> Iterator[Factor]:
         for dim, o in out_of_window.items():
@@ -123,10 +120,10 @@ def _gather_factors(eqn: JaxprEqn) -> Sequence[Factor]:
 
 def _fill_value(eqn: JaxprEqn) -> Any:
     """What stands where an index is out of range, JAX's defaults included."""
-    dtype, value = eqn.invars[0].aval.dtype, eqn.params["fill_value"]
+    dtype, value = types(eqn.invars)[0].dtype, eqn.params["fill_value"]
     if value is not None:
         return np.asarray(value, dtype)
-    if dtype == bool:
+    if dtype == np.bool_:
         return np.asarray(True)
     if jnp.issubdtype(dtype, jnp.inexact):
         return jnp.asarray(jnp.nan, dtype)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Rule
-from .build import along, elements, group, no_flops, operand_shapes, result_shapes
+from .build import along, elements, group, leading, no_flops, operand_shapes
 
 __all__ = ["LINALG_RULES"]
 
@@ -20,17 +20,8 @@ Shape = tuple[int, ...]
 
 
 def _batch(core: int) -> Callable[[JaxprEqn], Sequence[Factor]]:
-    """The dimensions in front of the last `core` ones of the first operand, which every operand and result begins with."""
-
-    def factors(eqn: JaxprEqn) -> Sequence[Factor]:
-        shapes, outs = operand_shapes(eqn), result_shapes(eqn)
-        batch = shapes[0][: len(shapes[0]) - core]
-        if any(shape[: len(batch)] != batch for shape in (*shapes, *outs)):
-            return ()
-        operands, results = range(len(shapes)), range(len(outs))
-        return group(along(eqn, dict.fromkeys(operands, dim), dict.fromkeys(results, dim), size) for dim, size in enumerate(batch))
-
-    return factors
+    """The dimensions in front of the last `core` ones of the first operand."""
+    return lambda eqn: leading(eqn, len(operand_shapes(eqn)[0]) - core)
 
 
 def _triangular_factors(eqn: JaxprEqn) -> Sequence[Factor]:

@@ -1,8 +1,8 @@
 """What a primitive that is not in the table may be: elementwise, if everything that it is lowered to is.
 
 New versions of JAX bring new primitives, most of them an elementwise function that used to be several. One is lowered alone to StableHLO,
-and taken for elementwise if each operation in the text is, and each array there has the shape of the results or no dimensions. Anything else
-cannot be split, and is said to be unknown.
+and taken for elementwise if each operation in the text is, and each array there has the shape of the results or no dimensions. Anything
+else cannot be split, and is said to be unknown.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 
 from ...transforms.jax_compat import JaxprEqn, bind, subjaxprs
 from ..factors import Rule
-from .build import operand_shapes, result_shapes
+from .build import operand_shapes, result_shapes, types
 from .elementwise import elementwise_factors
 
 __all__ = ["UNKNOWN", "answer", "is_elementwise", "probe"]
@@ -20,9 +20,9 @@ __all__ = ["UNKNOWN", "answer", "is_elementwise", "probe"]
 _KEPT = 256  # answers; a program has some ten unknown primitives at worst
 
 _OPERATIONS = frozenset(
-    "abs acos acosh add and asin asinh atan atan2 atanh bessel_i1e cbrt ceil clamp compare complex conj convert cosh cosine count_leading_zeros "
-    "digamma divide erf erf_inv erfc exponential exponential_minus_one floor imag is_finite is_inf is_neg_inf is_pos_inf lgamma log "
-    "log_plus_one logistic maximum minimum multiply negate next_after not or polygamma popcnt power real reduce_precision remainder "
+    "abs acos acosh add and asin asinh atan atan2 atanh bessel_i1e cbrt ceil clamp compare complex conj convert cosh "
+    "cosine count_leading_zeros digamma divide erf erf_inv erfc exponential exponential_minus_one floor imag is_finite is_inf is_neg_inf "
+    "is_pos_inf lgamma log log_plus_one logistic maximum minimum multiply negate next_after not or polygamma popcnt power real reduce_precision remainder "
     "round_nearest_afz round_nearest_even rsqrt select shift_left shift_right_arithmetic shift_right_logical sign sine sinh sqrt square "
     "subtract tan tanh xor zeta".split()
 )
@@ -35,8 +35,8 @@ class _Question:
     """An equation, equal to others whose answer is the same."""
 
     def __init__(self, eqn: JaxprEqn):
-        types = tuple((x.aval.shape, str(x.aval.dtype)) for x in (*eqn.invars, *eqn.outvars))
-        self.eqn, self._key = eqn, (eqn.primitive.name, types, str(sorted(eqn.params.items(), key=lambda item: item[0])))
+        found = tuple((aval.shape, str(aval.dtype)) for aval in types([*eqn.invars, *eqn.outvars]))
+        self.eqn, self._key = eqn, (eqn.primitive.name, found, str(sorted(eqn.params.items(), key=lambda item: item[0])))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Question) and self._key == other._key
@@ -58,7 +58,7 @@ def probe(eqn: JaxprEqn) -> Rule:
 def answer(question: _Question) -> Rule:
     """What the equation's own program shows; the latest answers are kept."""
     eqn = question.eqn
-    operands = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in eqn.invars]
+    operands = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in types(eqn.invars)]
     try:
         text = jax.jit(lambda *values: bind(eqn, values)).lower(*operands).as_text()
     except (NotImplementedError, TypeError, ValueError):  # nothing that this backend could run

@@ -1,7 +1,7 @@
 """Reductions, running reductions, sorts and windows: what works along one dimension and leaves the others alone.
 
-A sum, maximum, minimum, "all" and "any" over a split dimension are made of the shards' own; a product, an argmax, a sort or a running sum is
-not, and its dimension is no factor.
+A sum, maximum, minimum, "all" and "any" over a split dimension are made of the shards' own; a product, an argmax, a sort or a running sum
+is not, and its dimension is no factor.
 """
 
 import math
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Rule
-from .build import along, each_shape, elements, group, operand_shapes
+from .build import along, each_shape, elements, group, operand_shapes, types
 
 __all__ = ["REDUCTION_RULES"]
 
@@ -22,8 +23,8 @@ _OF_TRUTHS = {"max": "or", "min": "and", "and": "and", "or": "or"}
 
 def _combine(eqn: JaxprEqn) -> str | None:
     """How the shards' results make the whole; None if they do not."""
-    combine, dtype = _COMBINES.get(eqn.primitive.name), eqn.invars[0].aval.dtype
-    if dtype == bool:
+    combine, dtype = _COMBINES.get(eqn.primitive.name), types(eqn.invars)[0].dtype
+    if dtype == np.bool_:
         return _OF_TRUTHS.get(combine or "")
     real = not jnp.issubdtype(dtype, jnp.complexfloating)
     return combine if combine == "sum" or (combine in ("max", "min") and real) else None

@@ -15,7 +15,7 @@ from jax.lax import GatherScatterMode
 
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Local, Rule
-from .build import along, apply, elements, group, no_flops, operand_shapes
+from .build import along, apply, elements, group, no_flops, operand_shapes, types
 from .indexing import clamped, dropped, in_range, indexed_parts, shifted, wide
 
 __all__ = ["SCATTER_RULES"]
@@ -24,7 +24,7 @@ _COMBINES = {"scatter-add": "sum", "scatter-sub": "sum", "scatter-max": "max", "
 
 
 def _combine(eqn: JaxprEqn) -> str | None:
-    dtype = eqn.invars[0].aval.dtype
+    dtype = types(eqn.invars)[0].dtype
     numeric = jnp.issubdtype(dtype, jnp.number)
     combine = _COMBINES.get(eqn.primitive.name) if numeric else None
     return None if combine in ("max", "min") and jnp.issubdtype(dtype, jnp.complexfloating) else combine

@@ -13,7 +13,7 @@ from jax import lax
 
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Local, Rule
-from .build import along, apply, each_shape, group, no_flops, operand_shapes, result_shapes, to_local_shape
+from .build import NOTHING, along, apply, each_shape, group, no_flops, operand_shapes, result_shapes, to_local_shape
 
 __all__ = ["SHAPE_RULES", "free_of_scalar"]
 
@@ -140,16 +140,18 @@ SHAPE_RULES: dict[str, Rule] = {
     "concatenate": Rule(_on_axis("dimension"), flops=no_flops),
     "dynamic_slice": Rule(_dynamic_slice_factors, to_local_shape("slice_sizes"), no_flops),
     "dynamic_update_slice": Rule(_update_slice_factors, flops=no_flops),
+    "empty2": NOTHING,
+    "platform_index": NOTHING,
     "empty": Rule(_made_factors, to_local_shape("shape"), no_flops, free=True),
     "iota": Rule(_made_factors, _run_iota, no_flops, free=True),
     "pad": Rule(_pad_factors, flops=no_flops),
     "reshape": Rule(_reshape_factors, to_local_shape("new_sizes"), no_flops, linear=(0,), free=True),
     "rev": Rule(_rev_factors, flops=no_flops, linear=(0,)),
     "slice": Rule(_slice_factors, _run_slice, no_flops, linear=(0,)),
-    "split": Rule(_on_axis("axis"), flops=no_flops, linear=(0,)),
+    "split": Rule(_on_axis("axis"), flops=no_flops),
     "squeeze": Rule(_squeeze_factors, flops=no_flops, linear=(0,), free=True),
     "stack": Rule(_stack_factors, flops=no_flops),
     "tile": Rule(_tile_factors, flops=no_flops),
     "transpose": Rule(_transpose_factors, flops=no_flops, linear=(0,)),
-    "unstack": Rule(_unstack_factors, flops=no_flops, linear=(0,)),
+    "unstack": Rule(_unstack_factors, flops=no_flops),
 }

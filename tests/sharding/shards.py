@@ -4,6 +4,7 @@ The shards are NumPy parts here and run one after another: no mesh, no devices.
 """
 
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from luciole.sharding.factors import NEUTRAL, Local, Shard
 from luciole.sharding.rules import factors_of, rule_of
 from luciole.transforms.jax_compat import bind, open_jaxpr, subjaxprs
 
+QUICK = {"xla_backend_optimization_level": 0}
 COMBINE = {"sum": np.add, "max": np.maximum, "min": np.minimum, "and": np.logical_and, "or": np.logical_or}
 
 
@@ -92,7 +94,7 @@ def results_of(eqn, operands, splits):
             for split, several, parts in zip(splits, prepared, all_parts, strict=True)
         ]
 
-    whole, found = jax.jit(program)(operands, [[parts for _, parts, _ in several] for several in prepared])
+    whole, found = jax.jit(program, compiler_options=QUICK)(operands, [[parts for _, parts, _ in several] for several in prepared])
     outputs = [
         {where: list(map(np.asarray, outs)) for (where, _, _), outs in zip(several, results, strict=True)}
         for several, results in zip(prepared, found, strict=True)
@@ -146,7 +148,7 @@ def check_all(eqn, operands, counts=(2,)):
     check_splits(eqn, operands, splits)
 
 
-def filled(shape, dtype=np.float32, seed=0):
+def filled(shape, dtype: Any = np.float32, seed=0):
     draws = np.asarray(np.random.RandomState(seed).randn(*shape))
     return draws.astype(dtype) if np.dtype(dtype).kind in "fc" else (np.abs(draws) * 10).astype(dtype)
 

@@ -14,8 +14,13 @@ from .shards import check, check_all, equation, filled, values_of
 X = filled((4, 6))
 Y = filled((4, 6), seed=1)
 T = filled((4, 2, 6), seed=2)
-I = filled((4, 6), np.int32)
+NUMBERS = filled((4, 6), np.int32)
 B = X > 0
+
+
+def convolved(image, kernel, **groups):
+    return lax.conv_general_dilated(image, kernel, (1,), "SAME", **groups)
+
 
 # primitive, number of factors, function, operands
 CASES = [
@@ -33,7 +38,8 @@ CASES = [
     ("dot_general", 1, lambda x, y: x @ y, X[0], Y[0]),
     ("conv_general_dilated", 3, lambda x, k: lax.conv(x, k, (1, 1), "SAME"), filled((2, 4, 5, 5)), filled((6, 4, 3, 3))),
     ("conv_general_dilated", 5, lambda x, k: lax.conv(x, k, (1, 1), "VALID"), filled((2, 4, 4, 4)), filled((6, 4, 1, 1))),
-    ("conv_general_dilated", 1, lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", feature_group_count=2), filled((2, 4, 5)), filled((6, 2, 3))),
+    ("conv_general_dilated", 2, lambda x, k: convolved(x, k, feature_group_count=2), filled((2, 4, 5)), filled((6, 2, 3))),
+    ("conv_general_dilated", 1, lambda x, k: convolved(x, k, batch_group_count=2), filled((4, 3, 5)), filled((6, 3, 3))),
     ("transpose", 3, lambda x: x.transpose(2, 0, 1), jnp.asarray(T)),
     ("reshape", 1, lambda x: x.reshape(24), jnp.asarray(X)),
     ("reshape", 2, lambda x: x.reshape(8, 1, 6), jnp.asarray(T)),
@@ -44,13 +50,18 @@ CASES = [
     ("slice", 1, lambda x: x[:, 1:4], jnp.asarray(X)),
     ("pad", 1, lambda x: lax.pad(x, 0.5, ((0, 0, 0), (1, 2, 1))), X),
     ("rev", 1, lambda x: lax.rev(x, (1,)), X),
+    ("bitcast_convert_type", 2, lambda x: lax.bitcast_convert_type(x, jnp.uint8), X),
+    ("bitcast_convert_type", 1, lambda x: lax.bitcast_convert_type(x, jnp.uint32), filled((4, 4), np.uint8)),
+    ("tile", 1, lambda x: lax.tile(x, (1, 2)), X),
+    ("stack", 2, lambda x, y: jnp.stack([x, y], 1), X, Y),
+    ("unstack", 1, lambda x: jnp.unstack(x, axis=1), X),
     ("concatenate", 1, lambda x, y: jnp.concatenate([x, y], 1), X, Y[:, :3]),
     ("dynamic_slice", 1, lambda x, i: lax.dynamic_slice(x, (0, i), (4, 3)), X, np.int32(2)),
     ("dynamic_update_slice", 1, lambda x, y, i: lax.dynamic_update_slice(x, y, (i, i)), X, Y[:, :3], np.int32(2)),
     ("split", 1, lambda x: jnp.split(x, 2, 1), X),
     ("reduce_sum", 2, lambda x: x.sum(1), jnp.asarray(X)),
     ("reduce_max", 2, lambda x: x.max(1), jnp.asarray(X)),
-    ("reduce_min", 2, lambda x: x.min(), jnp.asarray(I)),
+    ("reduce_min", 2, lambda x: x.min(), jnp.asarray(NUMBERS)),
     ("reduce_and", 2, lambda x: x.all(1), jnp.asarray(B)),
     ("reduce_or", 2, lambda x: x.any(0), jnp.asarray(B)),
     ("reduce_max", 2, lambda x: lax.reduce_max_p.bind(x, axes=(0,), **OUT), B),
@@ -81,6 +92,7 @@ def test_every_factor_of_every_rule():
     run_cases(CASES)
 
 
+DIAGONALS = [np.full((2, 4), n, np.float32) * [0, 1, 1, 1] + (n == 4) for n in (1, 4, 1)]
 SQUARES = filled((2, 4, 4))
 SPD = np.eye(4, dtype=np.float32) * 4 + SQUARES @ SQUARES.transpose(0, 2, 1)
 LINALG = [
@@ -93,7 +105,7 @@ LINALG = [
     ("qr", 1, lambda a: lax.linalg.qr(a, full_matrices=False), SQUARES),
     ("svd", 1, lambda a: lax.linalg.svd(a, full_matrices=False), SQUARES),
     ("householder_product", 1, lax.linalg.householder_product, SQUARES, filled((2, 4))),
-    ("tridiagonal_solve", 2, lax.linalg.tridiagonal_solve, *(3 * np.eye(3, 4, dtype=np.float32)[:2] + n for n in (0, 3, 0)), SQUARES[:, :, :2]),
+    ("tridiagonal_solve", 2, lax.linalg.tridiagonal_solve, *DIAGONALS, SQUARES[:, :, :2]),
     ("fft", 2, lambda x: lax.fft(x, "FFT", (6,)), filled((4, 2, 6), np.complex64)),
     ("fft", 1, lambda x: lax.fft(x, lax.FftType.RFFT, (2, 6)), filled((4, 2, 6))),
 ]  # fmt: skip
@@ -169,7 +181,7 @@ def test_what_is_linear():
     assert (
         of("mul", lambda x: x * 2.0, jnp.asarray(X)) == of("div", lambda x: x / 2.0, jnp.asarray(X)) == of("reduce_sum", jnp.sum, X) == (0,)
     )
-    assert of("mul", lambda x, y: x * y, X, Y) == of("div", lambda x: 2.0 / x, X) == of("div", lambda i: lax.div(i, 2), I) == ()
+    assert of("mul", lambda x, y: x * y, X, Y) == of("div", lambda x: 2.0 / x, X) == of("div", lambda i: lax.div(i, 2), NUMBERS) == ()
     assert of("convert_element_type", lambda x: x.astype(jnp.bfloat16), jnp.asarray(X)) == (0,)
     assert of("convert_element_type", lambda x: x.astype(jnp.int32), jnp.asarray(X)) == of("exp", jnp.exp, X) == ()
 

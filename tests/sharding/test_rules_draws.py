@@ -1,5 +1,7 @@
 """Random bits on shards are those of the whole, whatever the mesh."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from .shards import check, check_all, equation
 KEY = jax.random.key(7)
 
 
-def bits(key, shape=(4, 6), dtype=np.uint32):
+def bits(key, shape=(4, 6), dtype: Any = np.uint32):
     return equation("random_bits", lambda key: jax.random.bits(key, shape, dtype), key)
 
 

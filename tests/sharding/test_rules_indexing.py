@@ -1,5 +1,7 @@
 """Gathers and scatters on shards: every mode, indices outside of the array, several split dimensions at once."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def hows(eqn):
     return sorted(f.how or f.combine or "free" for f in factors_of(eqn))
 
 
-def taken(mode, operand=A, indices=INSIDE, **more):
+def taken(mode, operand: Any = A, indices: Any = INSIDE, **more):
     return equation("gather", lambda x, i: lax.gather(x, i, ROWS, (1, x.shape[1]), mode=mode, **more), operand, indices)
 
 
@@ -70,7 +72,7 @@ def test_aligned_rows(mode):
         check(eqn, [A, outside], [f for f in factors_of(eqn) if f.how == "aligned"], [2])
 
 
-def put(name, mode, operand=A, indices=INSIDE):
+def put(name, mode, operand: Any = A, indices: Any = INSIDE):
     return equation(name, lambda x, i, u: SCATTERS[name](x, i, u, PUT_ROWS, mode=mode), operand, indices, filled((6, operand.shape[1])))
 
 
