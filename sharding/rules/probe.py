@@ -20,11 +20,11 @@ __all__ = ["UNKNOWN", "answer", "is_elementwise", "probe"]
 _KEPT = 256  # answers; a program has some ten unknown primitives at worst
 
 _OPERATIONS = frozenset(
-    "abs acos acosh add and asin asinh atan atan2 atanh bessel_i1e cbrt ceil clamp compare complex conj convert cosh "
-    "cosine count_leading_zeros digamma divide erf erf_inv erfc exponential exponential_minus_one floor imag is_finite is_inf is_neg_inf "
-    "is_pos_inf lgamma log log_plus_one logistic maximum minimum multiply negate next_after not or polygamma popcnt power real reduce_precision remainder "
-    "round_nearest_afz round_nearest_even rsqrt select shift_left shift_right_arithmetic shift_right_logical sign sine sinh sqrt square "
-    "subtract tan tanh xor zeta".split()
+    "abs acos acosh add and asin asinh atan atan2 atanh bessel_i1e cbrt ceil clamp compare complex conj convert cosh cosine "
+    "count_leading_zeros digamma divide erf erf_inv erfc exponential exponential_minus_one floor imag is_finite is_inf is_neg_inf "
+    "is_pos_inf lgamma log log_plus_one logistic maximum minimum multiply negate next_after not or polygamma popcnt power real "
+    "reduce_precision remainder round_nearest_afz round_nearest_even rsqrt select shift_left shift_right_arithmetic "
+    "shift_right_logical sign sine sinh sqrt square subtract tan tanh xor zeta".split()
 )
 _FRAME = re.compile(r"module\b|func\.func\b|\}|(func\.)?return\b|(%\S+ = )?(func\.)?call\b")
 _OPERATION = re.compile(r'%\S+ = "?(?:stablehlo|chlo)\.(\w+)\b')

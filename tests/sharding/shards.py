@@ -81,25 +81,32 @@ def without_keys(results):
     return [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in results]
 
 
-def results_of(eqn, operands, splits):
-    """The whole results, and for each (factors, counts) in `splits` those of every shard; in one program."""
-    prepared = [list(parts_of(eqn, operands, *split)) for split in splits]
+def results_of(jobs):
+    """For each (equation, operands, splits) the whole results, and those of every shard for each (factors, counts); in one program."""
+    prepared = [[list(parts_of(eqn, operands, *split)) for split in splits] for eqn, operands, splits in jobs]
 
-    def program(whole, all_parts):
-        return without_keys(bind(eqn, whole)), [
+    def program(wholes, all_parts):
+        return [without_keys(bind(eqn, whole)) for (eqn, *_), whole in zip(jobs, wholes, strict=True)], [
             [
-                without_keys(on_shard(eqn, own, shapes, split[0], where, split[1]))
-                for (where, _, shapes), own in zip(several, parts, strict=True)
+                [
+                    without_keys(on_shard(eqn, own, shapes, split[0], where, split[1]))
+                    for (where, _, shapes), own in zip(several, parts, strict=True)
+                ]
+                for split, several, parts in zip(splits, *both, strict=True)
             ]
-            for split, several, parts in zip(splits, prepared, all_parts, strict=True)
+            for (eqn, _, splits), *both in zip(jobs, prepared, all_parts, strict=True)
         ]
 
-    whole, found = jax.jit(program, compiler_options=QUICK)(operands, [[parts for _, parts, _ in several] for several in prepared])
-    outputs = [
-        {where: list(map(np.asarray, outs)) for (where, _, _), outs in zip(several, results, strict=True)}
-        for several, results in zip(prepared, found, strict=True)
-    ]
-    return list(map(np.asarray, whole)), outputs
+    inputs = [[[parts for _, parts, _ in several] for several in splits] for splits in prepared]
+    wholes, found = jax.jit(program, compiler_options=QUICK)([operands for _, operands, _ in jobs], inputs)
+    for whole, splits, results in zip(wholes, prepared, found, strict=True):
+        yield (
+            list(map(np.asarray, whole)),
+            [
+                {where: list(map(np.asarray, outs)) for (where, *_), outs in zip(*both, strict=True)}
+                for both in zip(splits, results, strict=True)
+            ],
+        )
 
 
 def assembled(eqn, outputs, shards, counts):
@@ -123,21 +130,22 @@ def assembled(eqn, outputs, shards, counts):
     ]
 
 
-def check_splits(eqn, operands, splits):
-    expected, outputs = results_of(eqn, operands, splits)
-    for (shards, counts), parts in zip(splits, outputs, strict=True):
-        for a, b in zip(assembled(eqn, parts, shards, counts), expected, strict=True):
-            assert a.dtype == b.dtype
-            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+def check_jobs(jobs):
+    """Each (equation, operands, splits): put together, the shards' results of every split are those of the whole."""
+    for (eqn, _, splits), (expected, outputs) in zip(jobs, results_of(jobs), strict=True):
+        for (shards, counts), parts in zip(splits, outputs, strict=True):
+            for a, b in zip(assembled(eqn, parts, shards, counts), expected, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6, err_msg=f"{eqn.primitive.name} {shards}")
 
 
 def check(eqn, operands, shards, counts):
     """The operation split along several factors at once."""
-    check_splits(eqn, operands, [(shards, counts)])
+    check_jobs([(eqn, operands, [(shards, counts)])])
 
 
-def check_all(eqn, operands, counts=(2,)):
-    """Each factor that holds for any operands, over each number of shards by which it can be split."""
+def each_factor(eqn, operands, counts=(2,)):
+    """The splits along each factor that holds for any operands, over each number of shards by which it can be split."""
     splits = [
         ([factor], [count])
         for factor in factors_of(eqn)
@@ -145,7 +153,11 @@ def check_all(eqn, operands, counts=(2,)):
         for count in counts
         if factor.size % count == 0 or (factor.padding != "never" and factor.size > count)
     ]
-    check_splits(eqn, operands, splits)
+    return eqn, operands, splits
+
+
+def check_all(eqn, operands, counts=(2,)):
+    check_jobs([each_factor(eqn, operands, counts)])
 
 
 def filled(shape, dtype: Any = np.float32, seed=0):

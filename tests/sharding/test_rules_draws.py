@@ -20,6 +20,7 @@ def bits(key, shape=(4, 6), dtype: Any = np.uint32):
     return equation("random_bits", lambda key: jax.random.bits(key, shape, dtype), key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["threefry2x32", WRITTEN_OUT], ids=["jax", "written out"])
 def test_bits_from_global_counters(impl):
     key = jax.random.key(7, impl=impl)
@@ -78,6 +79,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 def test_operations_on_keys():
     keys = jax.random.split(KEY, 4)
     for name, number, function in CASES:

@@ -36,6 +36,7 @@ def test_rows_taken(mode):
     check_all(eqn, [A, indices], (2, 3))
 
 
+@pytest.mark.slow
 def test_rows_of_whole_numbers_and_truths():
     for operand in (A.astype(np.int32), A > 0):
         check_all(taken("fill", operand), [operand, OUTSIDE])
@@ -43,6 +44,7 @@ def test_rows_of_whole_numbers_and_truths():
     check_all(taken("fill", fill_value=-1.0), [A, OUTSIDE])
 
 
+@pytest.mark.slow
 def test_two_indexed_dimensions_and_all_factors_at_once():
     numbers = lax.GatherDimensionNumbers((1,), (0, 1), (0, 1))
     operand = filled((4, 6, 2))
@@ -76,7 +78,7 @@ def put(name, mode, operand: Any = A, indices: Any = INSIDE):
     return equation(name, lambda x, i, u: SCATTERS[name](x, i, u, PUT_ROWS, mode=mode), operand, indices, filled((6, operand.shape[1])))
 
 
-@pytest.mark.parametrize("name", SCATTERS)
+@pytest.mark.parametrize("name", ["scatter-add", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SCATTERS)[1:])])
 def test_rows_put(name):
     for mode in MODES:
         indices = INSIDE if mode == "promise_in_bounds" else OUTSIDE
