@@ -59,11 +59,11 @@ def indexed_parts(local: Local, hows: Sequence[str], columns: Sequence[int], sha
 
 def in_range(indices: Any, last: Sequence[int]) -> Any:
     """Whether all components of each index are between 0 and `last`."""
-    return jnp.all((indices >= 0) & (indices <= np.asarray(last, indices.dtype)), axis=-1)
+    return jnp.all((indices >= 0) & (indices <= _row(last, indices)), axis=-1)
 
 
 def clamped(indices: Any, last: Sequence[int]) -> Any:
-    return jnp.clip(indices, 0, np.asarray(last, indices.dtype))
+    return jnp.clip(indices, 0, _row(last, indices))
 
 
 def shifted(indices: Any, parts: Sequence[Part]) -> tuple[Any, Any]:
@@ -83,8 +83,13 @@ def dropped(indices: Any, kept: Any, parts: Sequence[Part]) -> Any:
     return indices
 
 
+def _row(values: Sequence[int], indices: Any) -> np.ndarray:
+    """One number for each component of an index, of the indices' rank and type."""
+    return np.asarray(values, indices.dtype).reshape((1,) * (indices.ndim - 1) + (-1,))
+
+
 def _only(part: Part, indices: Any) -> np.ndarray:
-    return np.arange(indices.shape[-1]) == part.column
+    return _row(range(indices.shape[-1]), indices) == part.column
 
 
 def _gather_factors(eqn: JaxprEqn) -> Sequence[Factor]:

@@ -11,6 +11,8 @@ from luciole.transforms.jax_compat import bind
 
 from .shards import check, check_all, check_jobs, each_factor, equation, filled, values_of
 
+pytestmark = pytest.mark.strict
+
 X = filled((4, 6))
 Y = filled((4, 6), seed=1)
 T = filled((4, 2, 6), seed=2)

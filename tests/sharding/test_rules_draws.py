@@ -13,6 +13,8 @@ from luciole.transforms.keys import WRITTEN_OUT
 
 from .shards import check, check_all, equation
 
+pytestmark = pytest.mark.strict
+
 KEY = jax.random.key(7)
 
 

@@ -11,6 +11,8 @@ from luciole.sharding.rules import factors_of
 
 from .shards import check, check_all, equation, filled
 
+pytestmark = pytest.mark.strict
+
 MODES = ["promise_in_bounds", "clip", "fill"]
 A = filled((4, 6))
 INSIDE = np.array([[3], [0], [2], [2], [1], [3]], np.int32)
