@@ -9,6 +9,7 @@ from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Rule
 from .contraction import CONTRACTION_RULES
 from .draws import DRAW_RULES
+from .dynamic import DYNAMIC_RULES
 from .elementwise import ELEMENTWISE_RULES, converts_linearly, scaled_operand
 from .indexing import GATHER_RULES
 from .linalg import LINALG_RULES
@@ -24,6 +25,7 @@ RULES: dict[str, Rule] = {
     **CONTRACTION_RULES,
     **REDUCTION_RULES,
     **SHAPE_RULES,
+    **DYNAMIC_RULES,
     **GATHER_RULES,
     **SCATTER_RULES,
     **DRAW_RULES,

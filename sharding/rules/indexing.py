@@ -23,7 +23,7 @@ from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Local, Rule
 from .build import along, apply, group, no_flops, operand_shapes, result_shapes, types
 
-__all__ = ["GATHER_RULES", "Part", "clamped", "dropped", "in_range", "indexed_parts", "shifted", "wide"]
+__all__ = ["GATHER_RULES", "Part", "clamped", "dropped", "in_range", "indexed_parts", "promises", "shifted", "wide"]
 
 
 class Part(NamedTuple):
@@ -55,6 +55,14 @@ def indexed_parts(local: Local, hows: Sequence[str], columns: Sequence[int], sha
     """The indexed dimensions that are split, from the shape of the operand's part; an index runs along the dimensions `columns`."""
     split = [(factor.operands[0], local.index(axes)) for factor, axes in local.shards if factor.how in hows]
     return [Part(columns.index(dim), shard * shape[dim], shape[dim], shard) for dim, shard in split if dim is not None]
+
+
+def promises(eqn: JaxprEqn, indices: Any, local: Local) -> dict[str, bool]:
+    """Parameters to change where indices were padded: what stands in the padding is not sorted, and repeats some index."""
+    counts = [(factor.operands[1], local.count(axes)) for factor, axes in local.shards]
+    whole = operand_shapes(eqn)[1]
+    padded = any(dim is not None and indices.shape[dim] * count != whole[dim] for dim, count in counts)
+    return {"indices_are_sorted": False, "unique_indices": False} if padded else {}
 
 
 def in_range(indices: Any, last: Sequence[int]) -> Any:
@@ -146,7 +154,7 @@ def _run_gather(eqn: JaxprEqn, operands: Sequence[Any], local: Local) -> list[An
     columns = list(numbers.start_index_map)
     masked, aligned = (indexed_parts(local, [how], columns, operand.shape) for how in ("masked", "aligned"))
     if not masked and not aligned:
-        return apply(eqn, operands, slice_sizes=sizes)
+        return apply(eqn, operands, slice_sizes=sizes, **promises(eqn, indices, local))
     indices, last = wide(indices), [shape[dim] - eqn.params["slice_sizes"][dim] for dim in columns]
     filling = eqn.params["mode"] == GatherScatterMode.FILL_OR_DROP
     valid = in_range(indices, last)

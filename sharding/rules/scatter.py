@@ -16,7 +16,7 @@ from jax.lax import GatherScatterMode
 from ...transforms.jax_compat import JaxprEqn
 from ..factors import Factor, Local, Rule
 from .build import along, apply, elements, group, no_flops, operand_shapes, types
-from .indexing import clamped, dropped, in_range, indexed_parts, shifted, wide
+from .indexing import clamped, dropped, in_range, indexed_parts, promises, shifted, wide
 
 __all__ = ["SCATTER_RULES"]
 
@@ -72,7 +72,7 @@ def _run_scatter(eqn: JaxprEqn, operands: Sequence[Any], local: Local) -> list[A
     columns = list(eqn.params["dimension_numbers"].scatter_dims_to_operand_dims)
     parts = indexed_parts(local, ["shifted", "aligned"], columns, operand.shape)
     if not parts:
-        return apply(eqn, (operand, indices, updates))
+        return apply(eqn, (operand, indices, updates), **promises(eqn, indices, local))
     shape, update, window = operand_shapes(eqn)[0], operand_shapes(eqn)[2], _window(eqn)
     last = [shape[dim] - (update[window[dim]] if dim in window else 1) for dim in columns]
     indices = wide(indices)

@@ -125,21 +125,9 @@ def _tile_factors(eqn: JaxprEqn) -> Sequence[Factor]:
     return group(each_shape(eqn, {dim for dim, times in enumerate(eqn.params["reps"]) if times != 1}))
 
 
-def _dynamic_slice_factors(eqn: JaxprEqn) -> Sequence[Factor]:
-    shape, sizes = operand_shapes(eqn)[0], eqn.params["slice_sizes"]
-    return group(along(eqn, {0: dim}, {0: dim}, size) for dim, size in enumerate(shape) if sizes[dim] == size)
-
-
-def _update_slice_factors(eqn: JaxprEqn) -> Sequence[Factor]:
-    shape, update = operand_shapes(eqn)[:2]
-    return group(along(eqn, {0: dim, 1: dim}, {0: dim}, size) for dim, size in enumerate(shape) if update[dim] == size)
-
-
 SHAPE_RULES: dict[str, Rule] = {
     "broadcast_in_dim": Rule(_broadcast_factors, to_local_shape("shape"), no_flops),
     "concatenate": Rule(_on_axis("dimension"), flops=no_flops),
-    "dynamic_slice": Rule(_dynamic_slice_factors, to_local_shape("slice_sizes"), no_flops),
-    "dynamic_update_slice": Rule(_update_slice_factors, flops=no_flops),
     "empty2": NOTHING,
     "platform_index": NOTHING,
     "empty": Rule(_made_factors, to_local_shape("shape"), no_flops, free=True),

@@ -59,6 +59,10 @@ CASES = [
     ("unstack", 1, lambda x: jnp.unstack(x, axis=1), X),
     ("concatenate", 1, lambda x, y: jnp.concatenate([x, y], 1), X, Y[:, :3]),
     ("dynamic_slice", 1, lambda x, i: lax.dynamic_slice(x, (0, i), (4, 3)), X, np.int32(2)),
+    ("dynamic_slice", 2, lambda x, i, j: lax.dynamic_slice(x, (i, j), (4, 1)), X, np.int32(-2), np.int32(4)),
+    ("dynamic_slice", 2, lambda x, i, j: lax.dynamic_slice(x, (i, j), (1, 1)), B, np.uint8(200), np.uint8(1)),
+    ("dynamic_update_slice", 2, lambda x, y, i, j: lax.dynamic_update_slice(x, y, (i, j)), X, Y[:1], np.int32(2), np.int32(9)),
+    ("dynamic_update_slice", 2, lambda x, y, i, j: lax.dynamic_update_slice(x, y, (i, j)), X, Y[:1, :1], np.int32(90), np.int32(-3)),
     ("dynamic_update_slice", 1, lambda x, y, i: lax.dynamic_update_slice(x, y, (i, i)), X, Y[:, :3], np.int32(2)),
     ("split", 1, lambda x: jnp.split(x, 2, 1), X),
     ("reduce_sum", 2, lambda x: x.sum(1), jnp.asarray(X)),
@@ -66,7 +70,7 @@ CASES = [
     ("reduce_min", 2, lambda x: x.min(), jnp.asarray(NUMBERS)),
     ("reduce_and", 2, lambda x: x.all(1), jnp.asarray(B)),
     ("reduce_or", 2, lambda x: x.any(0), jnp.asarray(B)),
-    ("reduce_max", 2, lambda x: lax.reduce_max_p.bind(x, axes=(0,), **OUT), B),
+    ("reduce_max", 2, lambda x: lax.reduce_max(x, (0,)), B),
     ("reduce_prod", 1, lambda x: x.prod(1), jnp.asarray(X)),
     ("argmax", 1, lambda x: jnp.argmax(x, 0), X),
     ("reduce", 1, lambda x, y: lax.reduce((x, y), (0.0, 0.0), lambda a, b: (a[0] + 2 * b[0], a[1] * b[1]), (0,)), X, Y),
@@ -74,10 +78,21 @@ CASES = [
     ("cumlogsumexp", 1, lambda x: lax.cumlogsumexp(x, 0), X),
     ("sort", 1, lambda x, y: lax.sort((x, y), dimension=0), X, Y),
     ("top_k", 1, lambda x: lax.top_k(x, 3), X),
+    ("reduce_precision", 2, lambda x: lax.reduce_precision(x, 8, 7), X),
+    ("select_n", 1, lambda i, x, y: lax.select_n(i, x, y, x), NUMBERS[0] % 3, X[0], Y[0]),
+    ("complex", 2, lax.complex, X, Y),
+    ("imag", 2, lambda x: x.imag, filled((4, 6), np.complex64)),
+    ("shift_left", 2, lax.shift_left, NUMBERS, NUMBERS),
+    ("copy", 2, jnp.array, X),
+    ("argmin", 1, lambda x: jnp.argmin(x, 1), X),
+    ("reduce_xor", 1, lambda x: lax.reduce_xor(x, (1,)), NUMBERS),
+    ("reduce_sum", 2, lambda x: x.sum(0), filled((4, 6), np.complex64)),
+    ("cummax", 1, lambda x: lax.cummax(x, 1, reverse=True), X),
+    ("reduce_window", 1, lambda x: lax.reduce_window(x, 0.0, lambda a, b: a + 2.0 * b, (1, 3), (1, 2), "SAME"), X),
+    ("ragged_dot_general", 2, lax.ragged_dot, X, T.transpose(1, 2, 0), np.array([1, 3], np.int32)),
     ("reduce_window_sum", 1, lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 3), (1, 2), "SAME"), X),
     ("select_and_scatter_add", 1, jax.grad(lambda x: lax.reduce_window(x, -np.inf, lax.max, (1, 2), (1, 2), "VALID").sum()), X),
 ]  # fmt: skip
-OUT = {"out_sharding": None} if jax.__version_info__ >= (0, 11) else {}
 
 
 def run_cases(cases):
@@ -89,7 +104,7 @@ def run_cases(cases):
     check_jobs(jobs)
 
 
-QUICK = ("mul", "optimization_barrier", "dot_general", "reshape", "iota", "slice", "reduce_max", "sort", "split")
+QUICK = ("mul", "optimization_barrier", "dynamic_slice", "dot_general", "reshape", "iota", "slice", "reduce_max", "sort", "split")
 
 
 def test_every_factor_of_a_few_rules():

@@ -9,7 +9,7 @@ from jax import lax
 
 from luciole.sharding.rules import factors_of
 
-from .shards import check, check_all, equation, filled
+from .shards import check, check_all, equation, filled, on_shard, parts_of
 
 pytestmark = pytest.mark.strict
 
@@ -108,6 +108,18 @@ def test_batched_rows_put():
     eqn = equation("scatter-add", jax.vmap(lambda x, i, u: x.at[i].add(u)), operand, np.zeros((2, 6), np.int32), updates)
     assert hows(eqn) == ["aligned", "free", "free", "shifted", "sum"]
     check_all(eqn, [operand, np.stack([INSIDE, OUTSIDE]), updates])
+
+
+def test_padded_indices_are_not_promised_to_be_sorted_or_unique():
+    order = np.arange(3, dtype=np.int32)[:, None]
+    put_each = equation("scatter-add", lambda x, i, u: x.at[i[:, 0]].add(u, unique_indices=True, indices_are_sorted=True), A, order, A[:3])
+    summed = [f for f in factors_of(put_each) if f.combine == "sum"]
+    seen = []
+    for (_, parts, shapes), where in zip(parts_of(put_each, [A, order, A[:3]], summed, [2]), [(0,), (1,)], strict=True):
+        run = jax.make_jaxpr(lambda *parts, where=where, shapes=shapes: on_shard(put_each, parts, shapes, summed, where, [2]))(*parts)
+        seen += [eqn.params for eqn in run.eqns if eqn.primitive.name == "scatter-add"]
+    assert [(p["unique_indices"], p["indices_are_sorted"]) for p in seen] == [(False, False)] * 2
+    check_all(put_each, [A, order, A[:3]], (2, 3))
 
 
 def test_the_padding_of_an_indexed_dimension_is_never_read_nor_written():
