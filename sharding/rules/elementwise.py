@@ -25,7 +25,7 @@ _MOVES = ("copy", "copy_p", "name", "random_clone", "stop_gradient", "real", "im
 
 # Counted apart from the floating-point operations by XLA's cost analysis, as "transcendentals".
 _TRANSCENDENTAL = "atan atan2 cbrt cos erf exp expm1 log log1p pow rsqrt sin sqrt tan tanh"
-# Written out by XLA: what its cost analysis counts per element of float32, besides transcendentals (measured on jax 0.10 to 0.12).
+# Written out by XLA: about what its cost analysis counts per element of float32 on a CPU, besides transcendentals (jax 0.10 to 0.12).
 _WRITTEN_OUT = {
     "acos": 3, "acosh": 7, "asin": 3, "asinh": 11, "atanh": 6, "bessel_i0e": 83, "bessel_i1e": 83, "cosh": 3, "digamma": 75, "erf_inv": 37,
     "erfc": 60, "exp2": 1, "igamma": 1500, "igammac": 1500, "lgamma": 300, "logistic": 3, "sinh": 10, "one_minus_square": 2,

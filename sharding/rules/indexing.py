@@ -111,6 +111,7 @@ def _gather_factors(eqn: JaxprEqn) -> Sequence[Factor]:
     free = [i for i in of_index if i not in batching.values()]
     dtype = types(eqn.invars)[0].dtype
     combine = "or" if dtype == np.bool_ else "sum"
+    summable = dtype == np.bool_ or jnp.issubdtype(dtype, jnp.number)  # keys are not
 
     def factors() -> Iterator[Factor]:
         for dim, o in out_of_window.items():
@@ -120,13 +121,11 @@ def _gather_factors(eqn: JaxprEqn) -> Sequence[Factor]:
             yield along(eqn, {0: dim, 1: i}, {0: of_index[i]}, shape[dim])
         for i in free:
             yield along(eqn, {1: i}, {0: of_index[i]}, places[i])
-        for dim in single:
-            if combine == "or" or jnp.issubdtype(dtype, jnp.number):
-                yield along(eqn, {0: dim}, {}, shape[dim], combine=combine, how="masked", weak=True)
+        for dim in single if summable else ():
+            yield along(eqn, {0: dim}, {}, shape[dim], combine=combine, how="masked", weak=True)
             for i in free:
-                yield along(
-                    eqn, {0: dim, 1: i}, {0: of_index[i]}, gcd(shape[dim], places[i]), padding="never", how="aligned", weak=True
-                )  # fmt: skip
+                size = gcd(shape[dim], places[i])
+                yield along(eqn, {0: dim, 1: i}, {0: of_index[i]}, size, padding="never", how="aligned", weak=True)
 
     return group(factors())
 

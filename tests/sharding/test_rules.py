@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from luciole.sharding.rules import factors_of, linear_operands, rule_of
-from luciole.transforms.jax_compat import bind
+from luciole.sharding.rules import RULES, factors_of, linear_operands, rule_of
+from luciole.transforms.jax_compat import bind, subjaxprs
 
-from .shards import check, check_all, check_jobs, each_factor, equation, filled, values_of
+from .shards import check, check_all, check_jobs, each_factor, equation, equations, filled, values_of
 
 pytestmark = pytest.mark.strict
 
@@ -246,3 +246,15 @@ def test_a_wrong_factor_is_found_out():
     kept = factors_of(ordered)[0]
     with pytest.raises(AssertionError):
         check(ordered, [X], [kept._replace(operands=(0,), results=(0,))], [2])
+
+
+def test_what_gradients_are_made_of_is_known():
+    def density(x, i):
+        y = jnp.tanh(x) + jax.nn.softmax(x) * jax.scipy.special.gammaln(x) + jax.scipy.stats.norm.logcdf(x)
+        z = jnp.where(x > 0, jnp.cumsum(y, 0)[i], jax.scipy.special.logsumexp(y)) ** 3 + jnp.clip(x, -1.0, 1.0) + jax.nn.softplus(x)
+        return jnp.sum(z @ z.T) + jnp.linalg.slogdet(z.T @ z)[1] + jnp.max(jnp.sort(z)) + jax.ops.segment_sum(z, i, 4).prod()
+
+    program = jax.make_jaxpr(jax.value_and_grad(density))(X, np.arange(4))
+    names = {eqn.primitive.name for eqn in equations(program) if not subjaxprs(eqn) and not rule_of(eqn).known}
+    assert names == set()
+    assert {"dot_general", "scatter-add", "gather", "lu"} < {eqn.primitive.name for eqn in equations(program)} & RULES.keys()
