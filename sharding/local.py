@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..transforms.jax_compat import JaxprEqn
 from .factors import Rule, Shard
 
-__all__ = ["COLLECTIVES", "Collective", "Compute", "Keep", "LocalProgram", "Mask", "Nested", "Slot", "Step", "Slots"]
+__all__ = ["COLLECTIVES", "Collective", "Compute", "Keep", "LocalProgram", "Mask", "Nested", "Slot", "Slots", "Step"]
 
 COLLECTIVES = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")
 
