@@ -1,8 +1,8 @@
 """How an operation may be split: its factors, each a dimension that operands and results share.
 
-A matrix product C[i, k] = sum_j A[i, j] B[j, k] has three: i runs along A and C, k along B and C, and j along A and B only. Splitting i or k
-over devices gives parts of C; splitting j gives, on each device, a partial sum of the whole of C. A dimension that is in no factor (the one
-that is sorted, say) cannot be split: a use of it gathers.
+A matrix product C[i, k] = sum_j A[i, j] B[j, k] has three: i runs along A and C, k along B and C, and j along A and B only. Splitting
+i or k over devices gives parts of C; splitting j gives, on each device, a partial sum of the whole of C. A dimension that is in no
+factor (the one that is sorted, say) cannot be split: a use of it gathers.
 
 Source: Alabed et al. (2025), "PartIR: composing SPMD partitioning strategies for machine learning", section 5 (the tile-mapping registry);
 a factor is a row of their table. They write one table per number of dimensions, we one factor per dimension.

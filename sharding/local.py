@@ -1,7 +1,7 @@
-"""The device-local program: what every device of the mesh runs, step by step, with the collectives spelt out.
+"""The device-local program: what every device of the mesh runs, step by step, the collectives written out.
 
-`lower.py` makes it, `execute.py` runs it under `shard_map`, `simulate.py` tells what it costs: the same records, so that what is predicted is
-what is run. Values are numbered slots; a nested program (the body of a loop) has slots of the same table.
+`lower.py` makes it, `execute.py` runs it under `shard_map`, `simulate.py` tells what it costs: the same records, so that what is
+predicted is what is run. Values are numbered slots; a nested program (the body of a loop) has slots of the same table.
 """
 
 from typing import Any, NamedTuple
@@ -129,8 +129,10 @@ class LocalProgram(NamedTuple):
         inputs: slots.
         steps: the steps.
         outputs: slots or literals.
+        constants: (slot, array) of what a nested program closes over.
     """
 
     inputs: tuple[int, ...]
     steps: tuple[Step, ...]
     outputs: tuple[Any, ...]
+    constants: tuple[tuple[int, Any], ...] = ()

@@ -1,0 +1,264 @@
+"""A program as values and the operations between them, so that a layout can flow through all of it.
+
+Calls are inlined. A scan, a while loop or a choice between branches keeps its regions; between a value outside and the one that stands for it
+inside there is a link, an operation with one factor for each dimension and nothing to compute. So one worklist reaches a fixpoint
+through loops of any depth: the carry of a loop is a link between its start, its value as the body begins and ends, and its result.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from ..transforms.equations import CHECKPOINTS, body_of
+from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
+from ..transforms.source_lines import source_line
+from .factors import Factor, Rule
+from .rules import factors_of, rule_of
+
+__all__ = ["Choice", "Graph", "Node", "Region", "graph_of"]
+
+
+class Node(NamedTuple):
+    """An operation, or a link.
+
+    Attributes:
+        number: its place in `Graph.nodes`.
+        operands: numbers of values, or literals.
+        results: numbers of values. A link has none: all its values are operands.
+        factors: along which it may be split.
+        equation: None of a link.
+        rule: None of a link.
+        around: the calls and loops that it stands in, outermost first.
+    """
+
+    number: int
+    operands: tuple[Any, ...]
+    results: tuple[int, ...]
+    factors: tuple[Factor, ...]
+    equation: JaxprEqn | None = None
+    rule: Rule | None = None
+    around: tuple[JaxprEqn, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """The user's line."""
+        equations = (self.equation,) if self.equation is not None else ()
+        first, *rest = (*equations, *reversed(self.around))
+        return source_line(first, tuple(reversed(rest)))
+
+    @property
+    def operation(self) -> str:
+        return self.equation.primitive.name if self.equation is not None else f"boundary of {self.around[-1].primitive.name}"
+
+
+class Choice(NamedTuple):
+    """A scan, a while loop or a choice between branches: its regions, and what goes in and comes out.
+
+    Attributes:
+        kind: "scan", "while" or "cond".
+        operands: numbers of values, or literals, in the order of the equation.
+        results: numbers of values.
+        regions: (body,), (condition, body) or the branches.
+    """
+
+    kind: str
+    equation: JaxprEqn
+    operands: tuple[Any, ...]
+    results: tuple[int, ...]
+    regions: tuple["Region", ...]
+
+
+@dataclass
+class Region:
+    """A stretch of program without control flow, but for what is nested in it.
+
+    Attributes:
+        inputs: numbers of values.
+        outputs: numbers of values, or literals.
+        steps: in program order.
+        constants: number of a value -> the array that it is.
+    """
+
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    steps: list[Node | Choice] = field(default_factory=list)
+    constants: dict[int, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Graph:
+    """A whole program.
+
+    Attributes:
+        shapes, dtypes: of each value.
+        nodes: operations and links.
+        neighbours: for each value the numbers of the nodes that it is an operand or a result of.
+        num_uses: for each value how often it is read: by operations, loops and as an output.
+        definition: value -> the node that computes it; absent of inputs and of what loops give.
+        reader: value -> the last operation that reads it.
+        tags: name -> values named by `tag`.
+        top: the outermost region; its inputs are those of the function, and then its constants.
+        constants: the arrays of those last inputs.
+    """
+
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[Any] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    neighbours: list[list[int]] = field(default_factory=list)
+    num_uses: list[int] = field(default_factory=list)
+    definition: dict[int, Node] = field(default_factory=dict)
+    reader: dict[int, Node] = field(default_factory=dict)
+    tags: dict[str, list[int]] = field(default_factory=dict)
+    top: Region = field(default_factory=Region)
+    constants: list[Any] = field(default_factory=list)
+
+    def value(self, aval: Any) -> int:
+        self.shapes.append(tuple(aval.shape))
+        self.dtypes.append(aval.dtype)
+        self.neighbours.append([])
+        self.num_uses.append(0)
+        return len(self.shapes) - 1
+
+    def node(self, operands: Sequence[Any], results: Sequence[int], factors: Sequence[Factor], **rest: Any) -> Node:
+        node = Node(len(self.nodes), tuple(operands), tuple(results), tuple(factors), **rest)
+        self.nodes.append(node)
+        for v in dict.fromkeys([*(x for x in operands if isinstance(x, int)), *results]):
+            self.neighbours[v].append(node.number)
+        return node
+
+    def read(self, atoms: Sequence[Any]) -> None:
+        for x in atoms:
+            if isinstance(x, int):
+                self.num_uses[x] += 1
+
+    def link(self, values: Sequence[Any], shifts: Sequence[int], around: tuple[JaxprEqn, ...]) -> None:
+        """Let values have one layout; `shifts` counts their leading dimensions that the others lack. Literals have none."""
+        pairs = [(v, shift) for v, shift in zip(values, shifts, strict=True) if isinstance(v, int)]
+        if len(pairs) < 2:
+            return
+        first, shift = pairs[0]
+        sizes = self.shapes[first][shift:]
+        factors = [Factor(tuple(d + s for _, s in pairs), (), size) for d, size in enumerate(sizes) if size > 1]
+        if factors:
+            self.node([v for v, _ in pairs], (), factors, around=around)
+
+
+def graph_of(closed: Any) -> Graph:
+    """The graph of a closed jaxpr."""
+    jaxpr, consts = open_jaxpr(closed)
+    graph = Graph(constants=list(consts))
+    region = graph.top
+    inputs = [graph.value(x.aval) for x in jaxpr.invars]
+    constants = [graph.value(x.aval) for x in jaxpr.constvars]
+    region.inputs = inputs + constants
+    env = dict(zip([*jaxpr.invars, *jaxpr.constvars], region.inputs, strict=True))
+    _Builder(graph).fill(region, jaxpr, env, ())
+    return graph
+
+
+class _Builder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def fill(self, region: Region, jaxpr: Any, env: dict[Any, Any], around: tuple[JaxprEqn, ...]) -> None:
+        """Write an open jaxpr into a region; its outputs become the region's."""
+        region.outputs = self.equations(region, jaxpr, env, around)
+        self.graph.read(region.outputs)
+
+    def equations(self, region: Region, jaxpr: Any, env: dict[Any, Any], around: tuple[JaxprEqn, ...]) -> list[Any]:
+        def read(x: Any) -> Any:
+            return x if isinstance(x, Literal) else env[x]
+
+        for eqn in jaxpr.eqns:
+            operands = [read(x) for x in eqn.invars]
+            env.update(zip(eqn.outvars, self.equation(region, eqn, operands, around), strict=True))
+        return [read(x) for x in jaxpr.outvars]
+
+    def equation(self, region: Region, eqn: JaxprEqn, operands: list[Any], around: tuple[JaxprEqn, ...]) -> Sequence[Any]:
+        body = body_of(eqn)
+        if body is not None:
+            return self.call(region, eqn, body, operands, around)
+        inside = {"scan": self.scan, "while": self.loop, "cond": self.branches}.get(eqn.primitive.name)
+        results = [self.graph.value(v.aval) for v in eqn.outvars]
+        if inside is None:
+            self.operation(region, eqn, operands, results, around)
+        else:
+            regions = inside(eqn, operands, results, (*around, eqn))
+            self.graph.read(operands)
+            region.steps.append(Choice(eqn.primitive.name, eqn, tuple(operands), tuple(results), tuple(regions)))
+        return results
+
+    def operation(
+        self, region: Region, eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[int], around: tuple[JaxprEqn, ...]
+    ) -> None:
+        graph = self.graph
+        node = graph.node(operands, results, factors_of(eqn), equation=eqn, rule=rule_of(eqn), around=around)
+        graph.read(operands)
+        graph.definition.update((v, node) for v in results)
+        graph.reader.update((x, node) for x in operands if isinstance(x, int))
+        if eqn.primitive.name == "name":
+            graph.tags.setdefault(eqn.params["name"], []).extend(results)
+        region.steps.append(node)
+
+    def call(self, region: Region, eqn: JaxprEqn, body: Any, operands: list[Any], around: tuple[JaxprEqn, ...]) -> list[Any]:
+        inner, consts = open_jaxpr(body)
+        if eqn.primitive.name in CHECKPOINTS and eqn.params.get("differentiated") and eqn.params.get("prevent_cse"):
+            operands = self.barrier(region, operands, (*around, eqn))
+        constants = [self.graph.value(x.aval) for x in inner.constvars]
+        region.constants.update(zip(constants, consts, strict=True))
+        env = dict(zip([*inner.constvars, *inner.invars], [*constants, *operands], strict=True))
+        return self.equations(region, inner, env, (*around, eqn))
+
+    def barrier(self, region: Region, operands: list[Any], around: tuple[JaxprEqn, ...]) -> list[Any]:
+        """What is computed again from here on must not be merged with what was computed before, as in JAX's own rule."""
+        graph = self.graph
+        read = [x for x in operands if isinstance(x, int)]
+        traced = jax.make_jaxpr(jax.lax.optimization_barrier)([jax.ShapeDtypeStruct(graph.shapes[v], graph.dtypes[v]) for v in read])
+        eqn = open_jaxpr(traced)[0].eqns[0]
+        results = [graph.value(v.aval) for v in eqn.outvars]
+        self.operation(region, eqn, read, results, around)
+        made = iter(results)
+        return [next(made) if isinstance(x, int) else x for x in operands]
+
+    def region(self, closed: Any, around: tuple[JaxprEqn, ...]) -> Region:
+        jaxpr, consts = open_jaxpr(closed)
+        region = Region(inputs=[self.graph.value(x.aval) for x in jaxpr.invars])
+        constants = [self.graph.value(x.aval) for x in jaxpr.constvars]
+        region.constants.update(zip(constants, consts, strict=True))
+        self.fill(region, jaxpr, dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *region.inputs], strict=True)), around)
+        return region
+
+    def scan(self, eqn: JaxprEqn, operands: list[Any], results: list[int], around: tuple[JaxprEqn, ...]) -> Iterator[Region]:
+        body = self.region(eqn.params["jaxpr"], around)
+        num_consts, num_carry = scan_layout(eqn)
+        xs = num_consts + num_carry
+        for outer, inner in zip(operands[:num_consts], body.inputs[:num_consts], strict=True):
+            self.graph.link((outer, inner), (0, 0), around)
+        carries = zip(operands[num_consts:xs], body.inputs[num_consts:xs], body.outputs[:num_carry], results[:num_carry], strict=True)
+        for values in carries:
+            self.graph.link(values, (0, 0, 0, 0), around)
+        for outer, inner in zip([*operands[xs:], *results[num_carry:]], [*body.inputs[xs:], *body.outputs[num_carry:]], strict=True):
+            self.graph.link((outer, inner), (1, 0), around)
+        return iter((body,))
+
+    def loop(self, eqn: JaxprEqn, operands: list[Any], results: list[int], around: tuple[JaxprEqn, ...]) -> Iterator[Region]:
+        condition, body = self.region(eqn.params["cond_jaxpr"], around), self.region(eqn.params["body_jaxpr"], around)
+        of_condition, of_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        consts = of_condition + of_body
+        for outer, inner in zip(operands[:consts], [*condition.inputs[:of_condition], *body.inputs[:of_body]], strict=True):
+            self.graph.link((outer, inner), (0, 0), around)
+        for values in zip(
+            operands[consts:], condition.inputs[of_condition:], body.inputs[of_body:], body.outputs, results, strict=True
+        ):
+            self.graph.link(values, (0,) * 5, around)
+        return iter((condition, body))
+
+    def branches(self, eqn: JaxprEqn, operands: list[Any], results: list[int], around: tuple[JaxprEqn, ...]) -> Iterator[Region]:
+        regions = [self.region(branch, around) for branch in eqn.params["branches"]]
+        for values in zip(operands[1:], *(region.inputs for region in regions), strict=True):
+            self.graph.link(values, (0,) * len(values), around)
+        for values in zip(results, *(region.outputs for region in regions), strict=True):
+            self.graph.link(values, (0,) * len(values), around)
+        return iter(regions)
