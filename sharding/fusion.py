@@ -104,7 +104,7 @@ def plan_fusion(program: LocalProgram) -> Fusion:
     """Goes backwards once: what reads a result is known before the step that makes it."""
     steps, uses = program.steps, _Uses()
     end = len(steps)
-    root, made = [_NONE] * end, set(program.inputs)
+    root, made = [_NONE] * end, {*program.inputs, *(slot for slot, _ in program.constants)}
     reads: dict[int, set[int]] = {}
     views: dict[int, int] = {}
     first_loop: dict[int, int] = {}
@@ -153,4 +153,3 @@ def _look_through(step: Compute, uses: _Uses, views: dict[int, int], first_loop:
                 first_loop[slot] = first_loop[result]
             if barrier or result in uses.needed:
                 uses.needed.add(slot)
-

@@ -169,7 +169,7 @@ class _Walk:
         dying: list[list[int]] = [[] for _ in range(end + 1)]
         live = peak = 0
         counted = set(outside)
-        for slot in program.inputs:
+        for slot in (*program.inputs, *(slot for slot, _ in program.constants)):
             if slot not in counted:
                 counted.add(slot)
                 live += sizes[slot]
