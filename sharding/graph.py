@@ -249,7 +249,9 @@ class _Builder:
         consts = of_condition + of_body
         for outer, inner in zip(operands[:consts], [*condition.inputs[:of_condition], *body.inputs[:of_body]], strict=True):
             self.graph.link((outer, inner), (0, 0), around)
-        for values in zip(operands[consts:], condition.inputs[of_condition:], body.inputs[of_body:], body.outputs, results, strict=True):
+        for values in zip(
+            operands[consts:], condition.inputs[of_condition:], body.inputs[of_body:], body.outputs, results, strict=True
+        ):
             self.graph.link(values, (0,) * 5, around)
         return iter((condition, body))
 
