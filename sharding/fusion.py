@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..transforms.equations import ELEMENTWISE
-from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Step
+from .local import Compute, Keep, LocalProgram, Mask, Nested, Step
 
 __all__ = ["WHOLE", "Fusion", "kind_of", "operands_of", "plan_fusion", "results_of"]
 
@@ -19,9 +19,9 @@ VIEW, CHEAP, COSTLY, REDUCTION, WHOLE = range(5)
 
 _VIEWS = "bitcast_convert_type copy copy_p expand_dims name optimization_barrier reshape squeeze stop_gradient"
 _CHEAP = (
-    "abs add add_any and broadcast_in_dim ceil clamp convert_element_type dynamic_slice eq floor ge gt imag integer_pow iota is_finite le lt max "
-    "min mul ne neg not or pad real reduce_precision rev round select_n shift_left shift_right_arithmetic shift_right_logical sign slice "
-    "split square sub transpose xor"
+    "abs add add_any and broadcast_in_dim ceil clamp convert_element_type dynamic_slice eq floor ge gt imag integer_pow iota "
+    "is_finite le lt max min mul ne neg not or pad real reduce_precision rev round select_n shift_left shift_right_arithmetic "
+    "shift_right_logical sign slice split square sub transpose xor"
 )
 _KINDS: dict[str, int] = {
     **dict.fromkeys([*ELEMENTWISE, "gather", "concatenate", "random_bits"], COSTLY),
@@ -78,12 +78,13 @@ def kind_of(step: Step) -> int:
 class _Uses:
     """Who reads a slot, as it is found going backwards: the loop that does (or that there are several), and the last of them."""
 
-    __slots__ = ("last", "loop", "needed")
+    __slots__ = ("last", "loop", "needed", "reduced")
 
     def __init__(self) -> None:
         self.loop: dict[int, int] = {}
         self.last: dict[int, int] = {}
         self.needed: set[int] = set()
+        self.reduced: set[int] = set()
 
     def add(self, slot: int, loop: int, last: int) -> None:
         known = self.loop.get(slot, _NONE)
@@ -97,7 +98,7 @@ def _decide(kind: int, results: Sequence[int], uses: _Uses) -> bool:
     if kind == WHOLE or kind == REDUCTION or len(results) != 1:
         return True
     result = results[0]
-    return result in uses.needed or (kind == COSTLY and uses.loop[result] == _MANY)
+    return result in uses.needed or (uses.loop[result] == _MANY and (kind == COSTLY or result in uses.reduced))
 
 
 def plan_fusion(program: LocalProgram) -> Fusion:
@@ -130,6 +131,8 @@ def plan_fusion(program: LocalProgram) -> Fusion:
                 first_loop[slot] = i
             if kind == WHOLE:
                 uses.needed.update(operands)
+            elif kind == REDUCTION:
+                uses.reduced.update(operands)
             continue
         loop, last = uses.loop[results[0]], uses.last[results[0]]
         root[i] = first_loop.get(results[0], end - 1)
@@ -137,6 +140,8 @@ def plan_fusion(program: LocalProgram) -> Fusion:
         for slot in operands:
             uses.add(slot, loop, last)
             first_loop[slot] = root[i]
+            if results[0] in uses.reduced:
+                uses.reduced.add(slot)
             if into is not None:
                 into.add(slot)
     return Fusion(root, uses.last, made, reads, views)
@@ -153,3 +158,5 @@ def _look_through(step: Compute, uses: _Uses, views: dict[int, int], first_loop:
                 first_loop[slot] = first_loop[result]
             if barrier or result in uses.needed:
                 uses.needed.add(slot)
+            if result in uses.reduced:
+                uses.reduced.add(slot)

@@ -43,10 +43,10 @@ HARDWARE: dict[str, Hardware] = {
 }
 """Peaks that the makers publish, for bfloat16 where there is a matrix unit; one direction of the links; latencies are orders of magnitude.
 
-Source: Jouppi et al. (2023), "TPU v4", table 4 (v3: a chip's 123 TFLOP/s, 900 GB/s, 32 GiB and 4 x 70 GB/s, halved, as JAX sees its two cores as
-devices; v4: 275, 1200 GB/s, 32 GiB, 6 x 50 GB/s); Google Cloud's page on v5e (197, 819 GB/s, 16 GB, 1600 Gbit/s); NVIDIA's data sheets of
-A100 and H100 (SXM, 80 GB; NVLink at 600 and 900 GB/s for both directions together). "cpu" is one of eight forced host devices on a small
-machine: a guess, for `calibrate` to replace.
+Source: Jouppi et al. (2023), "TPU v4", table 4 (v3: a chip's 123 TFLOP/s, 900 GB/s, 32 GiB and 4 x 70 GB/s, halved, as JAX sees its two
+cores as devices; v4: 275, 1200 GB/s, 32 GiB, 6 x 50 GB/s); Google Cloud's page on v5e (197, 819 GB/s, 16 GB, 1600 Gbit/s); NVIDIA's data
+sheets of A100 and H100 (SXM, 80 GB; NVLink at 600 and 900 GB/s for both directions together). "cpu" is one of eight forced host devices
+on a small machine: a guess, for `calibrate` to replace.
 """
 
 

@@ -4,11 +4,11 @@ One walk over the steps. Time is a sum of loops and collectives, none of which o
 
     seconds = sum over loops of max(flops / F, bytes / B) + sum over collectives of volume / link + latency
 
-with the volume that one device sends in a ring of k: 2 b (k - 1) / k for an all_reduce, b (k - 1) / k for the others, b the bytes of the side
-that is whole. What is one loop, and what it reads and writes, is in `fusion.py`.
+with the volume that one device sends in a ring of k: 2 b (k - 1) / k for an all_reduce, b (k - 1) / k for the others, b the bytes of the
+side that is whole. What is one loop, and what it reads and writes, is in `fusion.py`.
 
-Peak memory is what is live at the worst step: the arguments throughout, as nothing is donated; each result that is made, from its step to the
-last that reads it; the outputs throughout too, as they are allocated before the program starts.
+Peak memory is what is live at the worst step: the arguments throughout, as nothing is donated; each result that is made, from its step to
+the last that reads it; the outputs throughout too, as they are allocated before the program starts (`liveness.py`).
 
 Source: Alabed et al. (2025), "PartIR", appendix A.3 (one pass: live memory, operations, a table of devices); they promise the order of two
 programs' times, not the times. Rings: Chan et al. (2007), "Collective communication: theory, practice, and experience".
@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .fusion import WHOLE, Fusion, kind_of, plan_fusion, results_of
+from .fusion import Fusion, plan_fusion, results_of
 from .hardware import Hardware
+from .liveness import live_bytes
 from .local import COLLECTIVES, Collective, Compute, LocalProgram, Nested, Slots, Step
 
 __all__ = ["Cost", "Counts", "simulate"]
@@ -81,7 +82,10 @@ class _Walk:
         """Of one program; `outside` are the slots whose memory is counted around it."""
         plan, cost = plan_fusion(program), Cost()
         inner = self._work(program, plan, cost)
-        self._memory(program, plan, cost, outside, inner, whole)
+        live = live_bytes(program, plan, self.sizes, outside, inner, whole)
+        cost.peak_bytes = max(live)
+        if whole:
+            cost.curve = _curve(program.steps, live)
         return cost
 
     def _work(self, program: LocalProgram, plan: Fusion, cost: Cost) -> dict[int, int]:
@@ -159,45 +163,6 @@ class _Walk:
                 cost.counts.per_iteration[kind] += number
         return max(part.peak_bytes for part in costs)
 
-    def _memory(
-        self, program: LocalProgram, plan: Fusion, cost: Cost, outside: frozenset[int], inner: Mapping[int, int], whole: bool
-    ) -> None:
-        """Sets the peak, and the curve of the whole program."""
-        steps, sizes, last, end = program.steps, self.sizes, plan.last, len(program.steps)
-        stored = [plan.stored(slot) for slot in program.outputs if type(slot) is int]
-        outputs = set(stored)
-        dying: list[list[int]] = [[] for _ in range(end + 1)]
-        live = peak = 0
-        counted = set(outside)
-        for slot in (*program.inputs, *(slot for slot, _ in program.constants)):
-            if slot not in counted:
-                counted.add(slot)
-                live += sizes[slot]
-                if not whole:
-                    dying[max(last.get(slot, 0), 0)].append(slot)
-        if whole:
-            live += sum([sizes[slot] for slot in stored])  # an argument that is given back is copied
-            counted |= outputs
-        curve: list[int] = []
-        for i, step in enumerate(steps):
-            now, before = live, live
-            if plan.root[i] == i:
-                for slot in results_of(step):
-                    if slot in plan.made and slot not in counted:
-                        counted.add(slot)
-                        now += sizes[slot]
-                        dying[last.get(slot, i)].append(slot)
-            freed = sum([sizes[slot] for slot in dying[i]])
-            live = now - freed
-            if kind_of(step) != WHOLE:  # a loop may write over what it is the last to read
-                now = max(before, live, now - min(freed, now - before))
-            now += inner.get(i, 0)
-            curve.append(now)
-            peak = max(peak, now)
-        cost.peak_bytes = max(peak, live)
-        if whole:
-            cost.curve = _curve(steps, curve)
-
 
 def _outside(step: Nested, body: LocalProgram) -> frozenset[int]:
     """The slots of a body whose memory is an operand's or a result's of the loop."""
@@ -210,8 +175,8 @@ def _outside(step: Nested, body: LocalProgram) -> frozenset[int]:
 
 
 def _curve(steps: Sequence[Step], live: Sequence[int]) -> list[tuple[str, int]]:
-    stride = -(-len(live) // _POINTS) or 1
-    worst = (max(range(k, min(k + stride, len(live))), key=live.__getitem__) for k in range(0, len(live), stride))
+    stride = -(-len(steps) // _POINTS) or 1
+    worst = (max(range(k, min(k + stride, len(steps))), key=live.__getitem__) for k in range(0, len(steps), stride))
     return [(_label(steps[i]), live[i]) for i in worst]
 
 
