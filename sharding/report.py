@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from .local import COLLECTIVES
 from .simulate import Cost
@@ -10,7 +10,7 @@ from .simulate import Cost
 if TYPE_CHECKING:
     from .propagate import Conflict
 
-__all__ = ["Report", "report_of", "table"]
+__all__ = ["Report", "in_seconds", "table"]
 
 _SHOWN = 8  # conflicts and notes that print() shows
 
@@ -52,6 +52,36 @@ class Report:
     notes: tuple[str, ...] = ()
     curve: tuple[tuple[str, int], ...] = field(default=(), repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        tactic: str,
+        cost: Cost,
+        conflicts: "Sequence[Conflict]" = (),
+        notes: Sequence[str] = (),
+        *,
+        hardware: str = "",
+        memory_limit: float | None = None,
+    ) -> Self:
+        """A report from what `simulate` found."""
+        counts = cost.counts
+        return cls(
+            tactic=tactic,
+            collectives=dict(counts.executed),
+            static_collectives=dict(counts.static),
+            per_iteration=dict(counts.per_iteration),
+            collective_bytes=cost.collective_bytes,
+            flops=cost.flops,
+            bytes=cost.bytes,
+            peak_bytes=cost.peak_bytes,
+            seconds=cost.seconds,
+            hardware=hardware,
+            memory_limit=memory_limit,
+            conflicts=tuple(conflicts),
+            notes=tuple(notes),
+            curve=tuple(cost.curve),
+        )
+
     @property
     def fits(self) -> bool:
         """Whether the peak is within the limit; True where there is none."""
@@ -81,34 +111,6 @@ class Report:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-
-def report_of(
-    tactic: str,
-    cost: Cost,
-    hardware: str = "",
-    memory_limit: float | None = None,
-    conflicts: "Sequence[Conflict]" = (),
-    notes: Sequence[str] = (),
-) -> Report:
-    """A report from what `simulate` found."""
-    counts = cost.counts
-    return Report(
-        tactic=tactic,
-        collectives=dict(counts.executed),
-        static_collectives=dict(counts.static),
-        per_iteration=dict(counts.per_iteration),
-        collective_bytes=cost.collective_bytes,
-        flops=cost.flops,
-        bytes=cost.bytes,
-        peak_bytes=cost.peak_bytes,
-        seconds=cost.seconds,
-        hardware=hardware,
-        memory_limit=memory_limit,
-        conflicts=tuple(conflicts),
-        notes=tuple(notes),
-        curve=tuple(cost.curve),
-    )
 
 
 def table(reports: Sequence[Report]) -> str:

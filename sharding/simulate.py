@@ -157,7 +157,7 @@ class _Walk:
         for part in costs:
             for kind, number in part.counts.static.items():
                 cost.counts.static[kind] += number
-        for part in taken:
+        for part in taken[-2:]:  # of a while loop the condition and the body; what stands before it is not of an iteration
             inside = part.counts.executed if step.kind == "while" else part.counts.per_iteration
             for kind, number in inside.items():
                 cost.counts.per_iteration[kind] += number

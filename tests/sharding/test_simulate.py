@@ -10,7 +10,7 @@ from luciole.sharding.fusion import plan_fusion
 from luciole.sharding.hardware import HARDWARE, Hardware, calibrate
 from luciole.sharding.local import Collective, Compute, Keep, LocalProgram, Nested, Slot
 from luciole.sharding.picture import groups, plot
-from luciole.sharding.report import report_of, table
+from luciole.sharding.report import Report, table
 from luciole.sharding.simulate import simulate
 from luciole.transforms.jax_compat import Literal
 
@@ -90,6 +90,14 @@ def test_a_while_loop_counts_one_turn_and_says_so():
     counts = simulate(*nested("while", (body("all_reduce"), body("all_reduce", "all_gather")), None), {"a": 4}, UNIT).counts
     assert counts.executed == counts.static == counts.per_iteration
     assert (counts.executed["all_reduce"], counts.executed["all_gather"]) == (2, 1)
+
+
+def test_what_stands_before_a_while_loop_is_not_of_an_iteration():
+    """Where members of a batch leave a loop apart, the condition stands before the loop and at the end of each turn."""
+    bodies = body("all_reduce"), body("all_reduce"), body("all_gather")
+    counts = simulate(*nested("while", bodies, None), {"a": 4}, UNIT).counts
+    assert (counts.executed["all_reduce"], counts.per_iteration["all_reduce"], counts.static["all_reduce"]) == (2, 1, 2)
+    assert counts.per_iteration["all_gather"] == 1
 
 
 def test_a_choice_costs_its_slowest_branch_and_shows_all():
@@ -186,14 +194,14 @@ def example():
 
 
 def test_a_report_reads_with_units():
-    report = report_of("BP", example(), "a100", memory_limit=2**22, notes=[f"note {i}" for i in range(10)])
+    report = Report.of("BP", example(), hardware="a100", memory_limit=2**22, notes=[f"note {i}" for i in range(10)])
     text = str(report)
     assert "after BP" in text
     assert "8 MiB of 4 MiB, too much" in text
     assert "6 MiB" in text
     assert "and 2 more: report.notes" in text
     assert not report.fits
-    rows = table([report, report_of("MP", example())]).splitlines()
+    rows = table([report, Report.of("MP", example())]).splitlines()
     assert len({len(row) for row in rows}) == 1
     assert [row.split()[:3] for row in rows[1:]] == [["BP", "0", "1"], ["MP", "0", "1"]]
 
@@ -201,7 +209,7 @@ def test_a_report_reads_with_units():
 def test_a_picture_has_a_row_for_each_group_and_the_limit():
     layouts = {"p.layers.0.up": ((), ("m",)), "p.layers.1.up": ((), ("m",)), "o.0": (("b",),), "o.1": ((),), "x": (("b", "m"), ())}
     assert groups(layouts, ("b", "m")) == {"p.layers.*.up": (None, 1), "o.0": (0, None), "o.1": (None, None), "x": (0, 0)}
-    figure = plot(layouts, {"b": 4, "m": 2}, report_of("BP", example(), memory_limit=2**30))
+    figure = plot(layouts, {"b": 4, "m": 2}, Report.of("BP", example(), memory_limit=2**30))
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["p.layers.*.up", "o.0", "o.1", "x"]
     assert [text.get_text() for text in left.texts] == ["dim 1", "dim 0", "dim 0", "dim 0"]
