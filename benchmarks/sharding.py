@@ -44,7 +44,9 @@ def transformer():
 def arguments(model):
     """Parameters, state of the optimiser and a batch, random."""
     random = np.random.default_rng(0)
-    params = jax.tree.map(lambda s: jnp.asarray(0.02 * random.standard_normal(s.shape), s.dtype), model.shapes("layer_norm", LAYERS, **SIZE))
+    params = jax.tree.map(
+        lambda s: jnp.asarray(0.02 * random.standard_normal(s.shape), s.dtype), model.shapes("layer_norm", LAYERS, **SIZE)
+    )
     data = {name: jnp.asarray(random.integers(0, SIZE["vocab"], (BATCH, LENGTH)), jnp.int32) for name in ("tok", "tgt")}
     zeros = jax.tree.map(jnp.zeros_like, params)
     return params, {"m": zeros, "v": zeros}, data

@@ -4,16 +4,17 @@ A result of an elementwise operation is not made if every step that reads it is 
 costly one (an exponential) is computed once only, so it is made if two loops read it. A reshape is another view of its operand. The steps
 whose results are made are *roots*: each is one loop, which also does the work of the steps fused into it, and reads what they read.
 
-This is the rule of XLA's instruction fusion in short; there is no limit on the size of a loop here.
+This is the rule of XLA's instruction fusion in short; there is no limit on the size of a loop here. As XLA does, two gathers of one value
+are taken for one as far as memory goes: what is gathered again for the backward pass lives from the first time on.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..transforms.equations import ELEMENTWISE
-from .local import Compute, Keep, LocalProgram, Mask, Nested, Step
+from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Step
 
-__all__ = ["WHOLE", "Fusion", "kind_of", "operands_of", "plan_fusion", "results_of"]
+__all__ = ["IN_PLACE", "WHOLE", "Fusion", "kind_of", "operands_of", "plan_fusion", "results_of"]
 
 VIEW, CHEAP, COSTLY, REDUCTION, WHOLE = range(5)
 
@@ -29,6 +30,9 @@ _KINDS: dict[str, int] = {
     **dict.fromkeys(_VIEWS.split(), VIEW),
     **dict.fromkeys("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split(), REDUCTION),
 }
+IN_PLACE = frozenset("dynamic_update_slice scatter scatter-add scatter_add scatter_mul scatter_min scatter_max sort".split())
+"""What changes its first operand where it lies, if nothing else reads it."""
+
 _MANY = -2
 _NONE = -1
 
@@ -113,14 +117,21 @@ def plan_fusion(program: LocalProgram) -> Fusion:
         if type(slot) is int:
             uses.add(slot, end, end)
             uses.needed.add(slot)
+    again = _gathered_again(steps)
     for i in range(end - 1, -1, -1):
         step = steps[i]
+        if i in again:
+            _look_through(step.result, again[i], uses, views, first_loop)
+            continue
         kind, results, operands = kind_of(step), results_of(step), operands_of(step)
         read = [r for r in results if r in uses.loop]
         if not read and isinstance(step, (Compute, Keep, Mask)):
             continue  # the compiler drops it
         if kind == VIEW:
-            _look_through(step, uses, views, first_loop)
+            for slot, result in zip(step.operands, results, strict=False):
+                _look_through(result, slot, uses, views, first_loop)
+                if step.equation.primitive.name == "optimization_barrier" and type(slot) is int:
+                    uses.needed.add(slot)
             continue
         if _decide(kind, results, uses):
             root[i] = i
@@ -147,16 +158,26 @@ def plan_fusion(program: LocalProgram) -> Fusion:
     return Fusion(root, uses.last, made, reads, views)
 
 
-def _look_through(step: Compute, uses: _Uses, views: dict[int, int], first_loop: dict[int, int]) -> None:
-    """What reads a view reads its operand."""
-    barrier = step.equation.primitive.name == "optimization_barrier"
-    for slot, result in zip(step.operands, step.results, strict=False):
-        if type(slot) is int and result in uses.loop:
-            views[result] = slot
-            uses.add(slot, uses.loop[result], uses.last[result])
-            if result in first_loop:
-                first_loop[slot] = first_loop[result]
-            if barrier or result in uses.needed:
-                uses.needed.add(slot)
-            if result in uses.reduced:
-                uses.reduced.add(slot)
+def _look_through(result: int, slot: Any, uses: _Uses, views: dict[int, int], first_loop: dict[int, int]) -> None:
+    """What reads a view reads what it is a view of."""
+    if type(slot) is int and result in uses.loop:
+        views[result] = slot
+        uses.add(slot, uses.loop[result], uses.last[result])
+        if result in first_loop:
+            first_loop[slot] = first_loop[result]
+        if result in uses.needed:
+            uses.needed.add(slot)
+        if result in uses.reduced:
+            uses.reduced.add(slot)
+
+
+def _gathered_again(steps: Sequence[Step]) -> dict[int, int]:
+    """For each gather of what was gathered before, the slot that it was gathered to."""
+    first: dict[Any, int] = {}
+    again = {}
+    for i, step in enumerate(steps):
+        if type(step) is Collective and step.kind == "all_gather":
+            known = first.setdefault(step._replace(result=-1), step.result)
+            if known != step.result:
+                again[i] = known
+    return again

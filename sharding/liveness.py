@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .fusion import WHOLE, Fusion, kind_of, results_of
-from .local import LocalProgram, Nested, Step
+from .fusion import IN_PLACE, WHOLE, Fusion, kind_of, results_of
+from .local import Compute, LocalProgram, Nested, Step
 
 __all__ = ["live_bytes"]
 
@@ -74,7 +74,9 @@ def live_bytes(
 
 def _overwrites(step: Step) -> bool:
     """Whether a step may write where its operands lie."""
-    return kind_of(step) != WHOLE or isinstance(step, Nested)
+    if kind_of(step) != WHOLE or isinstance(step, Nested):
+        return True
+    return isinstance(step, Compute) and step.equation.primitive.name in IN_PLACE
 
 
 def _overwritten(freed: list[int], results: Sequence[int]) -> int:

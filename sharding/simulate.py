@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .fusion import Fusion, plan_fusion, results_of
+from ..transforms.jax_compat import scan_layout
+from .fusion import IN_PLACE, Fusion, plan_fusion, results_of
 from .hardware import Hardware
 from .liveness import live_bytes
 from .local import COLLECTIVES, Collective, Compute, LocalProgram, Nested, Slots, Step
@@ -26,8 +27,8 @@ from .local import COLLECTIVES, Collective, Compute, LocalProgram, Nested, Slots
 __all__ = ["Cost", "Counts", "simulate"]
 
 _POINTS = 400
+_UPDATES = IN_PLACE - {"sort"}  # touch only what they change
 _BY_RESULT = frozenset(("dynamic_slice", "gather", "slice", "split"))  # read only as much of their operand as they give back
-_IN_PLACE = frozenset(("dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter_min", "scatter_max"))
 
 
 @dataclass
@@ -128,7 +129,7 @@ class _Walk:
             name = step.equation.primitive.name
             if name in _BY_RESULT:
                 return 2 * written
-            if name in _IN_PLACE:
+            if name in _UPDATES:
                 return 2 * sum([sizes[x] for x in plan.reads[i] if x != step.operands[0]])
         return written + sum([sizes[x] for x in reads if x in made])
 
@@ -166,12 +167,11 @@ class _Walk:
 
 def _outside(step: Nested, body: LocalProgram) -> frozenset[int]:
     """The slots of a body whose memory is an operand's or a result's of the loop."""
-    params = step.equation.params
     if step.kind == "cond":
         return frozenset((*body.inputs, *(x for x in body.outputs if type(x) is int)))
     if step.kind == "while":
         return frozenset(body.inputs)
-    return frozenset(body.inputs[: params["num_consts"] + params["num_carry"]])
+    return frozenset(body.inputs[: sum(scan_layout(step.equation))])
 
 
 def _curve(steps: Sequence[Step], live: Sequence[int]) -> list[tuple[str, int]]:
