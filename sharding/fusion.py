@@ -20,12 +20,12 @@ VIEW, CHEAP, COSTLY, REDUCTION, WHOLE = range(5)
 
 _VIEWS = "bitcast_convert_type copy copy_p expand_dims name optimization_barrier reshape squeeze stop_gradient"
 _CHEAP = (
-    "abs add add_any and broadcast_in_dim ceil clamp convert_element_type dynamic_slice eq floor ge gt imag integer_pow iota "
-    "is_finite le lt max min mul ne neg not or pad real reduce_precision rev round select_n shift_left shift_right_arithmetic "
-    "shift_right_logical sign slice split square sub transpose xor"
+    "abs add add_any and broadcast_in_dim ceil clamp clz complex conj convert_element_type dynamic_slice eq eq_to floor ge gt imag "
+    "integer_pow iota is_finite le le_to lt lt_to max min mul mulhi ne neg not one_minus_square or pad population_count real "
+    "reduce_precision rev round select_n shift_left shift_right_arithmetic shift_right_logical sign slice split square sub transpose xor"
 )
 _KINDS: dict[str, int] = {
-    **dict.fromkeys([*ELEMENTWISE, "gather", "concatenate", "random_bits"], COSTLY),
+    **dict.fromkeys([*ELEMENTWISE, *"concatenate gather igamma_grad_a log2 random_bits".split()], COSTLY),
     **dict.fromkeys(_CHEAP.split(), CHEAP),
     **dict.fromkeys(_VIEWS.split(), VIEW),
     **dict.fromkeys("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split(), REDUCTION),
