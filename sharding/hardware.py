@@ -34,7 +34,7 @@ class Hardware(NamedTuple):
 
 
 HARDWARE: dict[str, Hardware] = {
-    "cpu": Hardware("cpu", 8e9, 4e9, 1e9, 2e-4),
+    "cpu": Hardware("cpu", 10e9, 4e9, 1e9, 3e-4),
     "tpu_v3": Hardware("tpu_v3", 61.5e12, 450e9, 140e9, 1e-6, 16 * 2**30),
     "tpu_v4": Hardware("tpu_v4", 275e12, 1200e9, 300e9, 1e-6, 32 * 2**30),
     "tpu_v5e": Hardware("tpu_v5e", 197e12, 819e9, 200e9, 1e-6, 16 * 2**30),
@@ -59,14 +59,14 @@ def calibrate(devices: Sequence[Any] | None = None) -> Hardware:
         devices: all of the default backend if None. Of a single one the links are not measured, but taken as fast as its memory.
     """
     mesh = Mesh(np.asarray(jax.devices() if devices is None else devices), ("all",))
+    k = mesh.size
     small, large, side, long = 1, 1 << 20, 512, 1 << 22
     product, side = _matmul(mesh, side)
     copy = _seconds(mesh, lambda x: x + 1, (long,))
     bandwidth = 2 * 4 * long / copy
     link, latency = bandwidth, 0.0
-    k = mesh.size
     if k > 1:
-        latency, full = (_seconds(mesh, lambda x: jax.lax.psum(x, "all"), (n,)) for n in (small, large))
+        latency, full = (_seconds(mesh, lambda x: jax.lax.psum(x, "all") / k, (n,)) for n in (small, large))
         link = 2 * 4 * large * (k - 1) / k / max(full - latency, 1e-9)
     device = mesh.devices.flat[0]
     memory = (device.memory_stats() or {}).get("bytes_limit") if hasattr(device, "memory_stats") else None
@@ -75,21 +75,24 @@ def calibrate(devices: Sequence[Any] | None = None) -> Hardware:
 
 def _matmul(mesh: Mesh, side: int) -> tuple[float, int]:
     """Seconds of a product of square matrices so large that it takes 2 ms, and their side."""
-    while (seconds := _seconds(mesh, lambda x: x @ x, (side, side))) < 2e-3 and side < 8192:
+    while (seconds := _seconds(mesh, lambda x: x @ x / side, (side, side))) < 2e-3 and side < 8192:
         side *= 2
     return seconds, side
 
 
 def _seconds(mesh: Mesh, function: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], runs: int = 5) -> float:
-    """Median time of a function that every device applies to an array of its own, float32."""
+    """Median time of a function that every device applies to an array of its own, float32.
+
+    The result takes the place of the argument: a program allocates its memory once, and not at each of its steps.
+    """
     spec = PartitionSpec("all")
     local = jax.shard_map(lambda x: function(x[0])[None], mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    compiled = jax.jit(local, donate_argnums=0)
     x = jax.jit(lambda: jnp.ones((mesh.size, *shape), jnp.float32), out_shardings=NamedSharding(mesh, spec))()
-    compiled = jax.jit(local)
-    compiled(x).block_until_ready()
+    x = compiled(x).block_until_ready()
     times = []
     for _ in range(runs):
         begin = time.perf_counter()
-        compiled(x).block_until_ready()
+        x = compiled(x).block_until_ready()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)

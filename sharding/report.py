@@ -10,7 +10,7 @@ from .simulate import Cost
 if TYPE_CHECKING:
     from .propagate import Conflict
 
-__all__ = ["Report", "in_seconds", "table"]
+__all__ = ["Report", "in_seconds", "shortened", "table"]
 
 _SHOWN = 8  # conflicts and notes that print() shows
 
@@ -105,7 +105,7 @@ class Report:
     def __str__(self) -> str:
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
-        lines = [f"after {self.tactic}, on one device", *(f"  {name:{width}}  {value}" for name, value in rows)]
+        lines = [f"after {shortened(self.tactic, 100)}, on one device", *(f"  {name:{width}}  {value}" for name, value in rows)]
         lines += _listed("conflict", [str(conflict) for conflict in self.conflicts])
         lines += _listed("note", self.notes)
         return "\n".join(lines)
@@ -118,7 +118,7 @@ def table(reports: Sequence[Report]) -> str:
     head = ("tactic", *COLLECTIVES, "sent", "operations", "peak", "time", "conflicts")
     body = [
         (
-            report.tactic,
+            shortened(report.tactic),
             *(str(report.collectives[kind]) for kind in COLLECTIVES),
             in_bytes(report.collective_bytes),
             in_flops(report.flops),
@@ -133,6 +133,11 @@ def table(reports: Sequence[Report]) -> str:
         "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
         for row in (head, *body)
     )
+
+
+def shortened(text: str, width: int = 60) -> str:
+    """At most `width` characters."""
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _count(report: Report, kind: str) -> str:
