@@ -18,7 +18,7 @@ __all__ = ["IN_PLACE", "WHOLE", "Fusion", "kind_of", "operands_of", "plan_fusion
 
 VIEW, CHEAP, COSTLY, REDUCTION, WHOLE = range(5)
 
-_VIEWS = "bitcast_convert_type copy copy_p expand_dims name optimization_barrier reshape squeeze stop_gradient"
+_VIEWS = "bitcast_convert_type copy copy_p device_put expand_dims name optimization_barrier reshape squeeze stop_gradient"
 _CHEAP = (
     "abs add add_any and broadcast_in_dim ceil clamp clz complex conj convert_element_type dynamic_slice eq eq_to floor ge gt imag "
     "integer_pow iota is_finite le le_to lt lt_to max min mul mulhi ne neg not one_minus_square or pad population_count real "
@@ -121,13 +121,14 @@ def plan_fusion(program: LocalProgram) -> Fusion:
     for i in range(end - 1, -1, -1):
         step = steps[i]
         if i in again:
-            _look_through(step.result, again[i], uses, views, first_loop)
+            _look_through(results_of(step)[0], again[i], uses, views, first_loop)
             continue
         kind, results, operands = kind_of(step), results_of(step), operands_of(step)
         read = [r for r in results if r in uses.loop]
         if not read and isinstance(step, (Compute, Keep, Mask)):
             continue  # the compiler drops it
         if kind == VIEW:
+            assert isinstance(step, Compute)
             for slot, result in zip(step.operands, results, strict=False):
                 _look_through(result, slot, uses, views, first_loop)
                 if step.equation.primitive.name == "optimization_barrier" and type(slot) is int:

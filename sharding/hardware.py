@@ -75,7 +75,7 @@ def calibrate(devices: Sequence[Any] | None = None) -> Hardware:
 
 def _matmul(mesh: Mesh, side: int) -> tuple[float, int]:
     """Seconds of a product of square matrices so large that it takes 2 ms, and their side."""
-    while (seconds := _seconds(mesh, lambda x: x @ x / side, (side, side))) < 2e-3 and side < 8192:
+    while (seconds := _seconds(mesh, lambda x: x @ x / x.shape[0], (side, side))) < 2e-3 and side < 8192:
         side *= 2
     return seconds, side
 

@@ -82,6 +82,7 @@ class _Walk:
     def cost(self, program: LocalProgram, outside: frozenset[int], whole: bool = False) -> Cost:
         """Of one program; `outside` are the slots whose memory is counted around it."""
         plan, cost = plan_fusion(program), Cost()
+        outside |= {plan.stored(slot) for slot in outside}
         inner = self._work(program, plan, cost)
         live = live_bytes(program, plan, self.sizes, outside, inner, whole)
         cost.peak_bytes = max(live)
