@@ -92,7 +92,7 @@ def _draw_memory(ax: Any, report: Report) -> None:
     if report.memory_limit is not None:
         ax.axhline(report.memory_limit / 2**20, color="black", linestyle="--", label=f"limit {report.memory_limit / 2**20:,.4g} MiB")
     ax.set(xlabel="step of the program, from the first to the last", ylabel="live memory of one device, MiB")
-    ax.set_title(f"after {shortened(report.tactic)}: {in_seconds(report.seconds)}")
+    ax.set_title(f"after {shortened(report.tactic)}: {in_seconds(report.seconds)}", fontsize="small")
     ax.set_ylim(bottom=0)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="best", fontsize="small")
