@@ -192,7 +192,7 @@ class Partitioned:
 
     def plot(self, **options: Any) -> Any:
         """A picture of the schedule: what is split where, and live memory over the program. Returns a matplotlib figure."""
-        return plot(self, **options)
+        return plot(self._plans[-1].homes, self._planner.mesh, self.reports[-1], **options)
 
     def __repr__(self) -> str:
         rows = [table(self.reports), "", "tactics = [", *(f"    ls.{tactic}," for tactic in self.tactics), "]"]

@@ -25,7 +25,7 @@ class _Place(enum.Enum):
     FIRST_DIVISIBLE = "FIRST_DIVISIBLE"
 
     def __repr__(self) -> str:
-        return self.value
+        return f"ls.{self.value}"
 
 
 REPLICATED = _Place.REPLICATED
