@@ -19,6 +19,7 @@ if __name__ == "sharding":
     raise ImportError("this folder is part of the package luciole: write `from luciole import sharding`")
 
 from .factors import Factor
+from .grouping import GroupedRows, sort_by_group
 from .hardware import HARDWARE, Hardware, calibrate
 from .partition import Partitioned, partition
 from .propagate import Conflict
@@ -33,6 +34,7 @@ __all__ = [
     "AutomaticPartition",
     "Conflict",
     "Factor",
+    "GroupedRows",
     "Hardware",
     "ManualPartition",
     "Partitioned",
@@ -40,5 +42,6 @@ __all__ = [
     "calibrate",
     "factors_of",
     "partition",
+    "sort_by_group",
     "tag",
 ]

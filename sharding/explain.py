@@ -26,7 +26,9 @@ def explain(planner: Planner, layouts: Layouts, tactics: Sequence[ManualPartitio
     return "\n".join(lines)
 
 
-def _of_value(planner: Planner, layouts: Layouts, tactics: Sequence[ManualPartition], name: str, value: int, label: dict[int, str]) -> list[str]:
+def _of_value(
+    planner: Planner, layouts: Layouts, tactics: Sequence[ManualPartition], name: str, value: int, label: dict[int, str]
+) -> list[str]:
     graph = planner.graph
     shape, home = list(graph.shapes[value]), layouts.layout(value, len(graph.shapes[value]))
     split = ", ".join(f"dimension {d} over {' and '.join(map(repr, axes))}" for d, axes in enumerate(home) if axes)

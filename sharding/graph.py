@@ -101,6 +101,7 @@ class Graph:
         tags: name -> values named by `tag`.
         top: the outermost region; its inputs are those of the function, and then its constants.
         constants: the arrays of those last inputs.
+        known: value -> the numbers that it holds, where they are part of the program; None where they were looked for in vain.
     """
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -113,6 +114,7 @@ class Graph:
     tags: dict[str, list[int]] = field(default_factory=dict)
     top: Region = field(default_factory=Region)
     constants: list[Any] = field(default_factory=list)
+    known: dict[int, Any] = field(default_factory=dict)
 
     def value(self, aval: Any) -> int:
         self.shapes.append(tuple(aval.shape))
@@ -153,6 +155,7 @@ def graph_of(closed: Any) -> Graph:
     inputs = [graph.value(x.aval) for x in jaxpr.invars]
     constants = [graph.value(x.aval) for x in jaxpr.constvars]
     region.inputs = inputs + constants
+    graph.known.update(zip(constants, consts, strict=True))
     env = dict(zip([*jaxpr.invars, *jaxpr.constvars], region.inputs, strict=True))
     _Builder(graph).fill(region, jaxpr, env, ())
     return graph

@@ -346,7 +346,9 @@ class _Lowering:
                 slot, predicate = predicate, self.new_slot(*self.slots[predicate])
                 steps.append(Mask(axes, slot, predicate, dim, self.graph.shapes[value][dim], "or"))
         shape = self.slots[predicate].shape
-        any_of = open_jaxpr(jax.make_jaxpr(lambda x: lax.reduce_or(x, tuple(range(len(shape)))))(jax.ShapeDtypeStruct(shape, bool)))[0].eqns[0]
+        any_of = open_jaxpr(jax.make_jaxpr(lambda x: lax.reduce_or(x, tuple(range(len(shape)))))(jax.ShapeDtypeStruct(shape, bool)))[
+            0
+        ].eqns[0]
         goes_on = self.new_slot((), any_of.outvars[0].aval.dtype)
         steps.append(Compute(any_of, rule_of(any_of), (), (predicate,), (goes_on,)))
         met = tuple(a for axes in together for a in axes if a in _axes_of([*program.steps, *turn.steps]))

@@ -72,7 +72,9 @@ def carried(carry: Mapping[str, str], inputs: Sequence[str], outputs: Sequence[s
             rest = name if not out else name[len(out) :]
             wanted = source + (rest if rest.startswith(".") or not rest else "." + rest)
             if wanted not in number:
-                raise PartitionError(f"carry: {out!r} is to keep the layout of {source!r}, but there is no argument {wanted!r}; there are {_few(inputs)}.")
+                raise PartitionError(
+                    f"carry: {out!r} is to keep the layout of {source!r}, but there is no argument {wanted!r}; there are {_few(inputs)}."
+                )
             found[i] = number[wanted]
     return found
 

@@ -36,6 +36,7 @@ def partition(
     tactics: Sequence[ManualPartition | AutomaticPartition] = (),
     *,
     carry: Mapping[str, str] | None = None,
+    known: Sequence[str] = (),
     strict: bool = False,
     memory_bytes: float | None = None,
     hardware: Hardware | None = None,
@@ -52,6 +53,8 @@ def partition(
         tactics: applied in order.
         carry: name of an output -> name of an argument whose layout it keeps, as the state of an optimiser does. A prefix stands for all
             below it.
+        known: names of arguments, given as arrays, whose numbers will be the same in every call, such as an index of groups. An index that stays
+            within each device's part is then local; see `ls.sort_by_group`. What `fn` closes over is known without being named.
         strict: whether a conflict is an error; else it is in the report of its tactic.
         memory_bytes: limit for one device; a program whose estimated peak is higher is an error.
         hardware: what the simulator counts with; `ls.calibrate()` measures it.
@@ -76,6 +79,7 @@ def partition(
     closed, kept = live_jaxpr(closed, [True] * len(jax.tree.leaves(returned)))
     keeps = carried(carry or {}, names, output_names(returned))
     planner = Planner(graph_of(closed), names, kept, keeps, sizes, hardware or HARDWARE["cpu"])
+    planner.know(known, jax.tree.leaves(args))
     layouts = planner.start()
     plans = [planner.plan(layouts, "no tactic")]
     written: list[ManualPartition] = []
@@ -151,17 +155,23 @@ class Partitioned:
     @property
     def out_specs(self) -> Any:
         """The `PartitionSpec` of each result."""
-        return jax.tree.unflatten(self._returned, [spec_of(self._even(s, x)) for s, x in zip(self._out_shapes, self._lowered.outputs, strict=True)])
+        return jax.tree.unflatten(
+            self._returned, [spec_of(self._even(s, x)) for s, x in zip(self._out_shapes, self._lowered.outputs, strict=True)]
+        )
 
     @property
     def in_shardings(self) -> Any:
         """Where the arguments lie: `jax.device_put(args, part.in_shardings)` saves a call from moving them."""
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.in_specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+        return jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, spec), self.in_specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        )
 
     @property
     def out_shardings(self) -> Any:
         """Where the results lie."""
-        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.out_specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+        return jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, spec), self.out_specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+        )
 
     def __call__(self, *args: Any) -> Any:
         """Run on the mesh.
@@ -234,6 +244,11 @@ class Partitioned:
                 raise PartitionError(
                     f"{name}: the program was partitioned for {dtype}{list(shape)}, found {found[1]}{list(found[0])}. Partition it again."
                 )
+        for i, array in self._planner.known.items():
+            if leaves[i] is not array and not np.array_equal(leaves[i], array):
+                raise PartitionError(
+                    f"{self._planner.arguments[i]}: its numbers are not those that it was said to have (known=...). Partition it again."
+                )
         return [x for x, used in zip(leaves, self._planner.kept, strict=True) if used]
 
     def _placed(self, leaves: Sequence[Any]) -> list[Any]:
@@ -249,9 +264,7 @@ class Partitioned:
     def _structs(self) -> list[Any]:
         graph = self._planner.graph
         return [
-            jax.ShapeDtypeStruct(
-                self._global(graph.shapes[v], layout), graph.dtypes[v], sharding=NamedSharding(self.mesh, spec_of(layout))
-            )
+            jax.ShapeDtypeStruct(self._global(graph.shapes[v], layout), graph.dtypes[v], sharding=NamedSharding(self.mesh, spec_of(layout)))
             for v, layout in zip(graph.top.inputs, self._lowered.inputs, strict=True)
         ]
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from ..transforms.errors import PartitionError
 from ..transforms.jax_compat import Literal
 from .graph import Graph
@@ -69,7 +72,25 @@ class Planner:
             named[name] = [*named.get(name, ()), *tagged]
         self.names = Names(named | constants)
         self.keeps = keeps
+        self.known: dict[int, np.ndarray] = {}
         self._check_shapes()
+
+    def know(self, patterns: Sequence[str], leaves: Sequence[Any]) -> None:
+        """Take the numbers of these arguments for part of the program.
+
+        Raises:
+            PartitionError: a name means nothing, or no array was given.
+        """
+        for pattern in patterns:
+            for name in self.names.find(pattern):
+                if name not in self.arguments:
+                    continue
+                i = self.arguments.index(name)
+                if isinstance(leaves[i], jax.ShapeDtypeStruct):
+                    raise PartitionError(f"known: {name} was given as a shape; give the array, or leave it out of `known`.")
+                self.known[i] = np.asarray(leaves[i])
+                if self.inputs[i] is not None:
+                    self.graph.known[self.inputs[i]] = self.known[i]
 
     def _check_shapes(self) -> None:
         for out, source in self.keeps.items():
@@ -104,9 +125,7 @@ class Planner:
 
     def homes(self, layouts: Layouts) -> dict[str, Layout]:
         """How each named value is split."""
-        return {
-            name: layouts.layout(values[0], len(self.graph.shapes[values[0]])) for name, values in self.names.named.items() if values
-        }
+        return {name: layouts.layout(values[0], len(self.graph.shapes[values[0]])) for name, values in self.names.named.items() if values}
 
     @property
     def unknown(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .factors import Factor
 from .graph import Graph, Node
+from .grouping import falls_within
 from .layout import Layout
 
 __all__ = ["Conflict", "Layouts", "propagate"]
@@ -160,12 +161,31 @@ def _explain(graph: Graph, layouts: Layouts, node: Node, axis: str) -> int | lis
         if any((factor.operands if of_operands else factor.results)[position] == dim for of_operands, position, dim in hits):
             hit.append(i)
     possible = [i for i in hit if _can_be_split(layouts, node, i, axis)]
+    aligned = next((i for i in possible if _aligned(graph, layouts, node, i, axis, len(hits))), None)
+    if aligned is not None:
+        return aligned
     strong = [i for i in possible if not node.factors[i].weak]
     if len(strong) == 1:
         return strong[0]
     if strong:
         return strong
     return next((i for i in possible if node.factors[i].how != "aligned" and _worth_it(graph, node, node.factors[i])), None)
+
+
+def _aligned(graph: Graph, layouts: Layouts, node: Node, number: int, axis: str, num_hits: int) -> bool:
+    """Whether an index into a dimension stays within each shard, as is known of its values, and nothing speaks for another factor."""
+    factor = node.factors[number]
+    if factor.how != "aligned":
+        return False
+    explained = sum(
+        layouts.dim(value, axis) is not None and layouts.dim(value, axis) == dim
+        for atoms, dims in ((node.operands, factor.operands), (node.results, factor.results))
+        for value, dim in zip(atoms, dims, strict=True)
+        if isinstance(value, int)
+    )
+    have = [a for a, n in layouts.nodes[node.number] if n == number]
+    shards = math.prod(layouts.mesh[a] for a in [*have, axis])
+    return explained == num_hits and falls_within(graph, node, factor, shards)
 
 
 def _can_be_split(layouts: Layouts, node: Node, number: int, axis: str) -> bool:

@@ -1,8 +1,8 @@
 """Tactics: what a user writes beside a program to say how it is split, and how names are found.
 
-    ManualPartition({"batch": 0}, axis="data")                                  # data parallel
-    ManualPartition({"p.layers.*.up": 1, "p.layers.*.down": 0}, axis="model")   # Megatron
-    ManualPartition({"p": REPLICATED, "opt": FIRST_DIVISIBLE}, axis="data")     # ZeRO, stage 2
+ManualPartition({"batch": 0}, axis="data")                                  # data parallel
+ManualPartition({"p.layers.*.up": 1, "p.layers.*.down": 0}, axis="model")   # Megatron
+ManualPartition({"p": REPLICATED, "opt": FIRST_DIVISIBLE}, axis="data")     # ZeRO, stage 2
 """
 
 import difflib
