@@ -44,13 +44,14 @@ class Node(NamedTuple):
     @property
     def place(self) -> str:
         """The user's line."""
-        equations = (self.equation,) if self.equation is not None else ()
-        first, *rest = (*equations, *reversed(self.around))
-        return source_line(first, tuple(reversed(rest)))
+        equations = [*self.around, *((self.equation,) if self.equation is not None else ())]
+        return source_line(equations[-1], equations[:-1]) if equations else "carry=..."
 
     @property
     def operation(self) -> str:
-        return self.equation.primitive.name if self.equation is not None else f"boundary of {self.around[-1].primitive.name}"
+        if self.equation is not None:
+            return self.equation.primitive.name
+        return f"boundary of {self.around[-1].primitive.name}" if self.around else "result that keeps the layout of an argument"
 
 
 class Choice(NamedTuple):
@@ -135,7 +136,7 @@ class Graph:
             if isinstance(x, int):
                 self.num_uses[x] += 1
 
-    def link(self, values: Sequence[Any], shifts: Sequence[int], around: tuple[JaxprEqn, ...]) -> None:
+    def link(self, values: Sequence[Any], shifts: Sequence[int], around: tuple[JaxprEqn, ...] = ()) -> None:
         """Let values have one layout; `shifts` counts their leading dimensions that the others lack. Literals have none."""
         pairs = [(v, shift) for v, shift in zip(values, shifts, strict=True) if isinstance(v, int)]
         if len(pairs) < 2:

@@ -73,7 +73,7 @@ class Planner:
         self.names = Names(named | constants)
         self.keeps = keeps
         self.known: dict[int, np.ndarray] = {}
-        self._check_shapes()
+        self._link_results()
 
     def know(self, patterns: Sequence[str], leaves: Sequence[Any]) -> None:
         """Take the numbers of these arguments for part of the program.
@@ -92,15 +92,19 @@ class Planner:
                 if self.inputs[i] is not None:
                     self.graph.known[self.inputs[i]] = self.known[i]
 
-    def _check_shapes(self) -> None:
+    def _link_results(self) -> None:
+        """A result that keeps the layout of an argument is split with it."""
         for out, source in self.keeps.items():
             value, atom = self.inputs[source], self.graph.top.outputs[out]
             shape = () if isinstance(atom, Literal) else self.graph.shapes[atom]
-            if value is not None and self.graph.shapes[value] != shape:
+            if value is None:
+                continue
+            if self.graph.shapes[value] != shape:
                 raise PartitionError(
                     f"carry: an output of shape {list(shape)} cannot keep the layout of {self.arguments[source]}, "
                     f"{list(self.graph.shapes[value])}."
                 )
+            self.graph.link((value, atom), (0, 0))
 
     def start(self) -> Layouts:
         """Nothing is split."""
