@@ -10,9 +10,9 @@
     part.check()           # the lowered program has exactly these collectives
     params = part(params, batch)
 
-The way through: `graph.py` (the program) -> `tactics.py`, `schedule.py`, `propagate.py` (what is split) -> `lower.py` (the device-local program
-of `local.py`) -> `simulate.py` (its cost) and `execute.py` (its run). `rules/` knows the primitives. The room knows `transforms` and
-nothing of models: `ppl` and `sharding` never meet.
+The way through: `graph.py` (the program) -> `tactics.py`, `schedule.py`, `propagate.py` (what is split) -> `lower.py` (the device-local
+program of `local.py`) -> `simulate.py` (its cost) and `execute.py` (its run). `rules/` knows the primitives. The room knows
+`transforms` and nothing of models: `ppl` and `sharding` never meet.
 """
 
 if __name__ == "sharding":

@@ -1,4 +1,4 @@
-"""Whether the collectives that were predicted are those of the program: counted in the lowered text, and in what the compiler makes of it."""
+"""Whether the predicted collectives are those of the program: counted in the lowered text, and in what the compiler makes of it."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _IN_COMPILED = re.compile(r"= .*? (all-gather|all-reduce|reduce-scatter|all-to-a
 
 
 class Check(NamedTuple):
-    """Collectives by kind: as predicted, as they stand in the lowered program, and (None if not asked) operands of those that the compiler left.
+    """Collectives by kind: as predicted, in the lowered program, and (None if not asked) operands of those that the compiler left.
 
     Attributes:
         predicted: each counted once, however often a loop runs it.

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..transforms.jax_compat import Literal, bind, equation_context, scan_layout
@@ -31,11 +31,11 @@ def neutral_element(combine: str, dtype: Any) -> Any:
     """What changes nothing when it is combined with a value of this type."""
     neutral = NEUTRAL[combine]
     if combine in ("max", "min") and not jnp.issubdtype(dtype, jnp.inexact):
-        if jnp.dtype(dtype) == bool:
+        if np.dtype(dtype).kind == "b":
             return combine == "min"
         info = jnp.iinfo(dtype)
         return info.min if combine == "max" else info.max
-    if combine in ("and", "or") and jnp.dtype(dtype) != bool:
+    if combine in ("and", "or") and np.dtype(dtype).kind != "b":
         return jnp.array(-1 if combine == "and" else 0).astype(dtype)
     return neutral
 
@@ -86,15 +86,15 @@ class _Device:
     def collective(self, step: Collective, x: Any) -> Any:
         if step.pad is not None and step.target is not None:
             x = _pad(x, step.target, step.pad)
-        if step.kind == "all_gather":
+        if step.source is not None and step.target is None:
             x = lax.all_gather(x, step.axes, axis=step.source, tiled=True)
-        elif step.kind == "reduce_scatter":
+        elif step.source is None and step.target is not None:
             x = lax.psum_scatter(x, step.axes, scatter_dimension=step.target, tiled=True)
-        elif step.kind == "all_to_all":
+        elif step.source is not None and step.target is not None:
             x = lax.all_to_all(x, step.axes, step.target, step.source, tiled=True)
         else:
             x = _all_reduce(x, step.combine, step.axes)
-        return x if step.trim is None else lax.slice_in_dim(x, 0, step.trim, axis=step.source)
+        return x if step.trim is None or step.source is None else lax.slice_in_dim(x, 0, step.trim, axis=step.source)
 
     def keep(self, step: Keep, x: Any) -> Any:
         if step.pad is not None:

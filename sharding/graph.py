@@ -1,7 +1,7 @@
 """A program as values and the operations between them, so that a layout can flow through all of it.
 
-Calls are inlined. A scan, a while loop or a choice between branches keeps its regions; between a value outside and the one that stands for it
-inside there is a link, an operation with one factor for each dimension and nothing to compute. So one worklist reaches a fixpoint
+Calls are inlined. A scan, a while loop or a choice between branches keeps its regions; between a value outside and the one that stands for
+it inside there is a link, an operation with one factor for each dimension and nothing to compute. So one worklist reaches a fixpoint
 through loops of any depth: the carry of a loop is a link between its start, its value as the body begins and ends, and its result.
 """
 
@@ -14,7 +14,7 @@ import jax
 from ..transforms.equations import CHECKPOINTS, body_of
 from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
 from ..transforms.source_lines import source_line
-from .factors import Factor, Rule
+from .factors import Factor
 from .rules import factors_of, rule_of
 
 __all__ = ["Choice", "Graph", "Node", "Region", "graph_of"]
@@ -28,8 +28,8 @@ class Node(NamedTuple):
         operands: numbers of values, or literals.
         results: numbers of values. A link has none: all its values are operands.
         factors: along which it may be split.
-        equation: None of a link.
-        rule: None of a link.
+        equation: a `JaxprEqn`; None of a link.
+        rule: a `Rule`; None of a link.
         around: the calls and loops that it stands in, outermost first.
     """
 
@@ -37,8 +37,8 @@ class Node(NamedTuple):
     operands: tuple[Any, ...]
     results: tuple[int, ...]
     factors: tuple[Factor, ...]
-    equation: JaxprEqn | None = None
-    rule: Rule | None = None
+    equation: Any = None
+    rule: Any = None
     around: tuple[JaxprEqn, ...] = ()
 
     @property

@@ -28,14 +28,14 @@ def known_value(graph: Graph, value: Any) -> np.ndarray | None:
 
 def _computed(graph: Graph, value: int) -> np.ndarray | None:
     node = graph.definition.get(value)
-    if node is None or not np.issubdtype(graph.dtypes[value], np.integer) and graph.dtypes[value] != bool:
+    if node is None or getattr(graph.dtypes[value], "kind", "") not in "biu":
         return None
     operands = [known_value(graph, x) for x in node.operands]
     if any(x is None for x in operands) or node.equation.effects:
         return None
     with jax.ensure_compile_time_eval():
         results = bind(node.equation, operands)
-    return np.asarray(results[node.results.index(value)])
+    return np.asarray(results[tuple(node.results).index(value)])
 
 
 def falls_within(graph: Graph, node: Node, factor: Factor, shards: int) -> bool:
@@ -47,8 +47,8 @@ def falls_within(graph: Graph, node: Node, factor: Factor, shards: int) -> bool:
     if indices is None:
         return False
     numbers = node.equation.params["dimension_numbers"]
-    columns = getattr(numbers, "start_index_map", None) or getattr(numbers, "scatter_dims_to_operand_dims", ())
-    places = np.moveaxis(indices[..., list(columns).index(dim)], along, 0)
+    columns: list[int] = list(getattr(numbers, "start_index_map", None) or numbers.scatter_dims_to_operand_dims)
+    places = np.moveaxis(indices[..., columns.index(dim)], along, 0)
     part = graph.shapes[node.operands[0]][dim] // shards
     return bool(np.all(places.reshape(shards, -1) // part == np.arange(shards)[:, None]))
 

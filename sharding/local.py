@@ -11,7 +11,7 @@ from .factors import Rule, Shard
 
 __all__ = ["COLLECTIVES", "Collective", "Compute", "Keep", "LocalProgram", "Mask", "Nested", "Slot", "Slots", "Step"]
 
-COLLECTIVES = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")
+COLLECTIVES: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")
 
 
 class Slot(NamedTuple):
@@ -105,9 +105,9 @@ class Nested(NamedTuple):
     Attributes:
         kind: "scan", "while" or "cond".
         equation: as it was traced.
-        bodies: (body,) of a scan; the branches of a cond; (condition, body) of a while loop, or, where members of a batch have predicates of
-            their own, (condition before the loop, condition at the end of a turn, body), a condition then giving the predicates and
-            whether any holds.
+        bodies: (body,) of a scan; the branches of a cond; (condition, body) of a while loop, or, where members of a batch have predicates
+            of their own, (condition before the loop, condition at the end of a turn, body), a condition then giving the predicates
+            and whether any holds.
         operands: slots or literals, in the order of the equation's operands.
         results: slots.
         trips: how often the body runs; None if that is known only as it runs. Of a cond 1: one of the branches.

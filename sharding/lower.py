@@ -136,10 +136,10 @@ class _Lowering:
         shards = []
         for dim, axes in enumerate(layout):
             factor = next((f for f in node.factors if f.results == (dim,)), None)
-            if axes and factor is None:
-                return None
-            if axes:
+            if factor is not None and axes:
                 shards.append(Shard(factor, axes))
+            elif axes:
+                return None
         operands = tuple(self.fetch(x, ()) for x in node.operands)
         slot = self.slot(value, layout)
         self.steps.append(Compute(node.equation, node.rule, tuple(shards), operands, (slot,)))
@@ -162,7 +162,7 @@ class _Lowering:
         trim = None
         if step.source is not None and not step.layout[step.source]:
             trim = shape[step.source] if shape[step.source] % self.size(step.axes) else None
-        if step.kind == "slice":
+        if step.kind == "slice" and step.target is not None:
             self.steps.append(Keep(step.axes, slot, result, step.target, pad))
         else:
             self.steps.append(Collective(step.kind, step.axes, slot, result, step.source, step.target, trim=trim, pad=pad))

@@ -33,7 +33,7 @@ def partition(
     fn: Callable[..., Any],
     args: Sequence[Any],
     mesh: Mesh | Mapping[str, int],
-    tactics: Sequence[ManualPartition | AutomaticPartition] = (),
+    tactics: ManualPartition | AutomaticPartition | Sequence[ManualPartition | AutomaticPartition] = (),
     *,
     carry: Mapping[str, str] | None = None,
     known: Sequence[str] = (),
@@ -53,8 +53,8 @@ def partition(
         tactics: applied in order.
         carry: name of an output -> name of an argument whose layout it keeps, as the state of an optimiser does. A prefix stands for all
             below it.
-        known: names of arguments, given as arrays, whose numbers will be the same in every call, such as an index of groups. An index that stays
-            within each device's part is then local; see `ls.sort_by_group`. What `fn` closes over is known without being named.
+        known: names of arguments, given as arrays, whose numbers will be the same in every call, such as an index of groups. An index
+            that stays within each device's part is then local; see `ls.sort_by_group`. What `fn` closes over is known anyway.
         strict: whether a conflict is an error; else it is in the report of its tactic.
         memory_bytes: limit for one device; a program whose estimated peak is higher is an error.
         hardware: what the simulator counts with; `ls.calibrate()` measures it.
@@ -68,7 +68,7 @@ def partition(
     Source: Alabed et al. (2025), "PartIR". Where we deviate is said in `propagate.py` and `lower.py`.
     """
     sizes = _axis_sizes(mesh)
-    tactics = (tactics,) if hasattr(tactics, "axes") else tuple(tactics)
+    tactics = (tactics,) if isinstance(tactics, (ManualPartition, AutomaticPartition)) else tuple(tactics)
     check_axes(tactics, sizes)
     if not isinstance(args, (tuple, list)):
         raise PartitionError(
@@ -93,8 +93,8 @@ def partition(
     peak = plans[-1].report.peak_bytes
     if memory_bytes is not None and peak > memory_bytes:
         raise PartitionError(
-            f"these tactics need about {peak:.4g} bytes on each device, the limit is {memory_bytes:.4g}. Split more values (the largest are "
-            f"{planner.largest(plans[-1])}), or add ls.AutomaticPartition(axes=[...], memory_bytes={memory_bytes:.4g})."
+            f"these tactics need about {peak:.4g} bytes on each device, the limit is {memory_bytes:.4g}. Split more values (the largest "
+            f"are {planner.largest(plans[-1])}), or add ls.AutomaticPartition(axes=[...], memory_bytes={memory_bytes:.4g})."
         )
     return Partitioned(planner, layouts, plans, written, mesh, args, returned)
 

@@ -89,8 +89,9 @@ class Planner:
                 if isinstance(leaves[i], jax.ShapeDtypeStruct):
                     raise PartitionError(f"known: {name} was given as a shape; give the array, or leave it out of `known`.")
                 self.known[i] = np.asarray(leaves[i])
-                if self.inputs[i] is not None:
-                    self.graph.known[self.inputs[i]] = self.known[i]
+                value = self.inputs[i]
+                if value is not None:
+                    self.graph.known[value] = self.known[i]
 
     def _link_results(self) -> None:
         """A result that keeps the layout of an argument is split with it."""
@@ -137,8 +138,8 @@ class Planner:
         nodes = [node for node in self.graph.nodes if node.rule is not None and not node.rule.known]
         first = {node.operation: node for node in reversed(nodes)}
         return [
-            f"{name} is not in the table of rules: {'split elementwise, as a probe found' if node.factors else 'every device runs it whole'} "
-            f"({node.place})"
+            f"{name} is not in the table of rules: {'split elementwise, as a probe found' if node.factors else 'run whole by every device'}"
+            f" ({node.place})"
             for name, node in first.items()
         ]
 
@@ -150,8 +151,9 @@ class Planner:
         return ", ".join(f"{name} with {slots[slot].bytes:.3g} bytes" for slot, name in order)
 
     def output_dtype(self, number: int) -> Any:
-        atom = self.graph.top.outputs[number]
-        return atom.aval.dtype if isinstance(atom, Literal) else self.graph.dtypes[atom]
+        atom: Any = self.graph.top.outputs[number]
+        aval: Any = getattr(atom, "aval", None)
+        return aval.dtype if isinstance(atom, Literal) else self.graph.dtypes[atom]
 
 
 def _duplicates(steps: Sequence[Step]) -> int:

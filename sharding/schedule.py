@@ -24,7 +24,8 @@ def check_axes(tactics: Any, mesh: Mapping[str, int]) -> None:
         for axis in axes:
             if axis not in mesh:
                 raise PartitionError(
-                    f"{tactic}: the mesh has no axis {axis!r}; its axes are {', '.join(map(repr, mesh))}. {nearest(axis, dict.fromkeys(mesh))}"
+                    f"{tactic}: the mesh has no axis {axis!r}; its axes are {', '.join(map(repr, mesh))}. "
+                    f"{nearest(axis, dict.fromkeys(mesh))}"
                 )
 
 

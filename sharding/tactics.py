@@ -154,4 +154,5 @@ def nearest(pattern: str, names: Mapping[str, Any]) -> str:
     if shown:
         return f"Did you mean {' or '.join(map(repr, shown))}?"
     first = list(names)[:8]
-    return f"There are {', '.join(map(repr, first))}{', ...' if len(names) > len(first) else ''}; `ls.tag(value, name)` names an internal value."
+    more = ", ..." if len(names) > len(first) else ""
+    return f"There are {', '.join(map(repr, first))}{more}; `ls.tag(value, name)` names an internal value."

@@ -75,9 +75,9 @@ from .transforms import LucioleError as LucioleError
 from .transforms import LucioleWarning as LucioleWarning
 from .transforms import ModelError as ModelError
 from .transforms import NoAttributeError as NoAttributeError
+from .transforms import PartitionError as PartitionError
 from .transforms import ProgramError as ProgramError
 from .transforms import SamplerError as SamplerError
-from .transforms import PartitionError as PartitionError
 from .transforms import StoreError as StoreError
 
 __version__: str
@@ -116,6 +116,7 @@ __all__ = [
     "NotOnHostError",
     "NothingObservedWarning",
     "OtherModeWarning",
+    "PartitionError",
     "PrecisionWarning",
     "PreconditionerWarning",
     "PriorDrawWarning",
@@ -128,7 +129,6 @@ __all__ = [
     "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Slice",
-    "PartitionError",
     "StoreError",
     "StoreWarning",
     "SubstitutedSiteWarning",

@@ -1,9 +1,9 @@
 """Edge sharding of a graph network (PartIR's GNS): nodes on every device, edges split. The counts follow from the structure.
 
-S message-passing steps, each with a perceptron of M layers on edges and one on nodes. In the forward pass each step sums messages per node over
-devices: S all_reduce. In the backward pass each layer of an edge perceptron has two gradients that sum over edges, weights and biases: 2 M S;
-and each step sends cotangents of nodes from edges, once for senders and once for receivers: 2 S, but 2 less, as the first step's
-nodes are data. What nodes do, and the loss, is computed whole everywhere.
+S message-passing steps, each with a perceptron of M layers on edges and one on nodes. In the forward pass each step sums messages per node
+over devices: S all_reduce. In the backward pass each layer of an edge perceptron has two gradients that sum over edges, weights and
+biases: 2 M S; and each step sends cotangents of nodes from edges, once for senders and once for receivers: 2 S, but 2 less, as the
+first step's nodes are data. What nodes do, and the loss, is computed whole everywhere.
 """
 
 import jax
@@ -79,7 +79,9 @@ def test_it_equals_the_whole():
     graph, target = inputs(make, rng.integers(0, 12, 32).astype(np.int32), 12, 32, 8)
     args = parameters(make, 2, 2, 8), graph, target
     part = partitioned(args, 4)
-    assert part.check(compiled=True).compiled["all_reduce"] == expected_all_reduces(2, 2)
+    compiled = part.check(compiled=True).compiled
+    assert compiled is not None
+    assert compiled["all_reduce"] == expected_all_reduces(2, 2)
     (value, gradient), (value_of_whole, gradient_of_whole) = part(*args), jax.jit(jax.value_and_grad(loss))(*args)
     np.testing.assert_allclose(value, value_of_whole, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * abs(b).max()), gradient, gradient_of_whole)

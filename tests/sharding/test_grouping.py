@@ -51,7 +51,9 @@ def test_a_large_table_is_read_where_it_lies_and_a_small_one_is_gathered():
 
 
 def test_what_a_function_closes_over_is_known():
-    part = ls.partition(lambda alpha, y: loss_and_gradient(alpha, SORTED, y), (ALPHA, Y), {"d": DEVICES}, [ls.ManualPartition(BOTH, axis="d")])
+    part = ls.partition(
+        lambda alpha, y: loss_and_gradient(alpha, SORTED, y), (ALPHA, Y), {"d": DEVICES}, [ls.ManualPartition(BOTH, axis="d")]
+    )
     assert part.reports[-1].collectives["all_reduce"] == 1
     assert part.reports[-1].collectives["all_gather"] == 0
     part.check()
@@ -62,8 +64,8 @@ def test_known_numbers_are_held_to():
     part(ALPHA, SORTED.copy(), Y)
     with pytest.raises(luciole.PartitionError, match="group: its numbers are not those"):
         part(ALPHA, SHUFFLED, Y)
+    shape = jax.ShapeDtypeStruct(SORTED.shape, SORTED.dtype)
     with pytest.raises(luciole.PartitionError, match="given as a shape"):
-        shape = jax.ShapeDtypeStruct(SORTED.shape, SORTED.dtype)
         ls.partition(loss_and_gradient, (ALPHA, shape, Y), {"d": DEVICES}, known=["group"])
 
 

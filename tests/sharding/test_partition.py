@@ -38,7 +38,7 @@ def counts(part):
 def test_each_tactic_adds_its_collectives_and_the_result_is_the_function_s(args):
     part = ls.partition(step, args, MESH, [DATA, MODEL, ZERO], carry={"0": "p"})
     reports = [{kind: n for kind, n in report.collectives.items() if n} for report in part.reports]
-    # data: two gradients and the loss; model: those of the hidden layer are local, the loss is summed over both; ZeRO: gathers at three uses
+    # data: two gradients and the loss; model: the loss is summed over both axes; ZeRO: a parameter is gathered at three uses
     assert reports == [{}, {"all_reduce": 3}, {"all_reduce": 3}, {"all_gather": 3, "all_reduce": 1, "reduce_scatter": 2}]
     part.check(compiled=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), part(*args), step(*args))
@@ -141,7 +141,10 @@ def test_the_picture_and_the_words(args):
 MISTAKES = {
     "an unknown name": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"p.w3": 0}, axis="data")]), r"called 'p.w3'.*'p.w[12]'"),
     "an unknown axis": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"x": 0}, axis="dta")]), "no axis 'dta'.*mean 'data'"),
-    "a size": (lambda a: ls.partition(step, a, {"data": 5}, [DATA]), r"dimension 0 of x, \[32, 8\], cannot be divided among the 5.*pad=True"),
+    "a size": (
+        lambda a: ls.partition(step, a, {"data": 5}, [DATA]),
+        r"dimension 0 of x, \[32, 8\], cannot be divided among the 5.*pad=True",
+    ),
     "a dimension": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"x": 2}, axis="data")]), "hence no dimension 2"),
     "a place": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"x": "0"}, axis="data")]), "split along '0'"),
     "not a tactic": (lambda a: ls.partition(step, a, MESH, [("x", 0)]), "found tuple"),
