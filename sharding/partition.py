@@ -107,6 +107,11 @@ def _axis_sizes(mesh: Mesh | Mapping[str, int]) -> dict[str, int]:
     return dict(mesh)
 
 
+def _typed(x: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an argument as JAX takes it."""
+    return tuple(jnp.shape(x)), jax.dtypes.canonicalize_dtype(jnp.result_type(x))
+
+
 class Partitioned:
     """A partitioned program. Call it like the function that it was made of; see `partition`.
 
@@ -120,7 +125,7 @@ class Partitioned:
     ) -> None:
         self._planner, self._layouts, self._plans, self._mesh = planner, layouts, plans, mesh
         self._args = jax.tree.structure(tuple(args))
-        self._shapes = [(tuple(jnp.shape(x)), jax.dtypes.canonicalize_dtype(jnp.result_type(x))) for x in jax.tree.leaves(tuple(args))]
+        self._shapes = [_typed(x) for x in jax.tree.leaves(tuple(args))]
         self._returned = jax.tree.structure(returned)
         self._out_shapes = [tuple(x.shape) for x in jax.tree.leaves(returned)]
         self.tactics = tuple(tactics)
@@ -177,10 +182,12 @@ class Partitioned:
         """Run on the mesh.
 
         Raises:
-            PartitionError: the arguments are not of the shapes and types that the program was made for, or devices are missing.
+            PartitionError: the arguments are not of the shapes and types that the program was made for, devices are missing, or it is
+                being differentiated.
         """
-        leaves = self._checked(args)
-        outs = self._jitted(*self._placed(leaves))
+        placed = self._placed(self._checked(args))
+        traced = any(isinstance(x, jax.core.Tracer) for x in placed)
+        outs = self._guarded(*placed) if traced else self._jitted(*placed)
         trimmed = [x if x.shape == shape else x[tuple(slice(n) for n in shape)] for x, shape in zip(outs, self._out_shapes, strict=True)]
         return jax.tree.unflatten(self._returned, trimmed)
 
@@ -239,7 +246,7 @@ class Partitioned:
         if tree != self._args:
             raise PartitionError(f"the program was partitioned for arguments {self._args}; found {tree}. Partition it again for these.")
         for name, x, (shape, dtype) in zip(self._planner.arguments, leaves, self._shapes, strict=True):
-            found = (tuple(jnp.shape(x)), jax.dtypes.canonicalize_dtype(jnp.result_type(x)))
+            found = (x.shape, x.dtype) if isinstance(x, jax.Array) else _typed(x)
             if found != (shape, dtype):
                 raise PartitionError(
                     f"{name}: the program was partitioned for {dtype}{list(shape)}, found {found[1]}{list(found[0])}. Partition it again."
@@ -252,21 +259,50 @@ class Partitioned:
         return [x for x, used in zip(leaves, self._planner.kept, strict=True) if used]
 
     def _placed(self, leaves: Sequence[Any]) -> list[Any]:
-        placed = []
-        for x, layout in zip([*leaves, *self._planner.graph.constants], self._lowered.inputs, strict=True):
-            shape = tuple(jnp.shape(x))
-            rest = [(0, after - n) for n, after in zip(shape, self._global(shape, layout), strict=True)]
-            x = jnp.pad(x, rest) if any(after for _, after in rest) else x
-            placed.append(jax.device_put(x, NamedSharding(self.mesh, spec_of(layout))))
-        return placed
+        num = len(leaves)
+        return [*map(self._put, leaves, self._places[:num]), *self._placed_constants]
+
+    def _put(self, x: Any, place: tuple[NamedSharding, tuple[int, ...]]) -> Any:
+        sharding, shape = place
+        if isinstance(x, jax.Array) and x.shape == shape and getattr(x, "sharding", None) == sharding:
+            return x
+        rest = [(0, after - n) for n, after in zip(jnp.shape(x), shape, strict=True)]
+        return jax.device_put(jnp.pad(x, rest) if any(after for _, after in rest) else x, sharding)
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[NamedSharding, tuple[int, ...]]]:
+        """Where each input of the device-local program lies, constants last, and its shape, padding included."""
+        graph = self._planner.graph
+        return [
+            (NamedSharding(self.mesh, spec_of(layout)), self._global(graph.shapes[v], layout))
+            for v, layout in zip(graph.top.inputs, self._lowered.inputs, strict=True)
+        ]
+
+    @functools.cached_property
+    def _placed_constants(self) -> list[Any]:
+        constants = self._planner.graph.constants
+        return list(map(self._put, constants, self._places[len(self._places) - len(constants) :]))
 
     @property
     def _structs(self) -> list[Any]:
-        graph = self._planner.graph
+        dtypes = (self._planner.graph.dtypes[v] for v in self._planner.graph.top.inputs)
         return [
-            jax.ShapeDtypeStruct(self._global(graph.shapes[v], layout), graph.dtypes[v], sharding=NamedSharding(self.mesh, spec_of(layout)))
-            for v, layout in zip(graph.top.inputs, self._lowered.inputs, strict=True)
+            jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for (sharding, shape), dtype in zip(self._places, dtypes, strict=True)
         ]
+
+    @functools.cached_property
+    def _guarded(self) -> Any:
+        """The program, which says so where it is differentiated: the partial sums inside have no gradients that JAX could follow."""
+        guarded = jax.custom_jvp(lambda *parts: self._jitted(*parts))
+
+        @guarded.defjvp
+        def refuse(primals: Any, tangents: Any) -> Any:
+            raise PartitionError(
+                "a partitioned program cannot be differentiated. Differentiate first: "
+                "ls.partition(jax.value_and_grad(fn), args, mesh, tactics)."
+            )
+
+        return guarded
 
     @functools.cached_property
     def _jitted(self) -> Any:

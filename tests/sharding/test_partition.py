@@ -178,3 +178,11 @@ def test_an_axis_that_changes_its_dimension_is_an_exchange():
     assert counts(part) == {"all_to_all": 1}
     part.check(compiled=True)
     np.testing.assert_array_equal(part(x), transposed_twice(x))
+
+
+def test_it_runs_inside_of_compiled_functions_and_refuses_to_be_differentiated(args):
+    part = ls.partition(step, args, MESH, [DATA, MODEL], carry={"0": "p"})
+    twice = jax.jit(lambda p, x: part(part(p, x)[0], x))
+    np.testing.assert_allclose(twice(*args)[1], step(step(*args)[0], args[1])[1], rtol=1e-5)
+    with pytest.raises(luciole.PartitionError, match="Differentiate first"):
+        jax.grad(lambda p: part(p, args[1])[1])(args[0])
