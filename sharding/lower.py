@@ -9,7 +9,6 @@ Source: Alabed et al. (2025), section 6 (lowering to collectives). That each val
 uses, is inferred from the counts of their table 3.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +16,11 @@ import jax
 from jax import lax
 
 from ..transforms.jax_compat import Literal, open_jaxpr, scan_layout
+from .communicate import Held, Writer
 from .factors import Shard
 from .graph import Choice, Graph, Node, Region
-from .layout import Layout, Move, local_shape, moves, replicated
-from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Slot, Slots, Step
+from .layout import Layout, replicated
+from .local import Collective, Compute, LocalProgram, Mask, Nested, Slots, Step
 from .propagate import Layouts
 from .rules import linear_operands, rule_of
 
@@ -43,22 +43,6 @@ class Lowered(NamedTuple):
     outputs: tuple[Layout, ...]
 
 
-class _Held(NamedTuple):
-    """A value as it was last computed.
-
-    Attributes:
-        slot: where it is.
-        layout: how it is split there.
-        pending: the axes over which it is still to be combined.
-        combine: by which reduction.
-    """
-
-    slot: int
-    layout: Layout
-    pending: tuple[str, ...] = ()
-    combine: str | None = None
-
-
 def lower(graph: Graph, layouts: Layouts, outputs: Mapping[int, Layout]) -> Lowered:
     """The device-local program.
 
@@ -79,13 +63,12 @@ def lower(graph: Graph, layouts: Layouts, outputs: Mapping[int, Layout]) -> Lowe
     return Lowered(program, lowering.slots, tuple(lowering.home(v) for v in graph.top.inputs), tuple(ends))
 
 
-class _Lowering:
+class _Lowering(Writer):
     def __init__(self, graph: Graph, layouts: Layouts) -> None:
-        self.graph, self.layouts, self.mesh = graph, layouts, layouts.mesh
-        self.slots: Slots = []
-        self.steps: list[Step] = []
+        super().__init__(graph, layouts.mesh)
+        self.layouts = layouts
         self.constants: list[tuple[int, Any]] = []
-        self.held: dict[int, _Held] = {}
+        self.held: dict[int, Held] = {}
 
     # ---- values
 
@@ -94,27 +77,20 @@ class _Lowering:
             return ()
         return self.layouts.layout(atom, len(self.graph.shapes[atom]))
 
-    def slot(self, value: int, layout: Layout) -> int:
-        return self.new_slot(local_shape(self.graph.shapes[value], layout, self.mesh), self.graph.dtypes[value])
-
-    def new_slot(self, shape: tuple[int, ...], dtype: Any) -> int:
-        self.slots.append(Slot(shape, dtype))
-        return len(self.slots) - 1
-
     def enter(self, value: int, layout: Layout | None = None) -> int:
         """A value that comes from outside of the region, in its home or in the layout that is said."""
         layout = self.home(value) if layout is None else layout
         slot = self.slot(value, layout)
-        self.held[value] = _Held(slot, layout)
+        self.held[value] = Held(slot, layout)
         return slot
 
-    def settle(self, value: int) -> _Held:
+    def settle(self, value: int) -> Held:
         """The value in its home; whatever that takes is done now and once."""
         held, home = self.held[value], self.home(value)
         if held.pending:
             held = self.reduce(value, held, home)
         if held.layout != home:
-            held = _Held(self.move(value, held.slot, held.layout, home), home)
+            held = Held(self.move(value, held.slot, held.layout, home), home)
         self.held[value] = held
         return held
 
@@ -144,60 +120,6 @@ class _Lowering:
         slot = self.slot(value, layout)
         self.steps.append(Compute(node.equation, node.rule, tuple(shards), operands, (slot,)))
         return slot
-
-    # ---- communication
-
-    def size(self, axes: Iterable[str]) -> int:
-        return math.prod(self.mesh[a] for a in axes)
-
-    def move(self, value: int, slot: int, start: Layout, end: Layout) -> int:
-        for step in moves(start, end):
-            slot = self.one_move(value, slot, step)
-        return slot
-
-    def one_move(self, value: int, slot: int, step: Move) -> int:
-        shape = self.graph.shapes[value]
-        result = self.slot(value, step.layout)
-        pad = None if step.target is None else self.padded(shape[step.target], step.layout[step.target])
-        trim = None
-        if step.source is not None and not step.layout[step.source]:
-            trim = shape[step.source] if shape[step.source] % self.size(step.axes) else None
-        if step.kind == "slice" and step.target is not None:
-            self.steps.append(Keep(step.axes, slot, result, step.target, pad))
-        else:
-            self.steps.append(Collective(step.kind, step.axes, slot, result, step.source, step.target, trim=trim, pad=pad))
-        return result
-
-    def padded(self, size: int, axes: tuple[str, ...]) -> int | None:
-        """The padded size of a dimension that is split over one axis which does not divide it."""
-        shards = self.size(axes)
-        return None if size % shards == 0 else -(-size // shards) * shards
-
-    def reduce(self, value: int, held: _Held, home: Layout) -> _Held:
-        """Combine a partial result: scattered where the home is split over the axis, else on every device."""
-        slot, layout, pending, combine = held
-        while combine == "sum":
-            found = next(
-                (
-                    (dim, axes[len(layout[dim])])
-                    for dim, axes in enumerate(home)
-                    if len(axes) > len(layout[dim]) and axes[: len(layout[dim])] == layout[dim] and axes[len(layout[dim])] in pending
-                ),
-                None,
-            )
-            if found is None:
-                break
-            dim, axis = found
-            layout = tuple((*axes, axis) if d == dim else axes for d, axes in enumerate(layout))
-            result = self.slot(value, layout)
-            pad = self.padded(self.graph.shapes[value][dim], layout[dim])
-            self.steps.append(Collective("reduce_scatter", (axis,), slot, result, None, dim, combine, pad=pad))
-            slot, pending = result, tuple(a for a in pending if a != axis)
-        if pending:
-            result = self.slot(value, layout)
-            self.steps.append(Collective("all_reduce", pending, slot, result, combine=combine))
-            slot = result
-        return _Held(slot, layout)
 
     # ---- steps
 
@@ -229,7 +151,7 @@ class _Lowering:
         for i, value in enumerate(node.results):
             layout = self.given(i, split, len(self.graph.shapes[value]))
             results.append(self.slot(value, layout))
-            self.held[value] = _Held(results[-1], layout, summed, combine)
+            self.held[value] = Held(results[-1], layout, summed, combine)
         self.steps.append(Compute(node.equation, node.rule, split, tuple(operands), tuple(results)))
         for value in node.results:
             if summed and not self.may_wait(value):
@@ -299,7 +221,7 @@ class _Lowering:
         results = []
         for value, layout in zip(step.results, layouts, strict=True):
             results.append(self.slot(value, layout))
-            self.held[value] = _Held(results[-1], layout)
+            self.held[value] = Held(results[-1], layout)
         self.steps.append(Nested(step.kind, step.equation, bodies, tuple(operands), tuple(results), trips))
 
     def scan(self, step: Choice) -> Any:

@@ -12,7 +12,7 @@ __all__ = [
 
 # Equations whose value is that of one nested program, by the parameter that holds it: calls, and what says besides how to
 # differentiate, or what to keep for that, and nothing about the value.
-CALLS = {"closed_call": "call_jaxpr", "core_call": "call_jaxpr", "core_closed_call": "call_jaxpr", "jit": "jaxpr", "pjit": "jaxpr"}
+CALLS = dict.fromkeys(("closed_call", "core_call", "core_closed_call", "eval_jaxpr"), "call_jaxpr") | {"jit": "jaxpr", "pjit": "jaxpr"}
 CHECKPOINTS = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
 BODY_PARAMETER = CALLS | CHECKPOINTS | {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 
