@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 
 from ..transforms.errors import PartitionError
@@ -186,7 +187,7 @@ class Partitioned:
                 being differentiated.
         """
         placed = self._placed(self._checked(args))
-        traced = any(isinstance(x, jax.core.Tracer) for x in placed)
+        traced = any(isinstance(x, Tracer) for x in placed)
         outs = self._guarded(*placed) if traced else self._jitted(*placed)
         trimmed = [x if x.shape == shape else x[tuple(slice(n) for n in shape)] for x, shape in zip(outs, self._out_shapes, strict=True)]
         return jax.tree.unflatten(self._returned, trimmed)

@@ -62,6 +62,8 @@ def test_the_earlier_tactic_wins(args):
     (conflict,) = part.reports[-1].conflicts
     assert "dimension 0, as decided before" in str(conflict)
     assert counts(part) == counts(ls.partition(step, args, {"data": 4}, [DATA]))
+    with pytest.raises(luciole.PartitionError, match=r"x over 'data' could be split along dimension 0, as decided before"):
+        ls.partition(step, args, {"data": 4}, [DATA, columns], strict=True)
 
 
 def product(x, w):
