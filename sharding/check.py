@@ -52,11 +52,15 @@ def check_program(predicted: Mapping[str, int], duplicates: Mapping[str, int], l
     expected = dict.fromkeys(COLLECTIVES, 0) | {kind: int(n) for kind, n in predicted.items()}
     found = lowered_collectives(lowered.as_text())
     if found != expected:
-        raise PartitionError(f"the prediction was {expected}, the lowered program has {found}. This is a fault of the lowering: please report it.")
+        raise PartitionError(
+            f"the prediction was {expected}, the lowered program has {found}. This is a fault of the lowering: please report it."
+        )
     left = None
     if compiled:
         left = compiled_collectives(lowered.compile().as_text())
         fewer = {kind: expected.get(kind, 0) - n for kind, n in left.items()}
         if any(not 0 <= n <= duplicates.get(kind, 0) for kind, n in fewer.items()):
-            raise PartitionError(f"the prediction was {expected}, of which {dict(duplicates)} are duplicates; the compiled program has {left}.")
+            raise PartitionError(
+                f"the prediction was {expected}, of which {dict(duplicates)} are duplicates; the compiled program has {left}."
+            )
     return Check(expected, found, left, dict(duplicates))

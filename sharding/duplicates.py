@@ -48,9 +48,7 @@ def _key(step: Compute | Collective | Keep | Mask, number: dict[int, Any]) -> Ha
     equation = step.equation
     if equation.effects or equation.primitive.name == "optimization_barrier":
         return None
-    operands = tuple(
-        (str(x.val), str(x.aval)) if isinstance(x, Literal) else number.get(x, x) for x in step.operands
-    )
+    operands = tuple((str(x.val), str(x.aval)) if isinstance(x, Literal) else number.get(x, x) for x in step.operands)
     key = (equation.primitive.name, tuple(sorted(equation.params.items(), key=lambda item: item[0])), step.shards, operands)
     try:
         hash(key)

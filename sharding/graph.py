@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ..transforms.equations import CHECKPOINTS, body_of
 from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
@@ -244,6 +245,9 @@ class _Builder:
         self, region: Region, eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[int], around: tuple[JaxprEqn, ...]
     ) -> None:
         graph = self.graph
+        if results and all(0 in graph.shapes[v] and hasattr(graph.dtypes[v], "itemsize") for v in results) and not eqn.effects:
+            region.constants.update((v, np.zeros(graph.shapes[v], graph.dtypes[v])) for v in results)  # nothing is to be computed
+            return
         node = graph.node(operands, results, factors_of(eqn), equation=eqn, rule=rule_of(eqn), around=around)
         graph.read(operands)
         graph.definition.update((v, node) for v in results)

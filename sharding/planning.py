@@ -104,9 +104,7 @@ class Planner:
 
     def homes(self, layouts: Layouts) -> dict[str, Layout]:
         """How each named value is split."""
-        return {
-            name: layouts.layout(values[0], len(self.graph.shapes[values[0]])) for name, values in self.names.named.items() if values
-        }
+        return {name: layouts.layout(values[0], len(self.graph.shapes[values[0]])) for name, values in self.names.named.items() if values}
 
     @property
     def unknown(self) -> list[str]:

@@ -19,12 +19,15 @@ VALUE, GRADIENT = 1e-6, 2e-5  # largest errors, relative to the largest entry
 
 
 class Program(NamedTuple):
-    """A function, its arguments, the ways to split it, and how far results may lie from those of the whole."""
+    """A function, its arguments (or what makes them), the ways to split it, and how far results may lie from those of the whole."""
 
     function: Callable[..., Any]
     args: Sequence[Any]
     ways: tuple[str, ...]
     error: float = VALUE
+
+    def arguments(self) -> list[Any]:
+        return [x() if callable(x) else x for x in self.args]
 
 
 def tactics(way: str) -> list[ls.ManualPartition]:
@@ -82,7 +85,9 @@ def members_with_data(x: Any, data: Any) -> Any:
     """Each member looks at all data in every turn."""
 
     def one(v: Any) -> Any:
-        return lax.while_loop(lambda c: (c[1] < 9) & (jnp.abs(c[0]).max() > 0.3), lambda c: (c[0] - 0.2 * jnp.mean(c[0] - data, 0), c[1] + 1), (v, 0))
+        return lax.while_loop(
+            lambda c: (c[1] < 9) & (jnp.abs(c[0]).max() > 0.3), lambda c: (c[0] - 0.2 * jnp.mean(c[0] - data, 0), c[1] + 1), (v, 0)
+        )
 
     return jax.vmap(one)(x)
 
@@ -120,7 +125,9 @@ def recomputed_scan(ws: Any, x: Any) -> Any:
 
 
 CONTROL = {
-    "layers": Program(layers, (normal(3, 8, 8) * 0.4, normal(16, 8)), ("x/0/a", "x/0/a ws/2/b", "ws/1/b", "x/0/a x/0/b", "ws/0/e!"), GRADIENT),
+    "layers": Program(
+        layers, (normal(3, 8, 8) * 0.4, normal(16, 8)), ("x/0/a", "x/0/a ws/2/b", "ws/1/b", "x/0/a x/0/b", "ws/0/e!"), GRADIENT
+    ),
     "nested scan": Program(nested_scan, (normal(8, 8), normal(8, 8) * 0.2), ("x/0/a", "w/1/b x/0/a", "x/1/e", "w/0/a"), 5e-6),
     "while": Program(until, (normal(8, 8), normal(8, 8) * 0.3), ("x/0/a", "x/1/a", "w/0/b x/0/a", "w/1/e")),
     "members apart": Program(members_apart, (normal(16, 8),), ("x/0/a", "x/0/a x/0/b", "x/1/b", "x/0/a x/1/b", "x/0/e")),
@@ -133,7 +140,9 @@ CONTROL = {
     "cond and switch": Program(chosen, (normal(8, 8), 1), ("x/0/a", "x/1/a", "x/0/a x/1/b", "x/0/a x/0/b")),
     "cond and switch, others": Program(chosen, (normal(8, 8), 0), ("x/0/a", "x/1/a", "x/1/e")),
     "switch by member": Program(chosen_by_member, (normal(8, 8), below(3, 8)), ("x/0/a", "x/1/a", "i/0/b x/1/a")),
-    "remat": Program(recomputed, ([normal(8, 8, seed=i) * 0.4 for i in range(3)], normal(16, 8)), ("x/0/a", "ws/1/b x/0/a", "ws/0/e"), GRADIENT),
+    "remat": Program(
+        recomputed, ([normal(8, 8, seed=i) * 0.4 for i in range(3)], normal(16, 8)), ("x/0/a", "ws/1/b x/0/a", "ws/0/e"), GRADIENT
+    ),
     "remat of a scan": Program(recomputed_scan, (normal(3, 8, 8) * 0.4, normal(16, 8)), ("x/0/a", "x/0/a ws/1/b", "ws/2/e"), GRADIENT),
 }
 
@@ -232,7 +241,15 @@ def slices(x: Any, i: Any) -> Any:
 
 def joined(x: Any, y: Any) -> Any:
     both = jnp.concatenate([x, y, x], 0)
-    return both.sum(0), both, jnp.concatenate([x, y], 1), jnp.stack([x, y], 1), jnp.pad(x, ((1, 2), (0, 1))), jnp.tile(x, (2, 1)), jnp.split(both, 3, 0)
+    return (
+        both.sum(0),
+        both,
+        jnp.concatenate([x, y], 1),
+        jnp.stack([x, y], 1),
+        jnp.pad(x, ((1, 2), (0, 1))),
+        jnp.tile(x, (2, 1)),
+        jnp.split(both, 3, 0),
+    )
 
 
 INDEXING = {
@@ -244,7 +261,10 @@ INDEXING = {
     "updates": Program(updated, (normal(8, 8), np.array([1, 6, 3], np.int32), normal(3, 8)), ("x/0/a", "x/1/a", "v/1/b x/0/a", "x/0/e")),
     "picks": Program(picked, (normal(8, 8), below(8, 8)), ("x/0/a", "g/0/a", "x/1/a", "x/0/a g/0/b", "x/0/a x/1/b")),
     "embedding": Program(
-        embedded, (normal(64, 8), below(16, 8, 5), normal(8, 16)), ("table/0/a", "tokens/0/a", "table/1/b tokens/0/a", "head/1/a table/0/b"), GRADIENT
+        embedded,
+        (normal(64, 8), below(16, 8, 5), normal(8, 16)),
+        ("table/0/a", "tokens/0/a", "table/1/b tokens/0/a", "head/1/a table/0/b"),
+        GRADIENT,
     ),
     "slices": Program(slices, (normal(8, 8), 3), ("x/0/a", "x/1/a", "x/0/b x/1/a", "x/0/e")),
     "concatenation": Program(joined, (normal(8, 8), normal(8, 8, seed=1)), ("x/0/a", "x/1/a", "y/0/b x/1/a", "x/0/a y/1/b", "y/0/e")),
