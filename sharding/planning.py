@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     @property
     def duplicates(self) -> dict[str, int]:
         """How many collectives of each kind do again what one before them did; a compiler may merge them."""
-        return duplicates(self.lowered.program)
+        return duplicates(self.lowered.program, self.lowered.slots)
 
 
 class Planner:

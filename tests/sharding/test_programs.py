@@ -83,18 +83,17 @@ def test_a_wrong_rule_is_found(monkeypatch):
         assert_same(part(x), expected, 1e-2)
 
 
-@pytest.mark.parametrize("sizes", [{"a": 1}, {"a": 2, "b": 2}, {"a": 4, "b": 2}], ids=str)
-def test_draws_have_the_same_bits_on_any_mesh(sizes):
-    key = jax.random.key(5)
-
+def test_draws_have_the_same_bits_on_any_mesh():
     def draw(key, x):
         noise = ls.tag(jax.random.normal(key, (16, 6)), "noise")
         return noise, jax.random.normal(jax.random.fold_in(key, 1), x.shape) * x
 
-    x = np.ones((16, 6), np.float32)
-    named = [ls.ManualPartition({"noise": 0, "x": 0}, axis="a")]
-    named += [ls.ManualPartition({"noise": 1, "x": 1}, axis="b")] * ("b" in sizes)
-    part = ls.partition(draw, (key, x), sizes, named)
-    assert sum(part.check().lowered.values()) == 0
-    for a, b in zip(part(key, x), jax.jit(draw)(key, x), strict=True):
-        np.testing.assert_array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
+    args = jax.random.key(5), np.ones((16, 6), np.float32)
+    expected = jax.jit(draw)(*args)
+    for sizes in ({"a": 1}, {"a": 2, "b": 2}, {"a": 8}):
+        named = [ls.ManualPartition({"noise": n, "x": n}, axis=axis) for n, axis in enumerate(sizes)]
+        part = ls.partition(draw, args, sizes, named)
+        assert sum(part.check().lowered.values()) == 0
+        for a, b in zip(part(*args), expected, strict=True):
+            assert len(a.sharding.device_set) == np.prod(list(sizes.values()))
+            np.testing.assert_array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
