@@ -20,13 +20,13 @@ class Check(NamedTuple):
         predicted: each counted once, however often a loop runs it.
         lowered: of StableHLO.
         compiled: of optimised HLO; it may merge several into one of many operands, hence operands are counted.
-        duplicates: gathers that do again what one before them did; the compiler may drop as many.
+        duplicates: those that do again what one before them did, by kind; the compiler may drop as many.
     """
 
     predicted: dict[str, int]
     lowered: dict[str, int]
     compiled: dict[str, int] | None
-    duplicates: int
+    duplicates: dict[str, int]
 
 
 def lowered_collectives(text: str) -> dict[str, int]:
@@ -47,7 +47,7 @@ def compiled_collectives(text: str) -> dict[str, int]:
     return counts
 
 
-def check_program(predicted: Mapping[str, int], duplicates: int, lowered: Any, *, compiled: bool) -> Check:
+def check_program(predicted: Mapping[str, int], duplicates: Mapping[str, int], lowered: Any, *, compiled: bool) -> Check:
     """Compare; see `Partitioned.check`."""
     expected = dict.fromkeys(COLLECTIVES, 0) | {kind: int(n) for kind, n in predicted.items()}
     found = lowered_collectives(lowered.as_text())
@@ -59,8 +59,8 @@ def check_program(predicted: Mapping[str, int], duplicates: int, lowered: Any, *
     if compiled:
         left = compiled_collectives(lowered.compile().as_text())
         fewer = {kind: expected.get(kind, 0) - n for kind, n in left.items()}
-        if any(n for kind, n in fewer.items() if kind != "all_gather") or not 0 <= fewer["all_gather"] <= duplicates:
+        if any(not 0 <= n <= duplicates.get(kind, 0) for kind, n in fewer.items()):
             raise PartitionError(
-                f"the prediction was {expected}, of which {duplicates} gathers are duplicates; the compiled program has {left}."
+                f"the prediction was {expected}, of which {dict(duplicates)} are duplicates; the compiled program has {left}."
             )
-    return Check(expected, found, left, duplicates)
+    return Check(expected, found, left, dict(duplicates))

@@ -12,7 +12,7 @@ from ..transforms.jax_compat import Literal, bind, equation_context, scan_layout
 from .factors import NEUTRAL, Local
 from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Slots, Step
 
-__all__ = ["neutral_element", "run_local"]
+__all__ = ["is_key", "neutral_element", "padded_to", "run_local"]
 
 
 def run_local(program: LocalProgram, slots: Slots, mesh: Mapping[str, int], operands: Sequence[Any]) -> list[Any]:
@@ -84,8 +84,10 @@ class _Device:
             return step.rule.run(step.equation, operands, local)
 
     def collective(self, step: Collective, x: Any) -> Any:
+        if is_key(x):
+            return jax.random.wrap_key_data(self.collective(step, jax.random.key_data(x)), impl=jax.random.key_impl(x))
         if step.pad is not None and step.target is not None:
-            x = _pad(x, step.target, step.pad)
+            x = padded_to(x, step.target, step.pad)
         if step.source is not None and step.target is None:
             x = lax.all_gather(x, step.axes, axis=step.source, tiled=True)
         elif step.source is None and step.target is not None:
@@ -98,7 +100,7 @@ class _Device:
 
     def keep(self, step: Keep, x: Any) -> Any:
         if step.pad is not None:
-            x = _pad(x, step.target, step.pad)
+            x = padded_to(x, step.target, step.pad)
         size = self.slots[step.result].shape[step.target]
         return lax.dynamic_slice_in_dim(x, self.index(step.axes) * size, size, step.target)
 
@@ -161,7 +163,15 @@ def _where(active: Any, new: Any, old: Any) -> Any:
     return jnp.where(active.reshape(active.shape + (1,) * (new.ndim - active.ndim)), new, old)
 
 
-def _pad(x: Any, dim: int, size: int) -> Any:
+def is_key(x: Any) -> bool:
+    """Whether these are typed random keys."""
+    return jax.dtypes.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def padded_to(x: Any, dim: int, size: int) -> Any:
+    """`x` with `size` entries along `dim`: zeros behind its own, or, as there is no key that is zero, its last key again."""
+    if is_key(x):
+        return jnp.take(x, jnp.minimum(jnp.arange(size), x.shape[dim] - 1), axis=dim)
     rest = size - x.shape[dim]
     zero = jnp.zeros((), x.dtype)
     return lax.pad(x, zero, [(0, rest if d == dim else 0, 0) for d in range(x.ndim)]) if rest else x

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from ..transforms.equations import CHECKPOINTS, body_of
 from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
@@ -136,6 +137,15 @@ class Graph:
             if isinstance(x, int):
                 self.num_uses[x] += 1
 
+    def drop(self, step: "Node | Choice") -> None:
+        """Let a step read nothing, and nothing spread through it."""
+        for x in step.operands:
+            if isinstance(x, int):
+                self.num_uses[x] -= 1
+        if isinstance(step, Node):
+            for v in {*(x for x in step.operands if isinstance(x, int)), *step.results}:
+                self.neighbours[v].remove(step.number)
+
     def link(self, values: Sequence[Any], shifts: Sequence[int], around: tuple[JaxprEqn, ...] = ()) -> None:
         """Let values have one layout; `shifts` counts their leading dimensions that the others lack. Literals have none."""
         pairs = [(v, shift) for v, shift in zip(values, shifts, strict=True) if isinstance(v, int)]
@@ -159,7 +169,43 @@ def graph_of(closed: Any) -> Graph:
     graph.known.update(zip(constants, consts, strict=True))
     env = dict(zip([*jaxpr.invars, *jaxpr.constvars], region.inputs, strict=True))
     _Builder(graph).fill(region, jaxpr, env, ())
+    _prune(graph)
     return graph
+
+
+def _prune(graph: Graph) -> None:
+    """Drop what no result needs: the program of a call may give more than is read, and inlining a solve leaves its transpose's parts unread."""
+    live: set[int] = set()
+
+    def needed(step: Node | Choice) -> bool:
+        return any(v in live for v in step.results) or bool(step.equation is not None and step.equation.effects)
+
+    def walk(region: Region) -> None:
+        live.update(x for x in region.outputs if isinstance(x, int))
+        kept: list[Node | Choice] = []
+        for step in reversed(region.steps):
+            if not needed(step):
+                graph.drop(step)
+                continue
+            kept.append(step)
+            live.update(x for x in step.operands if isinstance(x, int))
+            if isinstance(step, Choice):
+                for inner in step.regions:
+                    walk(inner)
+            else:
+                for x in step.operands:
+                    if isinstance(x, int):
+                        graph.reader.setdefault(x, step)
+        region.steps = kept[::-1]
+
+    walk(graph.top)
+
+
+def _solve_of(eqn: JaxprEqn, operands: list[Any]) -> tuple[Any, list[Any]]:
+    """The program that a linear solve runs, and its operands: its own constants and the right-hand side. The rest is for derivatives."""
+    lengths = eqn.params["const_lengths"]
+    before = lengths.matvec + lengths.vecmat
+    return eqn.params["jaxprs"].solve, [*operands[before : before + lengths.solve], *operands[sum(lengths) :]]
 
 
 class _Builder:
@@ -181,7 +227,12 @@ class _Builder:
         return [read(x) for x in jaxpr.outvars]
 
     def equation(self, region: Region, eqn: JaxprEqn, operands: list[Any], around: tuple[JaxprEqn, ...]) -> Sequence[Any]:
-        body = body_of(eqn)
+        if eqn.primitive.name == "device_put":  # where values lie is said by layouts
+            return operands
+        if eqn.primitive.name == "custom_linear_solve":
+            body, operands = _solve_of(eqn, operands)
+        else:
+            body = body_of(eqn)
         if body is not None:
             return self.call(region, eqn, body, operands, around)
         inside = {"scan": self.scan, "while": self.loop, "cond": self.branches}.get(eqn.primitive.name)
@@ -198,10 +249,12 @@ class _Builder:
         self, region: Region, eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[int], around: tuple[JaxprEqn, ...]
     ) -> None:
         graph = self.graph
+        if results and all(0 in graph.shapes[v] and hasattr(graph.dtypes[v], "itemsize") for v in results) and not eqn.effects:
+            region.constants.update((v, np.zeros(graph.shapes[v], graph.dtypes[v])) for v in results)  # nothing is to be computed
+            return
         node = graph.node(operands, results, factors_of(eqn), equation=eqn, rule=rule_of(eqn), around=around)
         graph.read(operands)
         graph.definition.update((v, node) for v in results)
-        graph.reader.update((x, node) for x in operands if isinstance(x, int))
         if eqn.primitive.name == "name":
             graph.tags.setdefault(eqn.params["name"], []).extend(results)
         region.steps.append(node)

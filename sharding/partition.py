@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from ..transforms.errors import PartitionError
 from ..transforms.jax_compat import live_jaxpr
 from .check import Check, check_program
-from .execute import run_local
+from .execute import is_key, padded_to, run_local
 from .explain import explain
 from .graph import graph_of
 from .hardware import HARDWARE, Hardware
@@ -108,9 +108,9 @@ def _axis_sizes(mesh: Mesh | Mapping[str, int]) -> dict[str, int]:
     return dict(mesh)
 
 
-def _typed(x: Any) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an argument as JAX takes it."""
-    return tuple(jnp.shape(x)), jax.dtypes.canonicalize_dtype(jnp.result_type(x))
+def _type(x: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an argument, as the program has them."""
+    return tuple(jnp.shape(x)), x.dtype if is_key(x) else jax.dtypes.canonicalize_dtype(jnp.result_type(x))
 
 
 class Partitioned:
@@ -126,7 +126,7 @@ class Partitioned:
     ) -> None:
         self._planner, self._layouts, self._plans, self._mesh = planner, layouts, plans, mesh
         self._args = jax.tree.structure(tuple(args))
-        self._shapes = [_typed(x) for x in jax.tree.leaves(tuple(args))]
+        self._shapes = [_type(x) for x in jax.tree.leaves(tuple(args))]
         self._returned = jax.tree.structure(returned)
         self._out_shapes = [tuple(x.shape) for x in jax.tree.leaves(returned)]
         self.tactics = tuple(tactics)
@@ -247,7 +247,7 @@ class Partitioned:
         if tree != self._args:
             raise PartitionError(f"the program was partitioned for arguments {self._args}; found {tree}. Partition it again for these.")
         for name, x, (shape, dtype) in zip(self._planner.arguments, leaves, self._shapes, strict=True):
-            found = (x.shape, x.dtype) if isinstance(x, jax.Array) else _typed(x)
+            found = (x.shape, x.dtype) if isinstance(x, jax.Array) else _type(x)
             if found != (shape, dtype):
                 raise PartitionError(
                     f"{name}: the program was partitioned for {dtype}{list(shape)}, found {found[1]}{list(found[0])}. Partition it again."
@@ -267,8 +267,9 @@ class Partitioned:
         sharding, shape = place
         if isinstance(x, jax.Array) and x.shape == shape and getattr(x, "sharding", None) == sharding:
             return x
-        rest = [(0, after - n) for n, after in zip(jnp.shape(x), shape, strict=True)]
-        return jax.device_put(jnp.pad(x, rest) if any(after for _, after in rest) else x, sharding)
+        for dim, size in enumerate(shape):
+            x = padded_to(jnp.asarray(x), dim, size) if size != jnp.shape(x)[dim] else x
+        return jax.device_put(x, sharding)
 
     @functools.cached_property
     def _places(self) -> list[tuple[NamedSharding, tuple[int, ...]]]:
@@ -311,7 +312,7 @@ class Partitioned:
 
         def local(*parts: Any) -> list[Any]:
             outs = run_local(lowered.program, lowered.slots, sizes, parts)
-            return [jnp.asarray(x, self._planner.output_dtype(i)) for i, x in enumerate(outs)]
+            return [x if is_key(x) else jnp.asarray(x, self._planner.output_dtype(i)) for i, x in enumerate(outs)]
 
         mapped = jax.shard_map(
             local,

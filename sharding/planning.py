@@ -8,10 +8,10 @@ import numpy as np
 
 from ..transforms.errors import PartitionError
 from ..transforms.jax_compat import Literal
+from .duplicates import duplicates
 from .graph import Graph
 from .hardware import Hardware
 from .layout import Layout
-from .local import Collective, Nested, Step
 from .lower import Lowered, lower
 from .propagate import Conflict, Layouts
 from .report import Report
@@ -37,9 +37,9 @@ class Plan(NamedTuple):
     homes: Mapping[str, Layout]
 
     @property
-    def duplicates(self) -> int:
-        """How many gathers do again what one before them did; a compiler may merge them."""
-        return _duplicates(self.lowered.program.steps)
+    def duplicates(self) -> dict[str, int]:
+        """How many collectives of each kind do again what one before them did; a compiler may merge them."""
+        return duplicates(self.lowered.program, self.lowered.slots)
 
 
 class Planner:
@@ -154,15 +154,3 @@ class Planner:
         atom: Any = self.graph.top.outputs[number]
         aval: Any = getattr(atom, "aval", None)
         return aval.dtype if isinstance(atom, Literal) else self.graph.dtypes[atom]
-
-
-def _duplicates(steps: Sequence[Step]) -> int:
-    found, seen = 0, set()
-    for step in steps:
-        if isinstance(step, Collective) and step.kind == "all_gather":
-            key = (step.operand, step.axes, step.source)
-            found += key in seen
-            seen.add(key)
-        elif isinstance(step, Nested):
-            found += sum(_duplicates(body.steps) for body in step.bodies)
-    return found
