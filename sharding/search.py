@@ -6,7 +6,7 @@ memory than the limit and the other does, else if it takes less time; of two tha
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..transforms.errors import PartitionError
@@ -18,6 +18,7 @@ from .tactics import FIRST_DIVISIBLE, REPLICATED, AutomaticPartition, ManualPart
 __all__ = ["search"]
 
 _TOGETHER = 4  # how many of the best single decisions are tried together with every other
+_WORTH = 1e-3  # a decision must save this part of the time
 
 
 class _Schedule(NamedTuple):
@@ -25,33 +26,48 @@ class _Schedule(NamedTuple):
 
     Attributes:
         score: (bytes above the limit, seconds); less is better.
+        communication: seconds of it.
         tactics: the decisions.
         layouts: after them.
+        key: the same for schedules that split the same values.
     """
 
     score: tuple[float, float]
+    communication: float
     tactics: tuple[ManualPartition, ...]
     layouts: Layouts
+    key: tuple
 
 
-def search(planner: Planner, layouts: Layouts, tactic: AutomaticPartition) -> list[ManualPartition]:
+def _better(one: _Schedule, other: _Schedule) -> bool:
+    """Whether it is by so much as to be worth a decision more."""
+    if one.score[0] or other.score[0]:
+        return one.score[0] < other.score[0] * (1 - _WORTH) or (one.score[0] <= other.score[0] and one.score[1] < other.score[1] * (1 - _WORTH))
+    return one.score[1] < other.score[1] * (1 - _WORTH)
+
+
+def search(planner: Planner, layouts: Layouts, tactic: AutomaticPartition) -> tuple[list[ManualPartition], list[str]]:
     """The tactics that an `AutomaticPartition` stands for, after those that `layouts` holds; `layouts` stays as it is.
+
+    Returns:
+        The tactics, and notes on how they were found.
 
     Raises:
         PartitionError: no schedule that was found keeps within the memory.
     """
     searching = _Search(planner, tactic)
-    best = searching.judge((), layouts)
-    axes = (tactic.axes,) if isinstance(tactic.axes, str) else tactic.axes
+    start = best = searching.judge((), layouts)
+    axes = (tactic.axes,) if isinstance(tactic.axes, str) else tuple(tactic.axes)
     for axis in axes:
         best = searching.over(axis, best)
+    best = searching.again(axes, start, searching.shortened(start, best))
     if best.score[0] > 0:
         raise PartitionError(
             f"{tactic}: no schedule keeps within {searching.limit:.4g} bytes on each device. The best of {searching.num_judged} needs "
             f"{searching.limit + best.score[0]:.4g}: {[str(t) for t in best.tactics]}. Use a larger mesh or limit, or make the program need less "
             "(jax.checkpoint around its layers)."
         )
-    return list(best.tactics)
+    return list(best.tactics), searching.notes(start, best)
 
 
 class _Search:
@@ -60,21 +76,28 @@ class _Search:
         memory = tactic.memory_bytes if tactic.memory_bytes is not None else planner.hardware.memory_bytes
         self.limit = float("inf") if memory is None else float(memory)
         self.num_judged = 0
-        self.seen: dict[tuple, _Schedule] = {}
+        self.cut = False
+        self.seen: dict[tuple, tuple[tuple[float, float], float]] = {}
         arguments = [name for name in planner.arguments if planner.names.named[name]]
         means = [matcher(pattern) for pattern in tactic.values] if tactic.values is not None else [lambda name: True]
         self.arguments = [name for name in arguments if any(one(name) for one in means)]
 
-    def judge(self, tactics: tuple[ManualPartition, ...], layouts: Layouts) -> _Schedule:
+    def judge(self, tactics: tuple[ManualPartition, ...], layouts: Layouts) -> _Schedule | None:
+        """A schedule with its score; None if no more may be judged."""
         key = tuple(layouts.values), tuple(layouts.whole)
         if key not in self.seen:
+            if self.num_judged >= self.tactic.max_evaluations > 0:
+                self.cut = True
+                return None
             self.num_judged += 1
             cost = self.planner.cost(self.planner.lower(layouts))
-            self.seen[key] = _Schedule((max(0.0, cost.peak_bytes - self.limit), cost.seconds), tactics, layouts)
-        return self.seen[key]
+            hardware, number = self.planner.hardware, sum(cost.counts.executed.values())
+            talk = cost.collective_bytes / hardware.link_bandwidth + number * hardware.latency
+            self.seen[key] = (max(0.0, cost.peak_bytes - self.limit), cost.seconds), talk
+        return _Schedule(*self.seen[key], tactics, layouts, key)
 
     def after(self, schedule: _Schedule, decision: ManualPartition) -> _Schedule | None:
-        """The schedule with one decision more; None if the decision cannot be taken."""
+        """The schedule with one decision more; None if the decision cannot be taken, or nothing comes of it."""
         layouts = schedule.layouts.copy()
         try:
             apply_tactic(self.planner.graph, layouts, self.planner.names, decision)
@@ -84,19 +107,52 @@ class _Search:
             return None
         return self.judge((*schedule.tactics, decision), layouts)
 
+    def replay(self, start: _Schedule, tactics: Sequence[ManualPartition]) -> _Schedule | None:
+        """The schedule that some tactics lead to; None if one of them cannot be applied."""
+        layouts = start.layouts.copy()
+        try:
+            for tactic in tactics:
+                apply_tactic(self.planner.graph, layouts, self.planner.names, tactic)
+        except PartitionError:
+            return None
+        return self.judge(tuple(tactics), layouts)
+
     def over(self, axis: str, start: _Schedule) -> _Schedule:
-        """The best schedule with decisions over one axis."""
-        decisions = list(self.decisions(axis))
-        beam, best = [start], start
+        """The best schedule with decisions over one axis: from where the frugal ones lead, and from the start."""
+        single, together = list(self.single(axis)), list(self.together(axis))
+        frugal = self.frugal(start, [*single, *together])
+        return self.climb([start] if frugal is start else [frugal, start], [*together, *single])
+
+    def frugal(self, start: _Schedule, decisions: Sequence[ManualPartition]) -> _Schedule:
+        """Decision after decision, each that which saves most seconds for a second of communication that it adds; memory is not looked at.
+
+        What splits much at once saves most, but leaves nothing to be decided better: Megatron's pairs of matrices are found here.
+        """
+        current, floor = start, _WORTH * start.score[1]
+
+        def saving(s: _Schedule) -> float:
+            return (current.score[1] - s.score[1]) / max(s.communication - current.communication, floor)
+
         while True:
-            found: dict[int, _Schedule] = {}
+            found = [after for d in decisions if (after := self.after(current, d)) is not None]
+            found = [s for s in found if s.score[1] < current.score[1] * (1 - _WORTH)]
+            if not found:
+                return current
+            current = max(found, key=saving)
+
+    def climb(self, beam: list[_Schedule], decisions: Sequence[ManualPartition]) -> _Schedule:
+        """The best schedule with more decisions: a beam, until no decision betters it."""
+        best = min(beam, key=lambda s: s.score)
+        while True:
+            found: dict[tuple, _Schedule] = {}
             for schedule in beam:
                 singles = [after for d in decisions if (after := self.after(schedule, d)) is not None]
                 singles.sort(key=lambda s: s.score)
-                pairs = self.pairs(singles, decisions) if self.tactic.depth > 1 and singles and singles[0].score >= schedule.score else []
-                found.update((id(s), s) for s in (*singles, *pairs))
+                pairs = [] if self.tactic.depth < 2 or not singles or _better(singles[0], schedule) else self.pairs(singles, decisions)
+                for one in (*singles, *pairs):
+                    found.setdefault(one.key, one)
             beam = sorted(found.values(), key=lambda s: s.score)[: self.tactic.beam]
-            if not beam or beam[0].score >= best.score:
+            if not beam or not _better(beam[0], best):
                 return best
             best = beam[0]
 
@@ -104,9 +160,34 @@ class _Search:
         """Where no decision helps alone: the least harmful ones, each with every other."""
         return [after for one in singles[:_TOGETHER] for d in decisions if (after := self.after(one, d)) is not None]
 
+    def again(self, axes: Sequence[str], start: _Schedule, best: _Schedule) -> _Schedule:
+        """Where there are several axes: each is decided once more, now that the others are known."""
+        for axis in axes if len(axes) > 1 else ():
+            others = self.replay(start, [t for t in best.tactics if t.axis != axis])
+            if others is not None:
+                found = self.shortened(start, self.over(axis, others))
+                best = found if _better(found, best) else best
+        return best
+
+    def shortened(self, start: _Schedule, best: _Schedule) -> _Schedule:
+        """Without the decisions that do not make it better, the last of them first."""
+        for tactic in reversed(best.tactics):
+            without = self.replay(start, [t for t in best.tactics if t is not tactic])
+            if without is not None and not _better(best, without):
+                best = without
+        return best
+
+    def notes(self, start: _Schedule, best: _Schedule) -> list[str]:
+        found = []
+        if not best.tactics:
+            found.append(f"no split of {', '.join(map(repr, _tops(self.arguments))) or 'any argument'} makes the program faster: it stays as it is")
+        cut = f"; the search stopped there (max_evaluations={self.tactic.max_evaluations}), others may be better" if self.cut else ""
+        return [*found, f"{self.num_judged} schedules were judged by their estimated time{cut}"]
+
     # ---- what may be decided
 
-    def decisions(self, axis: str) -> Iterator[ManualPartition]:
+    def together(self, axis: str) -> Iterator[ManualPartition]:
+        """All that lies below a name; and what lies below one, while another stays whole."""
         groups = dict.fromkeys(map(_group, self.arguments))
         for prefix in _prefixes(groups):
             ranks = [self.shape(name) for name in self.arguments if matcher(prefix)(name)]
@@ -118,7 +199,10 @@ class _Search:
             for other in _tops(groups):
                 if one != other:
                     yield ManualPartition({one: REPLICATED, other: FIRST_DIVISIBLE}, axis=axis)
-        for group in groups:
+
+    def single(self, axis: str) -> Iterator[ManualPartition]:
+        """One group along one dimension."""
+        for group in dict.fromkeys(map(_group, self.arguments)):
             for dim in range(len(self.shape(next(name for name in self.arguments if _group(name) == group)))):
                 yield ManualPartition({group: dim}, axis=axis)
 
@@ -131,7 +215,7 @@ def _group(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
-def _tops(groups: Sequence[str] | dict[str, None]) -> list[str]:
+def _tops(groups: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(group.split(".")[0] for group in groups))
 
 

@@ -83,6 +83,7 @@ class AutomaticPartition:
         values: names that may be decided about; None for all arguments of the function.
         beam: how many schedules are kept at each step.
         depth: how many decisions are tried together, 1 or 2: a decision that pays off only with another is found by 2.
+        max_evaluations: how many schedules are judged at most; 0 for all that the search comes upon. Reaching it is noted in the report.
 
     Source: Alabed et al. (2025), section 3 (`AutomaticPartition`); they search a tree by Monte Carlo, we a beam.
     """
@@ -92,6 +93,7 @@ class AutomaticPartition:
     values: Sequence[str] | None = None
     beam: int = 4
     depth: int = 2
+    max_evaluations: int = 2000
 
     def __str__(self) -> str:
         limit = "" if self.memory_bytes is None else f", memory_bytes={self.memory_bytes:g}"
