@@ -77,7 +77,7 @@ class Layouts:
     def layout(self, value: int, rank: int) -> Layout:
         """The home of a value: where its parts are stored."""
         tiles = self.values[value]
-        return tuple(tuple(a for a, d in tiles if d == dim) for dim in range(rank)) if tiles else ((),) * rank
+        return tuple([tuple([a for a, d in tiles if d == dim]) for dim in range(rank)]) if tiles else ((),) * rank
 
     def divides(self, size: int, have: Iterable[str], axis: str, *, padded: bool) -> bool:
         """Whether a size that is split over some axes can also be split over `axis`; a padded size over that one alone."""
@@ -149,17 +149,15 @@ def _split_values(graph: Graph, layouts: Layouts, node: Node, axis: str, factor:
 
 def _explain(graph: Graph, layouts: Layouts, node: Node, axis: str) -> int | list[int] | None:
     """The factor that the layouts of a node's values over an axis speak for; several in a conflict; None if there is none."""
-    hit: list[int] = []
-    hits = []
+    hit: set[int] = set()
     for atoms, of_operands in ((node.operands, True), (node.results, False)):
         for position, value in enumerate(atoms):
             dim = layouts.dim(value, axis) if isinstance(value, int) else None
             if dim is not None:
-                hits.append((of_operands, position, dim))
-    for i, factor in enumerate(node.factors):
-        if any((factor.operands if of_operands else factor.results)[position] == dim for of_operands, position, dim in hits):
-            hit.append(i)
-    possible = [i for i in hit if _can_be_split(layouts, node, i, axis)]
+                for i, factor in enumerate(node.factors):
+                    if (factor.operands if of_operands else factor.results)[position] == dim:
+                        hit.add(i)
+    possible = [i for i in sorted(hit) if _can_be_split(layouts, node, i, axis)]
     strong = [i for i in possible if not node.factors[i].weak]
     if len(strong) == 1:
         return strong[0]

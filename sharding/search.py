@@ -98,6 +98,9 @@ class _Search:
 
     def after(self, schedule: _Schedule, decision: ManualPartition) -> _Schedule | None:
         """The schedule with one decision more; None if the decision cannot be taken, or nothing comes of it."""
+        named = [v for name, where in decision.values.items() if where is not REPLICATED for v in self.values(name)]
+        if all(schedule.layouts.dim(v, decision.axis) is not None for v in named):
+            return None
         layouts = schedule.layouts.copy()
         try:
             apply_tactic(self.planner.graph, layouts, self.planner.names, decision)
@@ -106,6 +109,9 @@ class _Search:
         if layouts.values == schedule.layouts.values:
             return None
         return self.judge((*schedule.tactics, decision), layouts)
+
+    def values(self, pattern: str) -> list[int]:
+        return [v for values in self.planner.names.find(pattern).values() for v in values]
 
     def replay(self, start: _Schedule, tactics: Sequence[ManualPartition]) -> _Schedule | None:
         """The schedule that some tactics lead to; None if one of them cannot be applied."""

@@ -122,6 +122,7 @@ class Names:
 
     def __init__(self, named: Mapping[str, Sequence[int]]) -> None:
         self.named = dict(named)
+        self._found: dict[str, dict[str, Sequence[int]]] = {}
 
     def find(self, pattern: str) -> dict[str, Sequence[int]]:
         """The names that a pattern means, each with its values.
@@ -129,11 +130,12 @@ class Names:
         Raises:
             PartitionError: it means none.
         """
-        means = matcher(pattern)
-        found = {name: values for name, values in self.named.items() if means(name)}
-        if not found:
+        if pattern not in self._found:
+            means = matcher(pattern)
+            self._found[pattern] = {name: values for name, values in self.named.items() if means(name)}
+        if not self._found[pattern]:
             raise PartitionError(f"no value of the program is called {pattern!r}. {nearest(pattern, self.named)}")
-        return found
+        return self._found[pattern]
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
