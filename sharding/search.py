@@ -5,6 +5,7 @@ split of a state that a value does not share (ZeRO). The search goes axis by axi
 memory than the limit and the other does, else if it takes less time; of two that need too much, the one that needs less.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -25,25 +26,20 @@ class _Schedule(NamedTuple):
     """Decisions, and where they lead.
 
     Attributes:
-        score: (bytes above the limit, seconds); less is better.
-        communication: seconds of it.
+        cost: peak bytes, seconds, and seconds of communication.
         tactics: the decisions.
         layouts: after them.
         key: the same for schedules that split the same values.
     """
 
-    score: tuple[float, float]
-    communication: float
+    cost: tuple[float, float, float]
     tactics: tuple[ManualPartition, ...]
     layouts: Layouts
     key: tuple
 
-
-def _better(one: _Schedule, other: _Schedule) -> bool:
-    """Whether it is by so much as to be worth a decision more."""
-    if one.score[0] or other.score[0]:
-        return one.score[0] < other.score[0] * (1 - _WORTH) or (one.score[0] <= other.score[0] and one.score[1] < other.score[1] * (1 - _WORTH))
-    return one.score[1] < other.score[1] * (1 - _WORTH)
+    @property
+    def seconds(self) -> float:
+        return self.cost[1]
 
 
 def search(planner: Planner, layouts: Layouts, tactic: AutomaticPartition) -> tuple[list[ManualPartition], list[str]]:
@@ -56,18 +52,19 @@ def search(planner: Planner, layouts: Layouts, tactic: AutomaticPartition) -> tu
         PartitionError: no schedule that was found keeps within the memory.
     """
     searching = _Search(planner, tactic)
-    start = best = searching.judge((), layouts)
+    start = searching.judge((), layouts)
     axes = (tactic.axes,) if isinstance(tactic.axes, str) else tuple(tactic.axes)
-    for axis in axes:
-        best = searching.over(axis, best)
-    best = searching.again(axes, start, searching.shortened(start, best))
-    if best.score[0] > 0:
+    best = searching.along(axes, start, patient=True)
+    if searching.pressed:
+        best = min((best, searching.along(axes, start, patient=False)), key=searching.score)
+    above, _ = searching.score(best)
+    if above > 0:
         raise PartitionError(
             f"{tactic}: no schedule keeps within {searching.limit:.4g} bytes on each device. The best of {searching.num_judged} needs "
-            f"{searching.limit + best.score[0]:.4g}: {[str(t) for t in best.tactics]}. Use a larger mesh or limit, or make the program need less "
+            f"{searching.limit + above:.4g}: {[str(t) for t in best.tactics]}. Use a larger mesh or limit, or make the program need less "
             "(jax.checkpoint around its layers)."
         )
-    return list(best.tactics), searching.notes(start, best)
+    return list(best.tactics), searching.notes(best)
 
 
 class _Search:
@@ -75,9 +72,11 @@ class _Search:
         self.planner, self.tactic = planner, tactic
         memory = tactic.memory_bytes if tactic.memory_bytes is not None else planner.hardware.memory_bytes
         self.limit = float("inf") if memory is None else float(memory)
+        self.allowed = self.limit
+        self.pressed = False
         self.num_judged = 0
         self.cut = False
-        self.seen: dict[tuple, tuple[tuple[float, float], float]] = {}
+        self.seen: dict[tuple, tuple[float, float, float]] = {}
         arguments = [name for name in planner.arguments if planner.names.named[name]]
         means = [matcher(pattern) for pattern in tactic.values] if tactic.values is not None else [lambda name: True]
         self.arguments = [name for name in arguments if any(one(name) for one in means)]
@@ -93,8 +92,43 @@ class _Search:
             cost = self.planner.cost(self.planner.lower(layouts))
             hardware, number = self.planner.hardware, sum(cost.counts.executed.values())
             talk = cost.collective_bytes / hardware.link_bandwidth + number * hardware.latency
-            self.seen[key] = (max(0.0, cost.peak_bytes - self.limit), cost.seconds), talk
-        return _Schedule(*self.seen[key], tactics, layouts, key)
+            self.seen[key] = cost.peak_bytes, cost.seconds, talk
+        return _Schedule(self.seen[key], tactics, layouts, key)
+
+    def score(self, schedule: _Schedule) -> tuple[float, float]:
+        """(bytes above what is allowed, seconds); less is better."""
+        peak, seconds, _ = schedule.cost
+        if peak > self.limit:
+            self.pressed = True
+        return max(0.0, peak - self.allowed), seconds
+
+    def promise(self, schedule: _Schedule) -> float:
+        """Seconds, raised where the memory is above what is allowed: more decisions may still lower it. Less is better."""
+        peak, seconds, _ = schedule.cost
+        return seconds * max(1.0, peak / self.allowed) ** 2
+
+    def better(self, one: _Schedule, other: _Schedule) -> bool:
+        """Whether it is by so much as to be worth a decision more."""
+        (above, seconds), (other_above, other_seconds) = self.score(one), self.score(other)
+        if above < other_above:
+            return True
+        return above == other_above and seconds < other_seconds * (1 - _WORTH)
+
+    def along(self, axes: Sequence[str], start: _Schedule, *, patient: bool) -> _Schedule:
+        """The best schedule that is found axis by axis.
+
+        Args:
+            axes: in the order in which they are decided.
+            start: before.
+            patient: whether the axes that come later may be counted upon to divide the memory further.
+        """
+        best = start
+        for i, axis in enumerate(axes):
+            later = math.prod(self.planner.mesh[a] for a in axes[i + 1 :])
+            self.allowed = self.limit * (later if patient else 1)
+            best = self.over(axis, best)
+        self.allowed = self.limit
+        return self.again(axes, start, self.shortened(start, best))
 
     def after(self, schedule: _Schedule, decision: ManualPartition) -> _Schedule | None:
         """The schedule with one decision more; None if the decision cannot be taken, or nothing comes of it."""
@@ -130,37 +164,43 @@ class _Search:
         return self.climb([start] if frugal is start else [frugal, start], [*together, *single])
 
     def frugal(self, start: _Schedule, decisions: Sequence[ManualPartition]) -> _Schedule:
-        """Decision after decision, each that which saves most seconds for a second of communication that it adds; memory is not looked at.
+        """Decision after decision, each that which saves most (see `promise`) for a second of communication that it adds.
 
         What splits much at once saves most, but leaves nothing to be decided better: Megatron's pairs of matrices are found here.
         """
-        current, floor = start, _WORTH * start.score[1]
+        current, floor = start, _WORTH * start.seconds
 
         def saving(s: _Schedule) -> float:
-            return (current.score[1] - s.score[1]) / max(s.communication - current.communication, floor)
+            return (self.promise(current) - self.promise(s)) / max(s.cost[2] - current.cost[2], floor)
 
         while True:
             found = [after for d in decisions if (after := self.after(current, d)) is not None]
-            found = [s for s in found if s.score[1] < current.score[1] * (1 - _WORTH)]
+            found = [s for s in found if self.promise(s) < self.promise(current) * (1 - _WORTH)]
             if not found:
                 return current
             current = max(found, key=saving)
 
     def climb(self, beam: list[_Schedule], decisions: Sequence[ManualPartition]) -> _Schedule:
         """The best schedule with more decisions: a beam, until no decision betters it."""
-        best = min(beam, key=lambda s: s.score)
+        best = min(beam, key=self.score)
         while True:
             found: dict[tuple, _Schedule] = {}
             for schedule in beam:
                 singles = [after for d in decisions if (after := self.after(schedule, d)) is not None]
-                singles.sort(key=lambda s: s.score)
-                pairs = [] if self.tactic.depth < 2 or not singles or _better(singles[0], schedule) else self.pairs(singles, decisions)
+                singles.sort(key=self.score)
+                pairs = [] if self.tactic.depth < 2 or not singles or self.better(singles[0], schedule) else self.pairs(singles, decisions)
                 for one in (*singles, *pairs):
                     found.setdefault(one.key, one)
-            beam = sorted(found.values(), key=lambda s: s.score)[: self.tactic.beam]
-            if not beam or not _better(beam[0], best):
+            beam = self.kept(list(found.values()))
+            if not beam or not self.better(beam[0], best):
                 return best
             best = beam[0]
+
+    def kept(self, found: Sequence[_Schedule]) -> list[_Schedule]:
+        """The beam: half of it the best by score, the first of all among them, the others by promise."""
+        by_score = sorted(found, key=self.score)[: -(-self.tactic.beam // 2)]
+        by_promise = [s for s in sorted(found, key=self.promise) if all(s is not other for other in by_score)]
+        return [*by_score, *by_promise[: self.tactic.beam - len(by_score)]]
 
     def pairs(self, singles: Sequence[_Schedule], decisions: Sequence[ManualPartition]) -> list[_Schedule]:
         """Where no decision helps alone: the least harmful ones, each with every other."""
@@ -172,18 +212,18 @@ class _Search:
             others = self.replay(start, [t for t in best.tactics if t.axis != axis])
             if others is not None:
                 found = self.shortened(start, self.over(axis, others))
-                best = found if _better(found, best) else best
+                best = found if self.better(found, best) else best
         return best
 
     def shortened(self, start: _Schedule, best: _Schedule) -> _Schedule:
         """Without the decisions that do not make it better, the last of them first."""
         for tactic in reversed(best.tactics):
             without = self.replay(start, [t for t in best.tactics if t is not tactic])
-            if without is not None and not _better(best, without):
+            if without is not None and not self.better(best, without):
                 best = without
         return best
 
-    def notes(self, start: _Schedule, best: _Schedule) -> list[str]:
+    def notes(self, best: _Schedule) -> list[str]:
         found = []
         if not best.tactics:
             found.append(f"no split of {', '.join(map(repr, _tops(self.arguments))) or 'any argument'} makes the program faster: it stays as it is")
