@@ -150,10 +150,8 @@ def test_plans_of_two_axes_are_run():
     args = arguments(256, 128, 512, 2)
     fast = ls.Hardware("no latency", 1e12, 1e12, 1e11, 0.0)
     free = ls.partition(step, args, MESH, [ls.AutomaticPartition(["data", "model"])], carry=CARRY, hardware=fast)
-    limit = 0.9 * free.reports[-1].peak_bytes
-    tight = ls.partition(step, args, MESH, [ls.AutomaticPartition(["data", "model"], memory_bytes=limit)], carry=CARRY, hardware=fast)
-    assert tight.reports[-1].peak_bytes <= limit
-    for part in (free, tight):
+    after = ls.partition(step, args, MESH, [DATA, ls.AutomaticPartition(["data", "model"])], carry=CARRY, hardware=fast)
+    for part in (free, after):
         assert {tactic.axis for tactic in part.tactics} == {"data", "model"}
         part.check(compiled=True)
         runs_as_written(part, args)
@@ -176,7 +174,7 @@ def test_transformer(acceptance):
         return ls.partition(model.step, args, {"batch": 4, "model": 2}, tactics, carry=CARRY, hardware=ls.HARDWARE["a100"]).reports[-1]
 
     by_hand = [report(tactics) for tactics in lists]
-    for limit in (float("inf"), (by_hand[0].peak_bytes + by_hand[4].peak_bytes) / 2):
-        found = report([ls.AutomaticPartition(["batch", "model"], memory_bytes=limit)])
-        assert found.peak_bytes <= limit
-        assert found.seconds <= BAR * min(r.seconds for r in by_hand if r.peak_bytes <= limit)
+    limit = (by_hand[0].peak_bytes + by_hand[4].peak_bytes) / 2  # what is best without a limit does not fit
+    found = report([ls.AutomaticPartition(["batch", "model"], memory_bytes=limit)])
+    assert found.peak_bytes <= limit < min(by_hand, key=lambda r: r.seconds).peak_bytes
+    assert found.seconds <= BAR * min(r.seconds for r in by_hand if r.peak_bytes <= limit)
