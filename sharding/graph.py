@@ -174,7 +174,7 @@ def graph_of(closed: Any) -> Graph:
 
 
 def _prune(graph: Graph) -> None:
-    """Drop what no result needs: the program of a call may give more than is read, and inlining a solve leaves its transpose's parts unread."""
+    """Drop what no result needs: a call may compute more than is read, and an inlined solve leaves the parts of its transpose unread."""
     live: set[int] = set()
 
     def needed(step: Node | Choice) -> bool:

@@ -18,6 +18,8 @@ def replicated(rank: int) -> Layout:
 
 def local_shape(shape: tuple[int, ...], layout: Layout, mesh: Mapping[str, int]) -> tuple[int, ...]:
     """The shape on one device; a dimension that its shards do not divide is padded."""
+    if not any(layout):
+        return shape
     return tuple(size if not axes else -(-size // math.prod(mesh[a] for a in axes)) for size, axes in zip(shape, layout, strict=True))
 
 

@@ -22,7 +22,7 @@ from .graph import Choice, Graph, Node, Region
 from .layout import Layout, replicated
 from .local import Collective, Compute, LocalProgram, Mask, Nested, Slots, Step
 from .propagate import Layouts
-from .rules import linear_operands, rule_of
+from .rules import rule_of
 
 __all__ = ["Lowered", "lower"]
 
@@ -69,13 +69,17 @@ class _Lowering(Writer):
         self.layouts = layouts
         self.constants: list[tuple[int, Any]] = []
         self.held: dict[int, Held] = {}
+        self.homes: dict[int, Layout] = {}
 
     # ---- values
 
     def home(self, atom: Any) -> Layout:
         if isinstance(atom, Literal):
             return ()
-        return self.layouts.layout(atom, len(self.graph.shapes[atom]))
+        home = self.homes.get(atom)
+        if home is None:
+            home = self.homes[atom] = self.layouts.layout(atom, len(self.graph.shapes[atom]))
+        return home
 
     def enter(self, value: int, layout: Layout | None = None) -> int:
         """A value that comes from outside of the region, in its home or in the layout that is said."""
@@ -161,27 +165,27 @@ class _Lowering(Writer):
         """The layout in which an operation needs an operand."""
         atom = node.operands[position]
         rank = 0 if isinstance(atom, Literal) else len(self.graph.shapes[atom])
-        return tuple(tuple(a for s in split if s.factor.operands[position] == dim for a in s.axes) for dim in range(rank))
+        return _over(split, [s.factor.operands[position] for s in split], rank)
 
     def given(self, position: int, split: Sequence[Shard], rank: int) -> Layout:
         """The layout in which an operation leaves a result."""
-        return tuple(tuple(a for s in split if s.factor.results[position] == dim for a in s.axes) for dim in range(rank))
+        return _over(split, [s.factor.results[position] for s in split], rank)
 
     def partial_operands(self, node: Node, shards: Mapping[int, tuple[str, ...]]) -> tuple[int, ...]:
         """The operands on whose partial sums a node may act: those in which it is linear, all summed over the same axes and read once."""
-        linear = tuple(node.operands[i] for i in linear_operands(node.equation))
-        if not linear or any(isinstance(x, Literal) for x in linear) or len(set(linear)) < len(linear):
+        positions = node.rule.linear
+        linear = tuple([node.operands[i] for i in positions])
+        if not linear or any(isinstance(x, Literal) or not self.held[x].pending for x in linear) or len(set(linear)) < len(linear):
             return ()
         held = [self.held[x] for x in linear]
         pending = set(held[0].pending)
-        if not pending or any(h.combine != "sum" or set(h.pending) != pending for h in held):
+        if any(h.combine != "sum" or set(h.pending) != pending for h in held):
             return ()
         if any(self.graph.num_uses[x] > 1 for x in linear):
             return ()
         split = [Shard(node.factors[number], tuple(a for a in axes if a not in pending)) for number, axes in shards.items()]
         if any(s.factor.combine not in (None, "sum") for s in split):
             return ()
-        positions = linear_operands(node.equation)
         if any(h.layout != self.wanted(node, i, split) for h, i in zip(held, positions, strict=True)):
             return ()
         return linear
@@ -191,7 +195,7 @@ class _Lowering(Writer):
         reader = self.graph.reader.get(value)
         if self.graph.num_uses[value] != 1 or reader is None or self.held[value].combine != "sum":
             return False
-        return any(reader.operands[i] == value for i in linear_operands(reader.equation))
+        return any(reader.operands[i] == value for i in reader.rule.linear)
 
     def masked(self, node: Node, position: int, slot: Any, split: Sequence[Shard]) -> Any:
         """An operand with the neutral element in its padding, where the operation combines along a padded dimension."""
@@ -285,6 +289,13 @@ class _Lowering(Writer):
         operands = [self.fetch(index, ()), *(self.fetch(x, layout) for x, layout in zip(rest, fed, strict=True))]
         ends = [self.home(v) for v in step.results]
         return operands, ends, tuple(self.inside(region, fed, ends) for region in step.regions), 1
+
+
+def _over(split: Sequence[Shard], dims: Sequence[int | None], rank: int) -> Layout:
+    """The layout of a value along whose dimensions `dims` an operation is split."""
+    if not split:
+        return ((),) * rank
+    return tuple([tuple([a for s, d in zip(split, dims, strict=True) if d == dim for a in s.axes]) for dim in range(rank)])
 
 
 def _axes_of(steps: Iterable[Step]) -> set[str]:

@@ -85,10 +85,10 @@ def partition(
     plans = [planner.plan(layouts, "no tactic")]
     written: list[ManualPartition] = []
     for tactic in tactics:
-        chosen = search(planner, layouts, tactic) if isinstance(tactic, AutomaticPartition) else [tactic]
+        chosen, told = search(planner, layouts, tactic) if isinstance(tactic, AutomaticPartition) else ([tactic], [])
         found = [apply_tactic(planner.graph, layouts, planner.names, one, strict=strict) for one in chosen]
         conflicts = [conflict for some, _ in found for conflict in some]
-        notes = [note for _, some in found for note in some]
+        notes = [*told, *(note for _, some in found for note in some)]
         written += chosen
         plans.append(planner.plan(layouts, str(tactic), conflicts, notes))
     peak = plans[-1].report.peak_bytes

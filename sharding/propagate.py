@@ -78,7 +78,7 @@ class Layouts:
     def layout(self, value: int, rank: int) -> Layout:
         """The home of a value: where its parts are stored."""
         tiles = self.values[value]
-        return tuple(tuple(a for a, d in tiles if d == dim) for dim in range(rank)) if tiles else ((),) * rank
+        return tuple([tuple([a for a, d in tiles if d == dim]) for dim in range(rank)]) if tiles else ((),) * rank
 
     def divides(self, size: int, have: Iterable[str], axis: str, *, padded: bool) -> bool:
         """Whether a size that is split over some axes can also be split over `axis`; a padded size over that one alone."""
@@ -150,18 +150,18 @@ def _split_values(graph: Graph, layouts: Layouts, node: Node, axis: str, factor:
 
 def _explain(graph: Graph, layouts: Layouts, node: Node, axis: str) -> int | list[int] | None:
     """The factor that the layouts of a node's values over an axis speak for; several in a conflict; None if there is none."""
-    hit: list[int] = []
-    hits = []
+    hit: set[int] = set()
+    num_hits = 0
     for atoms, of_operands in ((node.operands, True), (node.results, False)):
         for position, value in enumerate(atoms):
             dim = layouts.dim(value, axis) if isinstance(value, int) else None
             if dim is not None:
-                hits.append((of_operands, position, dim))
-    for i, factor in enumerate(node.factors):
-        if any((factor.operands if of_operands else factor.results)[position] == dim for of_operands, position, dim in hits):
-            hit.append(i)
-    possible = [i for i in hit if _can_be_split(layouts, node, i, axis)]
-    aligned = next((i for i in possible if _aligned(graph, layouts, node, i, axis, len(hits))), None)
+                num_hits += 1
+                for i, factor in enumerate(node.factors):
+                    if (factor.operands if of_operands else factor.results)[position] == dim:
+                        hit.add(i)
+    possible = [i for i in sorted(hit) if _can_be_split(layouts, node, i, axis)]
+    aligned = next((i for i in possible if _aligned(graph, layouts, node, i, axis, num_hits)), None)
     if aligned is not None:
         return aligned
     strong = [i for i in possible if not node.factors[i].weak]

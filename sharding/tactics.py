@@ -83,6 +83,7 @@ class AutomaticPartition:
         values: names that may be decided about; None for all arguments of the function.
         beam: how many schedules are kept at each step.
         depth: how many decisions are tried together, 1 or 2: a decision that pays off only with another is found by 2.
+        max_evaluations: how many schedules are judged at most; 0 for all that the search comes upon. Reaching it is noted in the report.
 
     Source: Alabed et al. (2025), section 3 (`AutomaticPartition`); they search a tree by Monte Carlo, we a beam.
     """
@@ -92,6 +93,7 @@ class AutomaticPartition:
     values: Sequence[str] | None = None
     beam: int = 4
     depth: int = 2
+    max_evaluations: int = 2000
 
     def __str__(self) -> str:
         limit = "" if self.memory_bytes is None else f", memory_bytes={self.memory_bytes:g}"
@@ -120,6 +122,7 @@ class Names:
 
     def __init__(self, named: Mapping[str, Sequence[int]]) -> None:
         self.named = dict(named)
+        self._found: dict[str, dict[str, Sequence[int]]] = {}
 
     def find(self, pattern: str) -> dict[str, Sequence[int]]:
         """The names that a pattern means, each with its values.
@@ -127,11 +130,12 @@ class Names:
         Raises:
             PartitionError: it means none.
         """
-        means = matcher(pattern)
-        found = {name: values for name, values in self.named.items() if means(name)}
-        if not found:
+        if pattern not in self._found:
+            means = matcher(pattern)
+            self._found[pattern] = {name: values for name, values in self.named.items() if means(name)}
+        if not self._found[pattern]:
             raise PartitionError(f"no value of the program is called {pattern!r}. {nearest(pattern, self.named)}")
-        return found
+        return self._found[pattern]
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
