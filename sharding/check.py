@@ -20,7 +20,7 @@ class Check(NamedTuple):
         predicted: each counted once, however often a loop runs it.
         lowered: of StableHLO.
         compiled: of optimised HLO; it may merge several into one of many operands, hence operands are counted.
-        duplicates: those that do again what one before them did, by kind; the compiler may drop as many.
+        duplicates: at most how many of each kind the compiler may do without; see `duplicates.py`.
     """
 
     predicted: dict[str, int]
@@ -61,6 +61,6 @@ def check_program(predicted: Mapping[str, int], duplicates: Mapping[str, int], l
         fewer = {kind: expected.get(kind, 0) - n for kind, n in left.items()}
         if any(not 0 <= n <= duplicates.get(kind, 0) for kind, n in fewer.items()):
             raise PartitionError(
-                f"the prediction was {expected}, of which {dict(duplicates)} are duplicates; the compiled program has {left}."
+                f"the prediction was {expected}, of which {dict(duplicates)} may be dropped; the compiled program has {left}."
             )
     return Check(expected, found, left, dict(duplicates))
