@@ -170,7 +170,7 @@ def graph_of(closed: Any) -> Graph:
 
 
 def _prune(graph: Graph) -> None:
-    """Drop what no result needs: the program of a call may give more than is read, and inlining a solve leaves its transpose's parts unread."""
+    """Drop what no result needs: a call may give more than is read, and of a solve that is inlined nobody reads what is for its transpose."""
     live: set[int] = set()
 
     def needed(step: Node | Choice) -> bool:
