@@ -11,7 +11,7 @@ from .factors import Rule, Shard
 
 __all__ = ["COLLECTIVES", "Collective", "Compute", "Keep", "LocalProgram", "Mask", "Nested", "Slot", "Slots", "Step"]
 
-COLLECTIVES = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")
+COLLECTIVES: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")
 
 
 class Slot(NamedTuple):
