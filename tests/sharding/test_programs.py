@@ -103,6 +103,17 @@ def test_draws_have_the_same_bits_on_any_mesh():
             np.testing.assert_array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
 
 
+@pytest.mark.parametrize("unroll", [2, 5, True])
+def test_an_unrolled_scan_has_its_collectives_once(unroll):
+    def program(x):
+        return jax.lax.scan(lambda c, v: (jnp.sin(c + v), jnp.sum(c)), x[0], x, unroll=unroll)
+
+    x = np.ones((5, 8), np.float32)
+    part = ls.partition(program, (x,), {"a": 4}, [ls.ManualPartition({"x": 1}, axis="a")])
+    assert part.check(compiled=True).compiled == {"all_gather": 0, "all_reduce": 1, "reduce_scatter": 0, "all_to_all": 0}
+    assert_same(part(x), jax.tree.map(np.asarray, program(x)), 1e-6)
+
+
 def repeated(x):
     """The same product twice, the sum of a constant, and a branch for each platform."""
     sums = jax.grad(lambda a, b: jnp.sum(x * a + b), (0, 1))(x[0], x[0])
