@@ -32,11 +32,11 @@ def neutral_element(combine: str, dtype: Any) -> Any:
     """What changes nothing when it is combined with a value of this type."""
     neutral = NEUTRAL[combine]
     if combine in ("max", "min") and not jnp.issubdtype(dtype, jnp.inexact):
-        if jnp.dtype(dtype) == bool:
+        if jnp.issubdtype(dtype, jnp.bool_):
             return combine == "min"
         info = jnp.iinfo(dtype)
         return info.min if combine == "max" else info.max
-    if combine in ("and", "or") and jnp.dtype(dtype) != bool:
+    if combine in ("and", "or") and not jnp.issubdtype(dtype, jnp.bool_):
         return jnp.array(-1 if combine == "and" else 0).astype(dtype)
     return neutral
 
