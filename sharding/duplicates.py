@@ -1,4 +1,8 @@
-"""Collectives that do again what one before them did: a compiler may merge them, so its program may have fewer than were predicted."""
+"""Collectives that a compiler may do without, so that its program may have fewer than were predicted.
+
+They do again what one before them did, or they communicate what needs no data, a constant, that is, or they stand in a branch that is never
+chosen (`lax.platform_dependent` has one for each platform).
+"""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -13,7 +17,7 @@ _VIEWS = frozenset("name reshape squeeze stop_gradient".split())  # the same ent
 
 
 def duplicates(program: LocalProgram, slots: Slots) -> dict[str, int]:
-    """At most how many collectives of each kind repeat another.
+    """At most how many collectives of each kind a compiler may do without.
 
     Two values are the same if the same step made them of the same values, or of views of them; what is constant in a loop may be computed
     before it.
@@ -30,9 +34,14 @@ class _Counting:
         self.slots, self.counts = slots, dict.fromkeys(COLLECTIVES, 0)
         self.numbers: dict[int, Any] = {}
         self.seen: dict[Hashable, Step] = {}
+        self.free: set[int] = set()  # slots that need no data
+        self.idle = False  # whether this may never run
 
     def number(self, atom: Any) -> Any:
         return (str(atom.val), str(atom.aval)) if isinstance(atom, Literal) else self.numbers.get(atom, atom)
+
+    def needs_no_data(self, atoms: Sequence[Any]) -> bool:
+        return all(isinstance(x, Literal) or x in self.free for x in atoms)
 
     def program(self, program: LocalProgram) -> None:
         self.numbers.update((slot, ("constant", id(array))) for slot, array in program.constants)
@@ -43,11 +52,18 @@ class _Counting:
                 self.step(step)
 
     def nested(self, step: Nested) -> None:
+        idle = self.idle
+        self.idle = idle or (step.kind == "cond" and self.needs_no_data(step.operands[:1]))
         for body, operands in zip(step.bodies, _outside(step), strict=True):
-            self.numbers.update((x, self.number(y)) for x, y in zip(body.inputs, operands, strict=False))
+            inside = list(zip(body.inputs, operands, strict=False))
+            self.numbers.update((x, self.number(y)) for x, y in inside)
+            self.free.update(x for x, y in inside if self.needs_no_data([y]))
             self.program(body)
+        self.idle = idle
 
     def step(self, step: Compute | Collective | Keep | Mask) -> None:
+        if self.needs_no_data(step.operands if isinstance(step, Compute) else [step.operand]):
+            self.free.update(_results(step))
         if isinstance(step, Compute) and self.is_view(step):
             (result,), (operand,) = step.results, step.operands
             shape, number = self.slots[result].shape, self.number(operand)
@@ -58,7 +74,7 @@ class _Counting:
         if key is None:
             return
         if isinstance(step, Collective):
-            self.counts[step.kind] += key in self.seen
+            self.counts[step.kind] += key in self.seen or step.operand in self.free or self.idle
         first = self.seen.setdefault(key, step)
         self.numbers.update((mine, self.number(its)) for mine, its in zip(_results(step), _results(first), strict=True))
 

@@ -32,11 +32,11 @@ def neutral_element(combine: str, dtype: Any) -> Any:
     """What changes nothing when it is combined with a value of this type."""
     neutral = NEUTRAL[combine]
     if combine in ("max", "min") and not jnp.issubdtype(dtype, jnp.inexact):
-        if np.dtype(dtype).kind == "b":
+        if jnp.issubdtype(dtype, jnp.bool_):
             return combine == "min"
         info = jnp.iinfo(dtype)
         return info.min if combine == "max" else info.max
-    if combine in ("and", "or") and np.dtype(dtype).kind != "b":
+    if combine in ("and", "or") and not jnp.issubdtype(dtype, jnp.bool_):
         return jnp.array(-1 if combine == "and" else 0).astype(dtype)
     return neutral
 
@@ -120,7 +120,8 @@ class _Device:
             return _typed(out[:num_carry], carry), out[num_carry:]
 
         init = [jnp.asarray(x, self.slots[s].dtype) for x, s in zip(init, step.results, strict=False)]
-        carry, ys = lax.scan(turn, init, xs, length=params["length"], reverse=params["reverse"], unroll=params["unroll"])
+        unroll = 1 if _communicates(body) else params["unroll"]  # so that each collective stands once in the compiled program
+        carry, ys = lax.scan(turn, init, xs, length=params["length"], reverse=params["reverse"], unroll=unroll)
         return [*carry, *ys]
 
     def loop(self, step: Nested, operands: list[Any]) -> Sequence[Any]:
@@ -152,6 +153,12 @@ class _Device:
         if index.dtype == bool:
             index = lax.convert_element_type(index, jnp.int32)
         return lax.switch(index, branches, *rest)
+
+
+def _communicates(program: LocalProgram) -> bool:
+    return any(
+        isinstance(step, Collective) or (isinstance(step, Nested) and any(map(_communicates, step.bodies))) for step in program.steps
+    )
 
 
 def _typed(values: Sequence[Any], like: Sequence[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ..transforms.equations import CHECKPOINTS, body_of
-from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout
+from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout, written_out
 from ..transforms.source_lines import source_line
 from .factors import Factor
 from .rules import factors_of, rule_of
@@ -174,7 +174,7 @@ def graph_of(closed: Any) -> Graph:
 
 
 def _prune(graph: Graph) -> None:
-    """Drop what no result needs: a call may compute more than is read, and an inlined solve leaves the parts of its transpose unread."""
+    """Drop what no result needs: a call may give more than is read, and of an inlined solve nobody reads what is for its transpose."""
     live: set[int] = set()
 
     def needed(step: Node | Choice) -> bool:
@@ -232,7 +232,7 @@ class _Builder:
         if eqn.primitive.name == "custom_linear_solve":
             body, operands = _solve_of(eqn, operands)
         else:
-            body = body_of(eqn)
+            body = body_of(eqn) or written_out(eqn)
         if body is not None:
             return self.call(region, eqn, body, operands, around)
         inside = {"scan": self.scan, "while": self.loop, "cond": self.branches}.get(eqn.primitive.name)

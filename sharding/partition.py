@@ -199,8 +199,11 @@ class Partitioned:
     def check(self, *, compiled: bool = False) -> Check:
         """Compare the predicted collectives with those of the lowered program, and if asked with those that the compiler leaves.
 
+        Returns:
+            The counts. `unexplained` is empty unless the compiler has merged what only it could see to be equal.
+
         Raises:
-            PartitionError: they differ.
+            PartitionError: the lowered program has others than predicted, or the compiled program has more.
         """
         return check_program(self.reports[-1].static_collectives, self._plans[-1].duplicates, self.lower(), compiled=compiled)
 

@@ -115,7 +115,7 @@ def _decided(axis: str, name: str, wanted: str, have: str, graph: Graph, layouts
 
 def _indivisible(layouts: Layouts, tactic: ManualPartition, name: str, shape: tuple[int, ...], value: int, dim: int) -> str:
     have = [a for a, d in layouts.values[value] if d == dim]
-    over = f", which is split over {' and '.join(map(repr, have))} already," if have else ""
+    over = f" which is split over {' and '.join(map(repr, have))} already," if have else ""
     pad = "" if have else " Write pad=True to pad it, another dimension, or ls.FIRST_DIVISIBLE."
     return (
         f"{tactic}: dimension {dim} of {name}, {list(shape)},{over} cannot be divided among the {layouts.mesh[tactic.axis]} devices "

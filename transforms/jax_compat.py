@@ -53,6 +53,7 @@ __all__ = [
     "user_frames",
     "varying_axes",
     "varying_like",
+    "written_out",
 ]
 
 
@@ -93,6 +94,16 @@ def live_jaxpr(jaxpr: Any, used: Sequence[bool]) -> tuple[Any, list[bool]]:
     inner, consts = open_jaxpr(jaxpr)
     pruned, kept = _partial_eval.dce_jaxpr(inner, list(used))
     return ClosedJaxpr(pruned, consts), list(kept)
+
+
+def written_out(eqn: JaxprEqn) -> Any:
+    """The jaxpr that an operation of JAX 0.12's new kind (`searchsorted` is one) stands for; None for any other."""
+    operation: Any = eqn.params.get("_prim")
+    if not hasattr(operation, "expand"):
+        return None
+    avals: list[Any] = [x.aval for x in eqn.invars]
+    operands = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    return jax.make_jaxpr(lambda *xs: operation.expand(*jax.tree.unflatten(operation.in_tree, xs)))(*operands)
 
 
 def subjaxprs(eqn: JaxprEqn) -> list[Any]:

@@ -66,6 +66,11 @@ def _power_flops(eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[Any])
     return elements(results[0]) * max(power.bit_length() - 2 + power.bit_count() + (eqn.params["y"] < 0), 0)
 
 
+def _polynomial_flops(eqn: JaxprEqn, operands: Sequence[Any], results: Sequence[Any]) -> float:
+    """Horner's scheme: a product and a sum for each coefficient but the first."""
+    return 2.0 * elements(results[0]) * max(len(operands) - 2, 0)
+
+
 def _counted(per_element: float) -> Any:
     return lambda eqn, operands, results: float(per_element * elements(results[0]))
 
@@ -99,6 +104,7 @@ for _name in ("add", "add_any", "sub"):
 for _name in ("stop_gradient", "name"):
     ELEMENTWISE_RULES[_name] = ELEMENTWISE_RULES[_name]._replace(free=True)
 ELEMENTWISE_RULES["integer_pow"] = Rule(elementwise_factors, flops=_power_flops)
+ELEMENTWISE_RULES["polynomial"] = Rule(elementwise_factors, flops=_polynomial_flops)  # JAX 0.12
 ELEMENTWISE_RULES["bitcast_convert_type"] = Rule(_bitcast_factors, flops=no_flops)
 for _name in ("sharding_constraint", "reshard", "layout_constraint"):
     ELEMENTWISE_RULES[_name] = Rule(elementwise_factors, _as_it_is, no_flops, free=True)

@@ -252,7 +252,12 @@ def joined(x: Any, y: Any) -> Any:
     )
 
 
+def searched(x: Any, edges: Any) -> Any:
+    return jnp.searchsorted(jnp.sort(edges), x), jnp.interp(x, jnp.sort(edges), edges), jnp.histogram(x, bins=5)[0]
+
+
 INDEXING = {
+    "searches": Program(searched, (normal(30), normal(8)), ("x/0/a!", "edges/0/b", "edges/0/b x/0/a!")),
     "groups": Program(groups, (normal(16), below(16, 32), normal(32)), ("g/0/a", "a/0/a", "a/0/b g/0/a", "y/0/a y/0/b"), GRADIENT),
     "many groups": Program(groups, (normal(128), below(128, 32), normal(32)), ("a/0/a", "a/0/a g/0/b", "a/0/a a/0/b", "y/0/e"), GRADIENT),
     "groups, padded": Program(groups, (normal(15), below(15, 30), normal(30)), ("g/0/a!", "a/0/a!", "a/0/b! g/0/a!", "y/0/e!"), GRADIENT),

@@ -304,6 +304,11 @@ def own_derivatives(x: Any, w: Any) -> Any:
     return loss(w), jax.grad(loss)(w), smooth(x), clipped(x, 1.0), jax.hessian(lambda b: jnp.sum(smooth(x * b)))(w[0])
 
 
+def polynomials(c: Any, x: Any) -> Any:
+    """A polynomial for all entries, and one for each row; JAX 0.12 has a primitive for them."""
+    return jnp.polyval(c[:, 0], x), jax.grad(lambda c: jnp.sum(jax.vmap(jnp.polyval, (1, 0))(c, x)))(c)
+
+
 TYPES = (
     normal(8, 8).astype(jnp.bfloat16),
     below(9, 8, 8).astype(np.int8),
@@ -312,6 +317,7 @@ TYPES = (
 )
 SHAPES = {
     "reshapes": Program(reshaped, (normal(8, 8, 8),), ("x/0/a", "x/1/a", "x/0/a x/1/b", "x/2/a", "x/0/a x/0/b", "x/2/b x/0/a")),
+    "polynomials": Program(polynomials, (normal(3, 8), normal(8, 8)), ("x/0/a", "x/1/a", "c/1/b x/1/a"), GRADIENT),
     "einsum": Program(summed_as, (normal(8, 8, 8),), ("x/0/a", "x/1/a", "x/2/b x/0/a", "x/0/e"), 2e-6),
     "types": Program(typed, TYPES, ("h/0/a n/0/a", "t/1/b z/0/a", "z/0/e", "n/1/a"), 5e-3),  # bfloat16
     "edges": Program(edges, (normal(8, 8), normal(3), {"a": below(5, 4)}), ("x/0/a", "x/1/a", "tree.a/0/b x/0/a", "x/0/e")),
