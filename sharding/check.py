@@ -30,7 +30,7 @@ class Check(NamedTuple):
 
     @property
     def unexplained(self) -> dict[str, int]:
-        """How many of each kind the compiler did without beyond `duplicates`: it found equal what is not told to be, such as two loops."""
+        """How many of each kind the compiler did without beyond `duplicates`: it found equal what we do not, such as two loops."""
         if self.compiled is None:
             return {}
         fewer = {kind: n - self.compiled.get(kind, 0) - self.duplicates.get(kind, 0) for kind, n in self.predicted.items()}

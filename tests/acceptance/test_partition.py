@@ -24,7 +24,11 @@ SMALL = {"d": 64, "h": 8, "dh": 8, "ff": 128, "vocab": 512}
 
 @pytest.mark.parametrize(
     ("layers", "mesh", "size"),
-    [(1, {"batch": 2, "model": 2}, SMALL), (3, {"batch": 8, "model": 4}, None), (2, {"model": 8, "batch": 16}, SMALL)],
+    [
+        (1, {"batch": 2, "model": 2}, SMALL),
+        pytest.param(3, {"batch": 8, "model": 4}, None, marks=pytest.mark.slow),
+        pytest.param(2, {"model": 8, "batch": 16}, SMALL, marks=pytest.mark.slow),
+    ],
 )
 def test_all_rows_are_exact(transformer, layers, mesh, size):
     assert transformer.run(ls, L=layers, mesh=mesh, size=size) == []
