@@ -1,7 +1,7 @@
-"""Two models with places for sharding constraints: what `jit` needs inside of a program to reach the collectives that tactics give it from outside.
+"""Two models with places for sharding constraints: what `jit` needs inside of a program to reach the collectives that tactics give it.
 
-A `Marks` says which of the places hold a constraint, and counts them. The places are those that guides name: activations, weights where they
-are used, gradients; for each a constraint may hold forwards, or backwards on the gradient of the same value.
+A `Marks` says which of the places hold a constraint, and counts them. The places are those that guides name: activations, weights where
+they are used, gradients; for each a constraint may hold forwards, or backwards on the gradient of that value.
 """
 
 import jax
@@ -35,7 +35,7 @@ class Marks:
 
 
 def transformer_step(model, mark):
-    """The acceptance folder's step, with marks on weights where they are used, on the residual stream, inside of blocks and on gradients."""
+    """The acceptance folder's step, with marks on weights where they are used, the residual stream, inside of blocks, and gradients."""
 
     def loss(p, tok, tgt):
         def use(w, name):

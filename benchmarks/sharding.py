@@ -38,6 +38,7 @@ from luciole.sharding.schedule import apply_tactic
 
 MESH = {"batch": 4, "model": 2}
 SIZE = {"d": 256, "h": 4, "dh": 64, "ff": 1024, "vocab": 2048}
+PHASES = ("trace", "graph", "spread", "lower", "simulate")
 LAYERS, BATCH, LENGTH, REPEATS = 2, 16, 64, 5
 STRATEGIES = (
     "none", "BP", "MP", "BP+MP", "BP+MP+Z2", "BP+MP+Z3", "BP+Z3", "MP+EMB", "BP+MP+EMB", "BP+MP+Z3+EMB", "BP+BP2", "BP+BP2+Z3",
@@ -138,7 +139,8 @@ def annotated(title, part, args, choices, step_of, layers):
 
 
 def speed():
-    print(f"{'seconds of':28}{'equations':>10}{'trace':>8}{'graph':>8}{'spread':>8}{'lower':>8}{'simulate':>9}{'partition, tracing apart':>26}")
+    heads = "".join(f"{phase:>10}" for phase in ("equations", *PHASES))
+    print(f"{'seconds of':28}{heads}{'partition, tracing apart':>26}")
     weights = [jax.ShapeDtypeStruct((64, 64), jnp.float32)] * 10
     rows = ls.ManualPartition({"x": 0}, axis="batch")
     phases("2,000 equations", repeated, (weights, jax.ShapeDtypeStruct((128, 64), jnp.float32)), [rows], {})
@@ -164,9 +166,14 @@ def repeated(weights, x):
     return x
 
 
+def spread(planner, layouts, tactics):
+    for tactic in tactics:
+        apply_tactic(planner.graph, layouts, planner.names, tactic)
+
+
 def phases(name, fn, args, tactics, carry):
     """Prints one row; medians of three. Returns the partitioned program, and the seconds of `partition` without those of tracing."""
-    spent = {phase: [] for phase in ("trace", "graph", "spread", "lower", "simulate", "whole")}
+    spent = {phase: [] for phase in (*PHASES, "whole")}
 
     def timed(phase, function, *arguments):
         begin = time.perf_counter()
@@ -180,13 +187,13 @@ def phases(name, fn, args, tactics, carry):
         planner = part._planner
         timed("graph", graph_of, closed)
         layouts = planner.start()
-        timed("spread", lambda: [apply_tactic(planner.graph, layouts, planner.names, tactic) for tactic in tactics])
+        timed("spread", spread, planner, layouts, tactics)
         lowered = timed("lower", planner.lower, layouts)
         timed("simulate", planner.cost, lowered)
     took = {phase: median(times) for phase, times in spent.items()}
     apart = took["whole"] - took["trace"]
-    cells = "".join(f"{took[phase]:{width}.2f}" for phase, width in (("trace", 8), ("graph", 8), ("spread", 8), ("lower", 8), ("simulate", 9)))
-    print(f"{name:28}{len(planner.graph.nodes):10d}{cells}{apart:26.2f}", flush=True)
+    cells = "".join(f"{took[phase]:10.2f}" for phase in PHASES)
+    print(f"{name:28}{len(part._planner.graph.nodes):10d}{cells}{apart:26.2f}", flush=True)
     return part, apart
 
 

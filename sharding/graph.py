@@ -49,6 +49,11 @@ class Node(NamedTuple):
         return source_line(first, tuple(reversed(rest)))
 
     @property
+    def linear(self) -> tuple[int, ...]:
+        """Numbers of the operands in which it is linear, together where there are several."""
+        return self.rule.linear if self.rule is not None else ()
+
+    @property
     def operation(self) -> str:
         return self.equation.primitive.name if self.equation is not None else f"boundary of {self.around[-1].primitive.name}"
 
