@@ -159,9 +159,13 @@ class _Search:
 
     def over(self, axis: str, start: _Schedule) -> _Schedule:
         """The best schedule with decisions over one axis: from where the frugal ones lead, and from the start."""
-        single, together = list(self.single(axis)), list(self.together(axis))
-        frugal = self.frugal(start, [*single, *together])
-        return self.climb([start] if frugal is start else [frugal, start], [*together, *single])
+        different: dict[tuple, ManualPartition] = {}
+        decisions = [*self.single(axis), *self.together(axis)]
+        for decision in decisions:
+            if (after := self.after(start, decision)) is not None:
+                different.setdefault(after.key, decision)  # one of those that come to the same; later they may not
+        frugal = self.frugal(start, list(different.values()))
+        return self.climb([start] if frugal is start else [frugal, start], decisions)
 
     def frugal(self, start: _Schedule, decisions: Sequence[ManualPartition]) -> _Schedule:
         """Decision after decision, each that which saves most (see `promise`) for a second of communication that it adds.
