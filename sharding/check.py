@@ -68,7 +68,7 @@ def check_program(predicted: Mapping[str, int], duplicates: Mapping[str, int], l
         left = compiled_collectives(lowered.compile().as_text())
         if any(n > expected.get(kind, 0) for kind, n in left.items()):
             raise PartitionError(
-                f"the prediction was {expected}, the compiled program has {left}. The compiler communicates more than it was told to: please "
+                f"the prediction was {expected}, the compiled program has {left}. The compiler communicates more than it was told: please "
                 "report it."
             )
     return Check(expected, found, left, dict(duplicates))

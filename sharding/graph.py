@@ -49,6 +49,11 @@ class Node(NamedTuple):
         return source_line(equations[-1], equations[:-1]) if equations else "carry=..."
 
     @property
+    def linear(self) -> tuple[int, ...]:
+        """Numbers of the operands in which it is linear, together where there are several."""
+        return self.rule.linear if self.rule is not None else ()
+
+    @property
     def operation(self) -> str:
         if self.equation is not None:
             return self.equation.primitive.name

@@ -173,7 +173,7 @@ class _Lowering(Writer):
 
     def partial_operands(self, node: Node, shards: Mapping[int, tuple[str, ...]]) -> tuple[int, ...]:
         """The operands on whose partial sums a node may act: those in which it is linear, all summed over the same axes and read once."""
-        positions = node.rule.linear
+        positions = node.linear
         linear = tuple([node.operands[i] for i in positions])
         if not linear or any(isinstance(x, Literal) or not self.held[x].pending for x in linear) or len(set(linear)) < len(linear):
             return ()
@@ -195,7 +195,7 @@ class _Lowering(Writer):
         reader = self.graph.reader.get(value)
         if self.graph.num_uses[value] != 1 or reader is None or self.held[value].combine != "sum":
             return False
-        return any(reader.operands[i] == value for i in reader.rule.linear)
+        return any(reader.operands[i] == value for i in reader.linear)
 
     def masked(self, node: Node, position: int, slot: Any, split: Sequence[Shard]) -> Any:
         """An operand with the neutral element in its padding, where the operation combines along a padded dimension."""

@@ -1,8 +1,10 @@
 """The automatic tactic: a beam search over decisions, each judged by the simulator on the program that it leads to.
 
-A decision is a manual tactic: one group of names (layers.0.w and layers.1.w are one), or all that lies below a name, along one dimension;
-or the split of a state that a value does not share (ZeRO). The search goes axis by axis. A schedule is better than another if it needs
-no more memory than the limit and the other does, else if it takes less time; of two that need too much, the one that needs less.
+A decision is a manual tactic: one group of names (layers.0.w and layers.1.w are one), or all that lies below a name, along one
+dimension; or the split of a state that a value does not share (ZeRO). The search goes axis by axis, and then decides each axis once more.
+On each it begins where frugal decisions lead, which save much time for little communication, and at the start. A schedule is better than
+another if it needs no more memory than the limit and the other does, else if it takes less time; of two that need too much, the one that
+needs less. What does not make the schedule better is dropped at the end.
 """
 
 import math
@@ -53,9 +55,10 @@ def search(planner: Planner, layouts: Layouts, tactic: AutomaticPartition) -> tu
     """
     searching = _Search(planner, tactic)
     start = searching.judge((), layouts)
+    assert start is not None  # the first is always judged
     axes = (tactic.axes,) if isinstance(tactic.axes, str) else tuple(tactic.axes)
     best = searching.along(axes, start, patient=True)
-    if searching.pressed:
+    if searching.score(best)[0] > 0 and len(axes) > 1:
         best = min((best, searching.along(axes, start, patient=False)), key=searching.score)
     above, _ = searching.score(best)
     if above > 0:
@@ -73,7 +76,6 @@ class _Search:
         memory = tactic.memory_bytes if tactic.memory_bytes is not None else planner.hardware.memory_bytes
         self.limit = float("inf") if memory is None else float(memory)
         self.allowed = self.limit
-        self.pressed = False
         self.num_judged = 0
         self.cut = False
         self.seen: dict[tuple, tuple[float, float, float]] = {}
@@ -85,7 +87,7 @@ class _Search:
         """A schedule with its score; None if no more may be judged."""
         key = tuple(layouts.values), tuple(layouts.whole)
         if key not in self.seen:
-            if self.num_judged >= self.tactic.max_evaluations > 0:
+            if self.num_judged and self.num_judged >= self.tactic.max_evaluations > 0:
                 self.cut = True
                 return None
             self.num_judged += 1
@@ -98,8 +100,6 @@ class _Search:
     def score(self, schedule: _Schedule) -> tuple[float, float]:
         """(bytes above what is allowed, seconds); less is better."""
         peak, seconds, _ = schedule.cost
-        if peak > self.limit:
-            self.pressed = True
         return max(0.0, peak - self.allowed), seconds
 
     def promise(self, schedule: _Schedule) -> float:
@@ -159,9 +159,13 @@ class _Search:
 
     def over(self, axis: str, start: _Schedule) -> _Schedule:
         """The best schedule with decisions over one axis: from where the frugal ones lead, and from the start."""
-        single, together = list(self.single(axis)), list(self.together(axis))
-        frugal = self.frugal(start, [*single, *together])
-        return self.climb([start] if frugal is start else [frugal, start], [*together, *single])
+        different: dict[tuple, ManualPartition] = {}
+        decisions = [*self.single(axis), *self.together(axis)]
+        for decision in decisions:
+            if (after := self.after(start, decision)) is not None:
+                different.setdefault(after.key, decision)  # one of those that come to the same; later they may not
+        frugal = self.frugal(start, list(different.values()))
+        return self.climb([start] if frugal is start else [frugal, start], decisions)
 
     def frugal(self, start: _Schedule, decisions: Sequence[ManualPartition]) -> _Schedule:
         """Decision after decision, each that which saves most (see `promise`) for a second of communication that it adds.
@@ -226,9 +230,8 @@ class _Search:
     def notes(self, best: _Schedule) -> list[str]:
         found = []
         if not best.tactics:
-            found.append(
-                f"no split of {', '.join(map(repr, _tops(self.arguments))) or 'any argument'} makes the program faster: it stays as it is"
-            )
+            names = ", ".join(map(repr, _tops(self.arguments))) or "any argument"
+            found.append(f"no split of {names} makes the program faster: it stays as it is")
         cut = f"; the search stopped there (max_evaluations={self.tactic.max_evaluations}), others may be better" if self.cut else ""
         return [*found, f"{self.num_judged} schedules were judged by their estimated time{cut}"]
 

@@ -34,7 +34,7 @@ def test_all_rows_are_exact(transformer, layers, mesh, size):
     assert transformer.run(ls, L=layers, mesh=mesh, size=size) == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_rows_are_exact_at_32_layers(transformer):
     assert transformer.run(ls, L=32) == []
 
