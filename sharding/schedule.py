@@ -89,7 +89,9 @@ def _place(
             return None
         free = (d for d in range(len(shape)) if not any(dim == d for _, dim in layouts.values[value]))
         dim = next((d for d in free if shape[d] % size == 0 and shape[d] > 0), None)
-        return dim if dim is not None else f"{name}, {list(shape)}, stays whole over {axis!r}: no dimension that is not split already is a multiple of {size}"
+        if dim is None:
+            return f"{name}, {list(shape)}, stays as it is over {axis!r}: no dimension that is not split already is a multiple of {size}"
+        return dim
     if isinstance(where, bool) or not isinstance(where, int):
         raise PartitionError(
             f"{tactic}: {pattern!r} is to be split along {where!r}. Expected a dimension (an int), ls.REPLICATED, ls.FIRST_DIVISIBLE, or "
