@@ -45,8 +45,15 @@ def arguments(rows, width, hidden, blocks):
 
 
 def random(args):
+    """Positive numbers (some are squares of gradients), and tokens."""
     numbers = np.random.default_rng(0)
-    return jax.tree.map(lambda s: (0.1 * numbers.standard_normal(s.shape)).astype(s.dtype), args)
+
+    def made(s):
+        if jnp.issubdtype(s.dtype, jnp.integer):
+            return numbers.integers(0, 64, s.shape).astype(s.dtype)
+        return np.abs(0.1 * numbers.standard_normal(s.shape)).astype(s.dtype)
+
+    return jax.tree.map(made, args)
 
 
 def partition(args, tactics, mesh=MESH, hardware="tpu_v3", **options):
@@ -63,10 +70,10 @@ def best_by_hand(args, lists, limit=float("inf"), **options):
     return min(report.seconds for report in reports if report.peak_bytes <= limit)
 
 
-def runs_as_written(part, args):
+def runs_as_written(part, args, function=step):
     """Whether it gives what the function gives."""
     values = random(args)
-    for found, expected in zip(jax.tree.leaves(part(*values)), jax.tree.leaves(jax.jit(step)(*values)), strict=True):
+    for found, expected in zip(jax.tree.leaves(part(*values)), jax.tree.leaves(jax.jit(function)(*values)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
 
 
@@ -162,6 +169,19 @@ def test_plans_of_two_axes_are_run():
 
 
 @pytest.mark.slow
+def test_plans_for_large_shapes_run_on_small_ones():
+    """Sharded state, and pairs of matrices: what was found for shapes that pay is applied to shapes that can be run here."""
+    limit = 0.5 * (partition(HEAVY, [DATA]).reports[-1].peak_bytes + partition(HEAVY, [DATA, STAGE_3]).reports[-1].peak_bytes)
+    state = partition(HEAVY, [DATA, ls.AutomaticPartition(["data"], memory_bytes=limit)]).tactics
+    pairs = partition(arguments(256, 1024, 4096, 3), [ls.AutomaticPartition(["model"])], {"model": 8}, "a100").tactics
+    small = arguments(64, 64, 128, 3)
+    for plan, mesh in ((state, MESH), (pairs, {"model": 8})):
+        part = partition(small, plan, mesh)
+        assert sum(part.check(compiled=True).predicted.values()) > 0
+        runs_as_written(part, small)
+
+
+@pytest.mark.slow
 def test_transformer(acceptance):
     spec = importlib.util.spec_from_file_location("transformer", acceptance / "transformer.py")
     model = importlib.util.module_from_spec(spec)
@@ -171,15 +191,20 @@ def test_transformer(acceptance):
     words = ("BP", "MP", "BP+MP", "BP+MP+Z2", "BP+MP+Z3", "BP+Z2", "BP+Z3", "MP+EMB")
     lists = [[named[word] for word in several.split("+")] for several in words]
     lists += [[named["BP"], rows], [named["BP"], rows, named["Z3"]]]
-    shapes = model.shapes("layer_norm", 1, d=256, h=4, dh=64, ff=1024, vocab=1024)
-    tokens = jax.ShapeDtypeStruct((16, 64), jnp.int32)
-    args = shapes, {"m": shapes, "v": shapes}, {"tok": tokens, "tgt": tokens}
 
-    def report(tactics):
-        return ls.partition(model.step, args, {"batch": 4, "model": 2}, tactics, carry=CARRY, hardware=ls.HARDWARE["a100"]).reports[-1]
+    def sized(length, **size):
+        shapes, tokens = model.shapes("layer_norm", 1, **size), jax.ShapeDtypeStruct((16, length), jnp.int32)
+        return shapes, {"m": shapes, "v": shapes}, {"tok": tokens, "tgt": tokens}
 
-    by_hand = [report(tactics) for tactics in lists]
+    def partitioned(args, tactics):
+        return ls.partition(model.step, args, {"batch": 4, "model": 2}, tactics, carry=CARRY, hardware=ls.HARDWARE["a100"])
+
+    args = sized(64, d=256, h=4, dh=64, ff=1024, vocab=1024)
+    by_hand = [partitioned(args, tactics).reports[-1] for tactics in lists]
     limit = (by_hand[0].peak_bytes + by_hand[4].peak_bytes) / 2  # what is best without a limit does not fit
-    found = report([ls.AutomaticPartition(["batch", "model"], memory_bytes=limit)])
+    part = partitioned(args, [ls.AutomaticPartition(["batch", "model"], memory_bytes=limit)])
+    found = part.reports[-1]
     assert found.peak_bytes <= limit < min(by_hand, key=lambda r: r.seconds).peak_bytes
     assert found.seconds <= BAR * min(r.seconds for r in by_hand if r.peak_bytes <= limit)
+    small = sized(16, d=32, h=4, dh=8, ff=64, vocab=64)
+    runs_as_written(partitioned(small, part.tactics), small, model.step)
