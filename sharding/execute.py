@@ -71,7 +71,8 @@ class _Device:
             return self.compute(step, [read(x) for x in step.operands])
         if isinstance(step, Nested):
             with equation_context(step.equation):
-                return getattr(self, step.kind.replace("while", "loop"))(step, [read(x) for x in step.operands])
+                run = {"scan": self.scan, "while": self.loop, "cond": self.cond}[step.kind]
+                return run(step, [read(x) for x in step.operands])
         x = read(step.operand)
         if isinstance(step, Collective):
             return (self.collective(step, x),)

@@ -268,8 +268,7 @@ class _Builder:
         inner, consts = open_jaxpr(body)
         if eqn.primitive.name in CHECKPOINTS and eqn.params.get("differentiated") and eqn.params.get("prevent_cse"):
             operands = self.barrier(region, operands, (*around, eqn))
-        constants = [self.graph.value(x.aval) for x in inner.constvars]
-        region.constants.update(zip(constants, consts, strict=True))
+        constants = self.constants(region, inner.constvars, consts)
         env = dict(zip([*inner.constvars, *inner.invars], [*constants, *operands], strict=True))
         return self.equations(region, inner, env, (*around, eqn))
 
@@ -284,11 +283,17 @@ class _Builder:
         made = iter(results)
         return [next(made) if isinstance(x, int) else x for x in operands]
 
+    def constants(self, region: Region, variables: Sequence[Any], arrays: Sequence[Any]) -> list[int]:
+        """Values for what a nested program closes over."""
+        values = [self.graph.value(x.aval) for x in variables]
+        region.constants.update(zip(values, arrays, strict=True))
+        self.graph.known.update(region.constants)
+        return values
+
     def region(self, closed: Any, around: tuple[JaxprEqn, ...]) -> Region:
         jaxpr, consts = open_jaxpr(closed)
         region = Region(inputs=[self.graph.value(x.aval) for x in jaxpr.invars])
-        constants = [self.graph.value(x.aval) for x in jaxpr.constvars]
-        region.constants.update(zip(constants, consts, strict=True))
+        constants = self.constants(region, jaxpr.constvars, consts)
         self.fill(region, jaxpr, dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *region.inputs], strict=True)), around)
         return region
 

@@ -221,7 +221,7 @@ class _Lowering(Writer):
         return program
 
     def choice(self, step: Choice) -> None:
-        operands, layouts, bodies, trips = getattr(self, step.kind.replace("while", "loop"))(step)
+        operands, layouts, bodies, trips = {"scan": self.scan, "while": self.loop, "cond": self.cond}[step.kind](step)
         results = []
         for value, layout in zip(step.results, layouts, strict=True):
             results.append(self.slot(value, layout))
@@ -271,10 +271,9 @@ class _Lowering(Writer):
             if self.padded(self.graph.shapes[value][dim], axes) is not None:
                 slot, predicate = predicate, self.new_slot(*self.slots[predicate])
                 steps.append(Mask(axes, slot, predicate, dim, self.graph.shapes[value][dim], "or"))
-        shape = self.slots[predicate].shape
-        any_of = open_jaxpr(jax.make_jaxpr(lambda x: lax.reduce_or(x, tuple(range(len(shape)))))(jax.ShapeDtypeStruct(shape, bool)))[
-            0
-        ].eqns[0]
+        members = jax.ShapeDtypeStruct(self.slots[predicate].shape, bool)
+        traced = jax.make_jaxpr(lambda x: lax.reduce_or(x, tuple(range(x.ndim))))(members)
+        any_of = open_jaxpr(traced)[0].eqns[0]
         goes_on = self.new_slot((), any_of.outvars[0].aval.dtype)
         steps.append(Compute(any_of, rule_of(any_of), (), (predicate,), (goes_on,)))
         met = tuple(a for axes in together for a in axes if a in _axes_of([*program.steps, *turn.steps]))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from ..transforms.errors import PartitionError
 from ..transforms.jax_compat import live_jaxpr
@@ -33,7 +33,7 @@ __all__ = ["Partitioned", "partition"]
 def partition(
     fn: Callable[..., Any],
     args: Sequence[Any],
-    mesh: Mesh | Mapping[str, int],
+    mesh: Mesh | AbstractMesh | Mapping[str, int],
     tactics: ManualPartition | AutomaticPartition | Sequence[ManualPartition | AutomaticPartition] = (),
     *,
     carry: Mapping[str, str] | None = None,
@@ -50,7 +50,8 @@ def partition(
     Args:
         fn: a function of arrays, or of trees of them. Differentiate before: `fn` may hold gradients, its result has none.
         args: its positional arguments, as arrays or `jax.ShapeDtypeStruct`s; only shapes and types are read.
-        mesh: a `jax.sharding.Mesh`, or a dict axis -> size: then no device is needed until the result is called.
+        mesh: a `jax.sharding.Mesh`, or sizes (an `AbstractMesh`, a dict axis -> size): then no device is needed until the result is
+            called.
         tactics: applied in order.
         carry: name of an output -> name of an argument whose layout it keeps, as the state of an optimiser does. A prefix stands for all
             below it.
@@ -97,11 +98,11 @@ def partition(
             f"these tactics need about {peak:.4g} bytes on each device, the limit is {memory_bytes:.4g}. Split more values (the largest "
             f"are {planner.largest(plans[-1])}), or add ls.AutomaticPartition(axes=[...], memory_bytes={memory_bytes:.4g})."
         )
-    return Partitioned(planner, layouts, plans, written, mesh, args, returned)
+    return Partitioned(planner, layouts, plans, written, mesh if isinstance(mesh, Mesh) else sizes, args, returned)
 
 
-def _axis_sizes(mesh: Mesh | Mapping[str, int]) -> dict[str, int]:
-    if isinstance(mesh, Mesh):
+def _axis_sizes(mesh: Mesh | AbstractMesh | Mapping[str, int]) -> dict[str, int]:
+    if isinstance(mesh, (Mesh, AbstractMesh)):
         return dict(mesh.shape)
     if not isinstance(mesh, Mapping) or not all(isinstance(n, int) and n > 0 for n in mesh.values()):
         raise PartitionError(f"mesh: expected a jax.sharding.Mesh or a dict axis -> number of devices; found {mesh!r:.100}.")

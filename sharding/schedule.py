@@ -22,6 +22,10 @@ def check_axes(tactics: Any, mesh: Mapping[str, int]) -> None:
             raise PartitionError(f"a tactic is a ManualPartition or an AutomaticPartition; found {type(tactic).__name__}: {tactic!r:.100}.")
         axes = (tactic.axes,) if isinstance(tactic.axes, str) else tactic.axes
         for axis in axes:
+            if not isinstance(axis, str):
+                raise PartitionError(
+                    f"{tactic}: an axis is a name; found {axis!r}. Write one tactic for each axis, in the order in which they split."
+                )
             if axis not in mesh:
                 raise PartitionError(
                     f"{tactic}: the mesh has no axis {axis!r}; its axes are {', '.join(map(repr, mesh))}. "

@@ -120,7 +120,10 @@ def test_a_function_of_name_and_shape_says_where(args):
 
 def test_no_device_is_needed_to_know_the_cost(args):
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    part = ls.partition(step, shapes, {"data": 16, "model": 16}, [DATA, MODEL])
+    sizes = {"data": 16, "model": 16}
+    part = ls.partition(step, shapes, sizes, [DATA, MODEL])
+    abstract = ls.partition(step, shapes, jax.sharding.AbstractMesh((16, 16), ("data", "model")), [DATA, MODEL])
+    assert abstract.reports[-1] == part.reports[-1]
     assert part.reports[-1].seconds > 0
     with pytest.raises(luciole.PartitionError, match="needs 256 devices; 8 are present"):
         part(*args)
@@ -143,6 +146,7 @@ def test_the_picture_and_the_words(args):
 MISTAKES = {
     "an unknown name": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"p.w3": 0}, axis="data")]), r"called 'p.w3'.*'p.w[12]'"),
     "an unknown axis": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"x": 0}, axis="dta")]), "no axis 'dta'.*mean 'data'"),
+    "two axes": (lambda a: ls.partition(step, a, MESH, [ls.ManualPartition({"x": 0}, axis=("data", "model"))]), "one tactic for each axis"),
     "a size": (
         lambda a: ls.partition(step, a, {"data": 5}, [DATA]),
         r"dimension 0 of x, \[32, 8\], cannot be divided among the 5.*pad=True",
