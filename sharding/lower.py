@@ -23,6 +23,7 @@ from .layout import Layout, replicated
 from .local import Collective, Compute, LocalProgram, Mask, Nested, Slots, Step
 from .propagate import Layouts
 from .rules import rule_of
+from .sums import sums_of
 
 __all__ = ["Lowered", "lower"]
 
@@ -70,6 +71,7 @@ class _Lowering(Writer):
         self.constants: list[tuple[int, Any]] = []
         self.held: dict[int, Held] = {}
         self.homes: dict[int, Layout] = {}
+        self.sums: dict[int, int] = {}
 
     # ---- values
 
@@ -138,6 +140,7 @@ class _Lowering(Writer):
 
     def operation(self, node: Node) -> None:
         shards = self.layouts.shards(node)
+        self.begin_sum(node, shards)
         partial = self.partial_operands(node, shards)
         pending = self.held[partial[0]].pending if partial else ()
         if pending:  # the operation acts on the partial sums, whole over their axes
@@ -191,8 +194,10 @@ class _Lowering(Writer):
         return linear
 
     def may_wait(self, value: int) -> bool:
-        """Whether a partial sum may stay one: its only reader is linear in it."""
-        reader = self.graph.reader.get(value)
+        """Whether a partial sum may stay one: its only reader is linear in it, or it is what a loop adds up."""
+        node, reader = self.graph.definition.get(value), self.graph.reader.get(value)
+        if node is not None and node.number in self.sums and self.held[self.sums[node.number]].pending:
+            return True
         if self.graph.num_uses[value] != 1 or reader is None or self.held[value].combine != "sum":
             return False
         return any(reader.operands[i] == value for i in reader.linear)
@@ -207,6 +212,21 @@ class _Lowering(Writer):
             self.steps.append(Mask(shard.axes, whole, slot, dim, factor.size, factor.combine or "sum"))
         return slot
 
+    # ---- sums over the turns of a loop
+
+    def begin_sum(self, node: Node, shards: Mapping[int, tuple[str, ...]]) -> None:
+        """If a term is a partial sum that would be reduced in every turn, let the sum so far be one too."""
+        value = self.sums.get(node.number)
+        if value is None:
+            return
+        term = next(x for x in node.operands if x != value)
+        before, held = self.held[value], None if isinstance(term, Literal) else self.held[term]
+        if held is None or held.combine != "sum" or any(a in held.pending for axes in before.layout for a in axes):
+            return
+        self.held[value] = before._replace(pending=held.pending, combine="sum")
+        if not self.partial_operands(node, shards):
+            self.held[value] = before
+
     # ---- control flow
 
     def inside(self, region: Region, starts: Sequence[Layout], ends: Sequence[Layout]) -> LocalProgram:
@@ -215,10 +235,19 @@ class _Lowering(Writer):
         self.steps, self.constants = [], []
         inputs = tuple(self.enter(v, layout) for v, layout in zip(region.inputs, starts, strict=True))
         self.steps_of(region)
-        outputs = tuple(self.fetch(atom, layout) for atom, layout in zip(region.outputs, ends, strict=True))
+        outputs = tuple(self.leave(atom, layout) for atom, layout in zip(region.outputs, ends, strict=True))
         program = LocalProgram(inputs, tuple(self.steps), outputs, tuple(self.constants))
         self.steps, self.constants = steps, constants
         return program
+
+    def leave(self, atom: Any, layout: Layout) -> Any:
+        """What a nested program gives: a sum over the turns as it is, all else in the layout that is wanted."""
+        return self.held[atom].slot if self.pending_sum(atom) else self.fetch(atom, layout)
+
+    def pending_sum(self, atom: Any) -> tuple[str, ...]:
+        """The axes over which a sum over the turns is still to be reduced."""
+        node = self.graph.definition.get(atom) if isinstance(atom, int) else None
+        return self.held[atom].pending if node is not None and node.number in self.sums else ()
 
     def choice(self, step: Choice) -> None:
         operands, layouts, bodies, trips = {"scan": self.scan, "while": self.loop, "cond": self.cond}[step.kind](step)
@@ -227,6 +256,11 @@ class _Lowering(Writer):
             results.append(self.slot(value, layout))
             self.held[value] = Held(results[-1], layout)
         self.steps.append(Nested(step.kind, step.equation, bodies, tuple(operands), tuple(results), trips))
+        for value, end in zip(step.results, step.regions[0].outputs, strict=False) if step.kind == "scan" else ():
+            if pending := self.pending_sum(end):
+                self.held[value] = self.held[value]._replace(pending=pending, combine="sum")
+                if not self.may_wait(value):
+                    self.settle(value)
 
     def scan(self, step: Choice) -> Any:
         (body,) = step.regions
@@ -236,6 +270,7 @@ class _Lowering(Writer):
         scanned = [((), *home) for home in homes[leading:]]
         operands = [self.fetch(x, layout) for x, layout in zip(step.operands, [*homes[:leading], *scanned], strict=True)]
         carried = homes[num_consts:leading]
+        self.sums.update(sums_of(self.graph, step, num_consts, num_carry))
         stacked = [self.home(x) for x in body.outputs[num_carry:]]
         program = self.inside(body, homes, [*carried, *stacked])
         return operands, [*carried, *(((), *home) for home in stacked)], (program,), step.equation.params["length"]
