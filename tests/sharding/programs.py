@@ -128,15 +128,15 @@ CONTROL = {
     "layers": Program(
         layers, (normal(3, 8, 8) * 0.4, normal(16, 8)), ("x/0/a", "x/0/a ws/2/b", "ws/1/b", "x/0/a x/0/b", "ws/0/e!"), GRADIENT
     ),
-    "nested scan": Program(nested_scan, (normal(8, 8), normal(8, 8) * 0.2), ("x/0/a", "w/1/b x/0/a", "x/1/e", "w/0/a"), 5e-6),
+    "nested scan": Program(nested_scan, (normal(8, 8), normal(8, 8) * 0.2), ("x/0/a", "w/1/b x/0/a", "x/1/e", "w/0/a")),
     "while": Program(until, (normal(8, 8), normal(8, 8) * 0.3), ("x/0/a", "x/1/a", "w/0/b x/0/a", "w/1/e")),
     "members apart": Program(members_apart, (normal(16, 8),), ("x/0/a", "x/0/a x/0/b", "x/1/b", "x/0/a x/1/b", "x/0/e")),
     "members, padded": Program(members_apart, (normal(30, 8),), ("x/0/a!", "x/0/e!", "x/0/a! x/1/b")),
     "members with data": Program(
         members_with_data, (normal(8, 4), normal(16, 4)), ("x/0/a", "data/0/a", "x/0/b data/0/a", "x/0/a data/0/a", "x/1/b")
     ),
-    "fori": Program(repeated, (normal(8, 8), normal(8, 8)), ("x/0/a", "w/1/b", "x/0/a w/0/b", "x/0/e"), 5e-6),
-    "fori until": Program(repeated_until, (normal(8, 8) * 0.1, 5), ("x/0/a", "x/1/a", "x/0/b x/1/a"), 5e-6),
+    "fori": Program(repeated, (normal(8, 8), normal(8, 8) * 0.2), ("x/0/a", "w/1/b", "x/0/a w/0/b", "x/0/e")),
+    "fori until": Program(repeated_until, (normal(8, 8) * 0.1, 5), ("x/0/a", "x/1/a", "x/0/b x/1/a")),
     "cond and switch": Program(chosen, (normal(8, 8), 1), ("x/0/a", "x/1/a", "x/0/a x/1/b", "x/0/a x/0/b")),
     "cond and switch, others": Program(chosen, (normal(8, 8), 0), ("x/0/a", "x/1/a", "x/1/e")),
     "switch by member": Program(chosen_by_member, (normal(8, 8), below(3, 8)), ("x/0/a", "x/1/a", "i/0/b x/1/a")),
@@ -193,16 +193,16 @@ def spectrum(x: Any) -> Any:
 
 
 LINEAR = {
-    "cholesky": Program(log_normal, (definite(8, 4), normal(8, 4)), ("a/0/a", "b/0/a b/0/b", "a/1/a", "a/2/b b/0/a"), 2e-6),
+    "cholesky": Program(log_normal, (definite(8, 4), normal(8, 4)), ("a/0/a", "b/0/a b/0/b", "a/1/a", "a/2/b b/0/a")),
     "cholesky, gradient": Program(log_normal_gradient, (definite(8, 4), normal(8, 4)), ("a/0/a", "b/0/e", "a/1/a b/0/b"), GRADIENT),
-    "cholesky, padded": Program(log_normal, (definite(6, 4), normal(6, 4)), ("a/0/a!", "b/0/e!", "b/0/a! a/1/b"), 2e-6),
-    "eigh, qr, svd": Program(spectra, (definite(8, 4),), ("a/0/a", "a/1/a", "a/0/a a/2/b", "a/0/e"), 5e-6),
-    "eigh, svd, restored": Program(restored, (definite(8, 4),), ("a/0/a", "a/2/a", "a/0/a a/0/b"), 5e-6),
-    "solve": Program(solved, (definite(8, 4), normal(8, 4, 6)), ("a/0/a", "b/2/b a/0/a", "b/1/a", "b/0/e"), 5e-6),
+    "cholesky, padded": Program(log_normal, (definite(6, 4), normal(6, 4)), ("a/0/a!", "b/0/e!", "b/0/a! a/1/b")),
+    "eigh, qr, svd": Program(spectra, (definite(8, 4),), ("a/0/a", "a/1/a", "a/0/a a/2/b", "a/0/e")),
+    "eigh, svd, restored": Program(restored, (definite(8, 4),), ("a/0/a", "a/2/a", "a/0/a a/0/b")),
+    "solve": Program(solved, (definite(8, 4), normal(8, 4, 6)), ("a/0/a", "b/2/b a/0/a", "b/1/a", "b/0/e")),
     "solve, gradient": Program(solved_gradient, (definite(8, 4), normal(8, 4, 6)), ("a/0/a", "b/2/b", "a/1/b"), GRADIENT),
-    "least squares": Program(least_squares, (normal(64, 4), normal(64, 3)), ("x/0/a", "x/1/a", "x/0/a x/1/b", "y/0/e"), GRADIENT),
-    "conjugate gradients": Program(conjugate, (definite(1, 8)[0], normal(8)), ("a/0/a", "b/0/a", "a/1/e", "a/0/a a/1/b"), GRADIENT),
-    "fft": Program(spectrum, (normal(16, 8),), ("x/0/a", "x/1/a", "x/0/a x/1/b"), 2e-6),
+    "least squares": Program(least_squares, (normal(64, 4), normal(64, 3)), ("x/0/a", "x/1/a", "x/0/a x/1/b", "y/0/e")),
+    "conjugate gradients": Program(conjugate, (definite(1, 8)[0], normal(8)), ("a/0/a", "b/0/a", "a/1/e", "a/0/a a/1/b")),
+    "fft": Program(spectrum, (normal(16, 8),), ("x/0/a", "x/1/a", "x/0/a x/1/b")),
 }
 
 
