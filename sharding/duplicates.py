@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ..transforms.jax_compat import Literal, scan_layout
-from .local import COLLECTIVES, Collective, Compute, Keep, LocalProgram, Mask, Nested, Slots, Step
+from .local import COLLECTIVES, Collective, Compute, Keep, LocalProgram, Mask, Nested, Slots, Step, results_of
 
 __all__ = ["duplicates"]
 
@@ -63,7 +63,7 @@ class _Counting:
 
     def step(self, step: Compute | Collective | Keep | Mask) -> None:
         if self.needs_no_data(step.operands if isinstance(step, Compute) else [step.operand]):
-            self.free.update(_results(step))
+            self.free.update(results_of(step))
         if isinstance(step, Compute) and self.is_view(step):
             (result,), (operand,) = step.results, step.operands
             shape, number = self.slots[result].shape, self.number(operand)
@@ -76,7 +76,7 @@ class _Counting:
         if isinstance(step, Collective):
             self.counts[step.kind] += key in self.seen or step.operand in self.free or self.idle
         first = self.seen.setdefault(key, step)
-        self.numbers.update((mine, self.number(its)) for mine, its in zip(_results(step), _results(first), strict=True))
+        self.numbers.update((mine, self.number(its)) for mine, its in zip(results_of(step), results_of(first), strict=True))
 
     def is_view(self, step: Compute) -> bool:
         name, params = step.equation.primitive.name, step.equation.params
@@ -121,7 +121,3 @@ def _outside(step: Nested) -> list[Sequence[Any]]:
     if len(step.bodies) == 2:
         return [condition, body]
     return [(*condition, *step.operands[consts:]), condition, body]
-
-
-def _results(step: Any) -> Sequence[int]:
-    return step.results if isinstance(step, Compute) else (step.result,)

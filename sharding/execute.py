@@ -11,7 +11,7 @@ from jax import lax
 
 from ..transforms.jax_compat import Literal, bind, equation_context, scan_layout
 from .factors import NEUTRAL, Local
-from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Slots, Step
+from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Slots, Step, axes_of, results_of
 
 __all__ = ["is_key", "neutral_element", "padded_to", "run_local"]
 
@@ -62,8 +62,7 @@ class _Device:
             return atom.val if isinstance(atom, Literal) else env[atom]
 
         for step in program.steps:
-            results = self.step(step, read)
-            env.update(zip(step.results if isinstance(step, (Compute, Nested)) else (step.result,), results, strict=True))
+            env.update(zip(results_of(step), self.step(step, read), strict=True))
         return [read(atom) for atom in program.outputs]
 
     def step(self, step: Step, read: Callable[[Any], Any]) -> Sequence[Any]:
@@ -121,7 +120,7 @@ class _Device:
             return _typed(out[:num_carry], carry), out[num_carry:]
 
         init = [jnp.asarray(x, self.slots[s].dtype) for x, s in zip(init, step.results, strict=False)]
-        unroll = 1 if _communicates(body) else params["unroll"]  # so that each collective stands once in the compiled program
+        unroll = 1 if axes_of(body.steps) else params["unroll"]  # so that each collective stands once in the compiled program
         carry, ys = lax.scan(turn, init, xs, length=params["length"], reverse=params["reverse"], unroll=unroll)
         return [*carry, *ys]
 
@@ -154,12 +153,6 @@ class _Device:
         if index.dtype == bool:
             index = lax.convert_element_type(index, jnp.int32)
         return lax.switch(index, branches, *rest)
-
-
-def _communicates(program: LocalProgram) -> bool:
-    return any(
-        isinstance(step, Collective) or (isinstance(step, Nested) and any(map(_communicates, step.bodies))) for step in program.steps
-    )
 
 
 def _typed(values: Sequence[Any], like: Sequence[Any]) -> list[Any]:

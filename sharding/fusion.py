@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..transforms.equations import ELEMENTWISE
-from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Step
+from .local import Collective, Compute, Keep, LocalProgram, Mask, Step, operands_of, results_of
 
-__all__ = ["IN_PLACE", "WHOLE", "Fusion", "kind_of", "operands_of", "plan_fusion", "results_of"]
+__all__ = ["IN_PLACE", "WHOLE", "Fusion", "kind_of", "plan_fusion"]
 
 VIEW, CHEAP, COSTLY, REDUCTION, WHOLE = range(5)
 
@@ -59,17 +59,6 @@ class Fusion(NamedTuple):
         while slot in self.views:
             slot = self.views[slot]
         return slot
-
-
-def operands_of(step: Step) -> Sequence[Any]:
-    """Slots; literals apart."""
-    if isinstance(step, (Compute, Nested)):
-        return [x for x in step.operands if type(x) is int]
-    return (step.operand,)
-
-
-def results_of(step: Step) -> Sequence[int]:
-    return step.results if isinstance(step, (Compute, Nested)) else (step.result,)
 
 
 def kind_of(step: Step) -> int:

@@ -16,7 +16,7 @@ from ..transforms.equations import CHECKPOINTS, body_of
 from ..transforms.jax_compat import JaxprEqn, Literal, open_jaxpr, scan_layout, written_out
 from ..transforms.source_lines import source_line
 from .factors import Factor
-from .rules import factors_of, rule_of
+from .rules import rule_of
 
 __all__ = ["Choice", "Graph", "Node", "Region", "graph_of"]
 
@@ -257,7 +257,8 @@ class _Builder:
         if results and all(0 in graph.shapes[v] and hasattr(graph.dtypes[v], "itemsize") for v in results) and not eqn.effects:
             region.constants.update((v, np.zeros(graph.shapes[v], graph.dtypes[v])) for v in results)  # nothing is to be computed
             return
-        node = graph.node(operands, results, factors_of(eqn), equation=eqn, rule=rule_of(eqn), around=around)
+        rule = rule_of(eqn)
+        node = graph.node(operands, results, rule.factors(eqn), equation=eqn, rule=rule, around=around)
         graph.read(operands)
         graph.definition.update((v, node) for v in results)
         if eqn.primitive.name == "name":

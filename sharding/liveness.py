@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .fusion import IN_PLACE, WHOLE, Fusion, kind_of, results_of
-from .local import Compute, LocalProgram, Nested, Step
+from .fusion import IN_PLACE, WHOLE, Fusion, kind_of
+from .local import Compute, LocalProgram, Nested, Step, results_of
 
 __all__ = ["live_bytes"]
 

@@ -4,12 +4,16 @@
 predicted is what is run. Values are numbered slots; a nested program (the body of a loop) has slots of the same table.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..transforms.jax_compat import JaxprEqn
 from .factors import Rule, Shard
 
-__all__ = ["COLLECTIVES", "Collective", "Compute", "Keep", "LocalProgram", "Mask", "Nested", "Slot", "Slots", "Step"]
+__all__ = [
+    "COLLECTIVES", "Collective", "Compute", "Keep", "LocalProgram", "Mask", "Nested", "Slot", "Slots", "Step", "axes_of", "operands_of",
+    "results_of",
+]  # fmt: skip
 
 COLLECTIVES: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all")
 
@@ -138,3 +142,25 @@ class LocalProgram(NamedTuple):
     steps: tuple[Step, ...]
     outputs: tuple[Any, ...]
     constants: tuple[tuple[int, Any], ...] = ()
+
+
+def operands_of(step: Step) -> Sequence[Any]:
+    """Slots; literals apart."""
+    if isinstance(step, (Compute, Nested)):
+        return [x for x in step.operands if type(x) is int]
+    return (step.operand,)
+
+
+def results_of(step: Step) -> Sequence[int]:
+    return step.results if isinstance(step, (Compute, Nested)) else (step.result,)
+
+
+def axes_of(steps: Iterable[Step]) -> set[str]:
+    """The mesh axes over which a program communicates."""
+    found: set[str] = set()
+    for step in steps:
+        if isinstance(step, Collective):
+            found.update(step.axes)
+        elif isinstance(step, Nested):
+            found.update(*(axes_of(body.steps) for body in step.bodies))
+    return found

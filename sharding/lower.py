@@ -9,7 +9,7 @@ Source: Alabed et al. (2025), section 6 (lowering to collectives). That each val
 uses, is inferred from the counts of their table 3.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from .communicate import Held, Writer
 from .factors import Shard
 from .graph import Choice, Graph, Node, Region
 from .layout import Layout, replicated
-from .local import Collective, Compute, LocalProgram, Mask, Nested, Slots, Step
+from .local import Collective, Compute, LocalProgram, Mask, Nested, Slots, axes_of
 from .propagate import Layouts
 from .rules import rule_of
 from .sums import sums_of
@@ -311,7 +311,7 @@ class _Lowering(Writer):
         any_of = open_jaxpr(traced)[0].eqns[0]
         goes_on = self.new_slot((), any_of.outvars[0].aval.dtype)
         steps.append(Compute(any_of, rule_of(any_of), (), (predicate,), (goes_on,)))
-        met = tuple(a for axes in together for a in axes if a in _axes_of([*program.steps, *turn.steps]))
+        met = tuple(a for axes in together for a in axes if a in axes_of([*program.steps, *turn.steps]))
         if met:
             slot, goes_on = goes_on, self.new_slot((), self.slots[goes_on].dtype)
             steps.append(Collective("all_reduce", met, slot, goes_on, combine="or"))
@@ -330,14 +330,3 @@ def _over(split: Sequence[Shard], dims: Sequence[int | None], rank: int) -> Layo
     if not split:
         return ((),) * rank
     return tuple([tuple([a for s, d in zip(split, dims, strict=True) if d == dim for a in s.axes]) for dim in range(rank)])
-
-
-def _axes_of(steps: Iterable[Step]) -> set[str]:
-    """The axes over which a program communicates."""
-    found: set[str] = set()
-    for step in steps:
-        if isinstance(step, Collective):
-            found.update(step.axes)
-        elif isinstance(step, Nested):
-            found.update(*(_axes_of(body.steps) for body in step.bodies))
-    return found

@@ -1,6 +1,7 @@
 """The names of a program's values: a parameter's name, and the key path below it."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 
 from ..transforms.errors import PartitionError
 
-__all__ = ["argument_names", "carried", "output_names"]
+__all__ = ["argument_names", "carried", "group_name", "output_names"]
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -49,6 +50,11 @@ def _parameter_names(function: Callable[..., Any], args: Sequence[Any]) -> list[
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
     return names[: len(args)]
+
+
+def group_name(name: str) -> str:
+    """A name with the numbers in its path left open: layers.*.w."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def output_names(tree: Any) -> list[str]:

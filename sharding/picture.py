@@ -1,16 +1,15 @@
 """The picture of a schedule: which values are split over which mesh axis, and the memory that one device needs over the program's steps."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from .layout import Layout
+from .naming import group_name
 from .report import Report, in_seconds, shortened
 
 __all__ = ["groups", "plot"]
 
 _ROWS = 40
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 def groups(layouts: Mapping[str, Layout], axes: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
@@ -21,10 +20,10 @@ def groups(layouts: Mapping[str, Layout], axes: tuple[str, ...]) -> dict[str, tu
     split = {name: tuple(_dimension(layout, axis) for axis in axes) for name, layout in layouts.items()}
     together: dict[str, set[tuple[int | None, ...]]] = {}
     for name, row in split.items():
-        together.setdefault(_NUMBER.sub("*", name), set()).add(row)
+        together.setdefault(group_name(name), set()).add(row)
     rows: dict[str, tuple[int | None, ...]] = {}
     for name, row in split.items():
-        group = _NUMBER.sub("*", name)
+        group = group_name(name)
         rows[group if len(together[group]) == 1 else name] = row
     return rows
 

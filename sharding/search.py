@@ -8,11 +8,11 @@ needs less. What does not make the schedule better is dropped at the end.
 """
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..transforms.errors import PartitionError
+from .naming import group_name
 from .planning import Planner
 from .propagate import Layouts
 from .schedule import apply_tactic
@@ -239,7 +239,7 @@ class _Search:
 
     def together(self, axis: str) -> Iterator[ManualPartition]:
         """All that lies below a name; and what lies below one, while another stays whole."""
-        groups = dict.fromkeys(map(_group, self.arguments))
+        groups = dict.fromkeys(map(group_name, self.arguments))
         for prefix in _prefixes(groups):
             ranks = [self.shape(name) for name in self.arguments if matcher(prefix)(name)]
             for dim in range(min(map(len, ranks))):
@@ -253,17 +253,12 @@ class _Search:
 
     def single(self, axis: str) -> Iterator[ManualPartition]:
         """One group along one dimension."""
-        for group in dict.fromkeys(map(_group, self.arguments)):
-            for dim in range(len(self.shape(next(name for name in self.arguments if _group(name) == group)))):
+        for group in dict.fromkeys(map(group_name, self.arguments)):
+            for dim in range(len(self.shape(next(name for name in self.arguments if group_name(name) == group)))):
                 yield ManualPartition({group: dim}, axis=axis)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.planner.graph.shapes[self.planner.names.named[name][0]]
-
-
-def _group(name: str) -> str:
-    """A name with the numbers in its path left open."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def _tops(groups: Iterable[str]) -> list[str]:

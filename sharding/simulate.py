@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..transforms.jax_compat import scan_layout
-from .fusion import IN_PLACE, Fusion, plan_fusion, results_of
+from .fusion import IN_PLACE, Fusion, plan_fusion
 from .hardware import Hardware
 from .liveness import live_bytes
-from .local import COLLECTIVES, Collective, Compute, LocalProgram, Nested, Slots, Step
+from .local import COLLECTIVES, Collective, Compute, LocalProgram, Nested, Slots, Step, results_of
 
 __all__ = ["Cost", "Counts", "simulate"]
 
