@@ -125,7 +125,8 @@ class Planner:
     def plan(self, layouts: Layouts, tactic: str, conflicts: Sequence[Conflict] = (), notes: Sequence[str] = ()) -> Plan:
         lowered = self.lower(layouts)
         cost = self.cost(lowered)
-        report = Report.of(tactic, cost, conflicts, [*notes, *self.unknown])
+        name, limit = self.hardware.name, self.hardware.memory_bytes
+        report = Report.of(tactic, cost, conflicts, [*notes, *self.unknown], hardware=name, memory_limit=limit)
         return Plan(lowered, cost, report, self.homes(layouts))
 
     def homes(self, layouts: Layouts) -> dict[str, Layout]:

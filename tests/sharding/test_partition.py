@@ -192,3 +192,12 @@ def test_it_runs_inside_of_compiled_functions_and_refuses_to_be_differentiated(a
     np.testing.assert_allclose(twice(*args)[1], step(step(*args)[0], args[1])[1], rtol=1e-5)
     with pytest.raises(luciole.PartitionError, match="Differentiate first"):
         jax.grad(lambda p: part(p, args[1])[1])(args[0])
+
+
+def test_a_report_names_its_device_and_says_what_does_not_fit_there(args):
+    tiny = ls.HARDWARE["a100"]._replace(name="tiny", memory_bytes=1000)
+    report = ls.partition(step, args, MESH, [DATA], hardware=tiny).reports[-1]
+    assert not report.fits
+    assert "too much" in str(report)
+    assert "on tiny" in str(report)
+    assert ls.partition(step, args, MESH, [DATA]).reports[-1].fits
