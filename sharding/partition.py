@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from ..transforms.errors import PartitionError
 from ..transforms.jax_compat import live_jaxpr
 from .check import Check, check_program
+from .decide import Decided, decide
 from .execute import is_key, padded_to, run_local
 from .explain import explain
 from .graph import graph_of
@@ -21,13 +22,12 @@ from .hardware import HARDWARE, Hardware
 from .layout import Layout, local_shape, replicated, spec_of
 from .naming import argument_names, carried, output_names
 from .picture import plot
-from .planning import Plan, Planner
+from .planning import Planner
 from .report import Report, table
-from .schedule import apply_tactic, check_axes
-from .search import search
+from .schedule import check_axes
 from .tactics import AutomaticPartition, ManualPartition
 
-__all__ = ["Partitioned", "partition"]
+__all__ = ["Partitioned", "axis_sizes", "mesh_of", "partition"]
 
 
 def partition(
@@ -69,7 +69,7 @@ def partition(
 
     Source: Alabed et al. (2025), "PartIR". Where we deviate is said in `propagate.py` and `lower.py`.
     """
-    sizes = _axis_sizes(mesh)
+    sizes = axis_sizes(mesh)
     tactics = (tactics,) if isinstance(tactics, (ManualPartition, AutomaticPartition)) else tuple(tactics)
     check_axes(tactics, sizes)
     if not isinstance(args, (tuple, list)):
@@ -82,31 +82,38 @@ def partition(
     keeps = carried(carry or {}, names, output_names(returned))
     planner = Planner(graph_of(closed), names, kept, keeps, sizes, hardware or HARDWARE["cpu"])
     planner.know(known, jax.tree.leaves(args))
-    layouts = planner.start()
-    plans = [planner.plan(layouts, "no tactic")]
-    written: list[ManualPartition] = []
-    for tactic in tactics:
-        chosen, told = search(planner, layouts, tactic) if isinstance(tactic, AutomaticPartition) else ([tactic], [])
-        found = [apply_tactic(planner.graph, layouts, planner.names, one, strict=strict) for one in chosen]
-        conflicts = [conflict for some, _ in found for conflict in some]
-        notes = [*told, *(note for _, some in found for note in some)]
-        written += chosen
-        plans.append(planner.plan(layouts, str(tactic), conflicts, notes))
-    peak = plans[-1].report.peak_bytes
-    if memory_bytes is not None and peak > memory_bytes:
-        raise PartitionError(
-            f"these tactics need about {peak:.4g} bytes on each device, the limit is {memory_bytes:.4g}. Split more values (the largest "
-            f"are {planner.largest(plans[-1])}), or add ls.AutomaticPartition(axes=[...], memory_bytes={memory_bytes:.4g})."
-        )
-    return Partitioned(planner, layouts, plans, written, mesh if isinstance(mesh, Mesh) else sizes, args, returned)
+    decided = decide(planner, tactics, strict=strict)
+    decided.check_memory(planner, memory_bytes)
+    return Partitioned(planner, decided, mesh if isinstance(mesh, Mesh) else sizes, args, returned)
 
 
-def _axis_sizes(mesh: Mesh | AbstractMesh | Mapping[str, int]) -> dict[str, int]:
+def axis_sizes(mesh: Mesh | AbstractMesh | Mapping[str, int]) -> dict[str, int]:
+    """Axis -> size.
+
+    Raises:
+        PartitionError: it is no mesh.
+    """
     if isinstance(mesh, (Mesh, AbstractMesh)):
         return dict(mesh.shape)
     if not isinstance(mesh, Mapping) or not all(isinstance(n, int) and n > 0 for n in mesh.values()):
         raise PartitionError(f"mesh: expected a jax.sharding.Mesh or a dict axis -> number of devices; found {mesh!r:.100}.")
     return dict(mesh)
+
+
+def mesh_of(sizes: Mapping[str, int]) -> Mesh:
+    """The first devices as a mesh with axes of these sizes.
+
+    Raises:
+        PartitionError: there are fewer than it needs.
+    """
+    needed, present = math.prod(sizes.values()), jax.devices()
+    if needed > len(present):
+        raise PartitionError(
+            f"the mesh {dict(sizes)} needs {needed} devices; {len(present)} are present. Its cost is known without them; to run it use a "
+            f"smaller mesh, or, to try it on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={needed} before the first use of "
+            "jax."
+        )
+    return Mesh(np.array(present[:needed]).reshape(tuple(sizes.values())), tuple(sizes))
 
 
 def _type(x: Any) -> tuple[tuple[int, ...], Any]:
@@ -122,15 +129,13 @@ class Partitioned:
         tactics: the schedule, with what an `AutomaticPartition` chose written as `ManualPartition`s.
     """
 
-    def __init__(
-        self, planner: Planner, layouts: Any, plans: Sequence[Plan], tactics: Sequence[ManualPartition], mesh: Any, args: Any, returned: Any
-    ) -> None:
-        self._planner, self._layouts, self._plans, self._mesh = planner, layouts, plans, mesh
+    def __init__(self, planner: Planner, decided: Decided, mesh: Any, args: Any, returned: Any) -> None:
+        self._planner, self._layouts, self._plans, self._mesh = planner, decided.layouts, decided.plans, mesh
         self._args = jax.tree.structure(tuple(args))
         self._shapes = [_type(x) for x in jax.tree.leaves(tuple(args))]
         self._returned = jax.tree.structure(returned)
         self._out_shapes = [tuple(x.shape) for x in jax.tree.leaves(returned)]
-        self.tactics = tuple(tactics)
+        self.tactics = tuple(decided.tactics)
 
     @property
     def reports(self) -> tuple[Report, ...]:
@@ -145,14 +150,7 @@ class Partitioned:
         """
         if isinstance(self._mesh, Mesh):
             return Mesh(self._mesh.devices, self._mesh.axis_names)  # whatever the axes' types: inside of shard_map all are manual
-        needed, present = math.prod(self._mesh.values()), jax.devices()
-        if needed > len(present):
-            raise PartitionError(
-                f"the mesh {dict(self._mesh)} needs {needed} devices; {len(present)} are present. Its cost is known (`reports`); to run it "
-                f"use a smaller mesh, or, to try it on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={needed} before the "
-                "first use of jax."
-            )
-        return Mesh(np.array(present[:needed]).reshape(tuple(self._mesh.values())), tuple(self._mesh))
+        return mesh_of(self._mesh)
 
     @property
     def in_specs(self) -> Any:

@@ -27,10 +27,8 @@ def check_axes(tactics: Any, mesh: Mapping[str, int]) -> None:
                     f"{tactic}: an axis is a name; found {axis!r}. Write one tactic for each axis, in the order in which they split."
                 )
             if axis not in mesh:
-                raise PartitionError(
-                    f"{tactic}: the mesh has no axis {axis!r}; its axes are {', '.join(map(repr, mesh))}. "
-                    f"{nearest(axis, dict.fromkeys(mesh))}"
-                )
+                near = nearest(axis, dict.fromkeys(mesh), none="")
+                raise PartitionError(f"{tactic}: the mesh has no axis {axis!r}; its axes are {', '.join(map(repr, mesh))}. {near}".rstrip())
 
 
 def apply_tactic(

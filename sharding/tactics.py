@@ -149,14 +149,16 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return means
 
 
-def nearest(pattern: str, names: Mapping[str, Any]) -> str:
-    """What could have been meant, in words."""
+def nearest(pattern: str, names: Mapping[str, Any], none: str | None = None) -> str:
+    """What could have been meant, in words; `none` if nothing is near, by default what there is."""
     prefixes = dict.fromkeys(".".join(name.split(".")[: i + 1]) for name in names for i in range(name.count(".") + 1))
     close = difflib.get_close_matches(pattern, prefixes, n=3, cutoff=0.5)
     ends = [name for name in prefixes if name.rsplit(".", 1)[-1] == pattern.rsplit(".", 1)[-1]]
     shown = list(dict.fromkeys([*close, *ends]))[:4]
     if shown:
         return f"Did you mean {' or '.join(map(repr, shown))}?"
+    if none is not None:
+        return none
     first = list(names)[:8]
     more = ", ..." if len(names) > len(first) else ""
     return f"There are {', '.join(map(repr, first))}{more}; `ls.tag(value, name)` names an internal value."

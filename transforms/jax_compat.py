@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ __all__ = [
     "instantiate_tangents",
     "live_jaxpr",
     "made_by",
+    "named_axes",
     "open_jaxpr",
     "persistent_cache",
     "scan_layout",
@@ -251,6 +252,13 @@ def varying_like(value: Any, avals: Sequence[Any]) -> Any:
     """`value`, said to differ over all mesh axes over which values of the types `avals` differ. Serves 0.10-0.12."""
     wanted = frozenset().union(*(varying_axes(aval) for aval in avals)) - varying_axes(jax.typeof(value))
     return jax.lax.pcast(value, tuple(sorted(wanted)), to="varying") if wanted else value
+
+
+@contextlib.contextmanager
+def named_axes(sizes: Mapping[str, int]) -> Iterator[None]:
+    """Traces as inside of a `shard_map` over mesh axes of these sizes, without one (0.10-0.12: no public way)."""
+    with _core.extend_axis_env_nd(list(sizes.items())):
+        yield
 
 
 @contextlib.contextmanager

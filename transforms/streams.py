@@ -94,8 +94,9 @@ def random_bits(stream: Stream, purpose: int, shape: tuple[int, ...] = (), index
         stream: whose bits.
         purpose: a static number in [0, 255): one for each use within a transition.
         shape: shape of the result.
-        index: integer, shape (). The first entry's index within the purpose; the others follow in row-major order. An index
-            that is only known at run time must stay below 2**24 minus the number of entries; the caller sees to that.
+        index: integer, shape (). The first entry's index within the purpose; the others follow in row-major order. Or integers of
+            that shape, every entry's own index. An index that is only known at run time must stay below 2**24 minus the number of
+            entries that follow; the caller sees to that.
 
     Raises:
         SamplerError: more than 2**24 numbers are asked of one purpose, or the purpose is out of range.
@@ -110,7 +111,8 @@ def random_bits(stream: Stream, purpose: int, shape: tuple[int, ...] = (), index
     if not 0 <= int(purpose) < _CHAIN_PURPOSE:
         raise SamplerError(f"random numbers: purpose {int(purpose)} is not in [0, {_CHAIN_PURPOSE}).")
     first = jnp.asarray(index).astype(jnp.uint32)
-    entries = lax.add(lax.broadcast(first, shape), lax.iota(jnp.uint32, max(size, 1))[:size].reshape(shape))
+    ahead = lax.iota(jnp.uint32, max(size, 1))[:size].reshape(shape)
+    entries = first if shape and first.shape == shape else lax.add(lax.broadcast(first, shape), ahead)
     low = lax.bitwise_or(entries, lax.full_like(entries, int(purpose) << _INDEX_BITS))
     return threefry(stream.key[0], stream.key[1], lax.broadcast(stream.counter, shape), low)
 

@@ -26,9 +26,10 @@ from ...transforms.autobatch import program
 from ...transforms.calls import answering
 from ...transforms.errors import SamplerError
 from ...transforms.streams import Stream, normal, uniform
-from .kernel import Transition, TunedKernel, tuning_of
+from .coordinates import dots, drawn
+from .kernel import SplitTransition, TunedKernel, tuning_of
 from .layout import Layout
-from .prior import GaussianPrior, colour, gaussian_prior, whiten
+from .prior import GaussianPrior, colour, gaussian_prior, split_prior, whiten
 from .purposes import Purpose
 from .records import Draw, Plan, Tuning
 from .words import KERNEL
@@ -37,8 +38,10 @@ __all__ = ["EllipticalSlice", "EllipticalSliceTransition"]
 
 
 @dataclass(frozen=True)
-class EllipticalSliceTransition(Transition):
-    """The static part of the kernel."""
+class EllipticalSliceTransition(SplitTransition):
+    """The static part of the kernel; `layout` where vectors lie split over devices."""
+
+    layout: Layout | None = None
 
     @property
     def stats(self) -> dict[str, str]:
@@ -48,8 +51,11 @@ class EllipticalSliceTransition(Transition):
     def uses_gradient(self) -> bool:
         return False
 
+    def split_options(self, options: dict[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
+        return split_prior(options, layout)
+
     def noise(self, stream: Stream, position: Any) -> Any:
-        return normal(stream, Purpose.ELLIPSE, position.shape, dtype=position.dtype)
+        return drawn(self.layout, normal, stream, Purpose.ELLIPSE, position)
 
     def program(self, density, plan: Plan):
         """Lays an ellipse through the state and shrinks the bracket of angles until a point lies in the slice; adapts nothing."""
@@ -59,7 +65,7 @@ class EllipticalSliceTransition(Transition):
         def transition(state, noise):
             stream, dtype = state.stream, noise.dtype
             z = whiten(prior, state.position)
-            level = log_likelihood(state.log_density, z) + jnp.log1p(-uniform(stream, Purpose.LEVEL, dtype=dtype))
+            level = log_likelihood(state.log_density, z, self.layout) + jnp.log1p(-uniform(stream, Purpose.LEVEL, dtype=dtype))
             theta = 2 * math.pi * uniform(stream, Purpose.ANGLE, dtype=dtype)
             low, high = theta - 2 * math.pi, theta
             n_steps, moving = jnp.int32(0), True
@@ -70,7 +76,7 @@ class EllipticalSliceTransition(Transition):
                 log_density, _, auxiliary = density(position, auxiliary)
                 n_steps = n_steps + 1
                 # A bracket that has shrunk to the state itself ends the transition, whatever rounding says of the level.
-                moving = not (log_likelihood(log_density, point) >= level or theta == 0)
+                moving = not (log_likelihood(log_density, point, self.layout) >= level or theta == 0)
                 if moving:
                     low, high = bracket(low, high, theta)
                     theta = low + (high - low) * uniform(stream, Purpose.ANGLE, (), n_steps, dtype)
@@ -81,9 +87,10 @@ class EllipticalSliceTransition(Transition):
         return transition
 
 
-def log_likelihood(log_density, whitened):
+def log_likelihood(log_density, whitened, layout=None):
     """The log density without the prior's, but for a constant; where it is NaN no level is reached."""
-    return log_density + 0.5 * jnp.vdot(whitened, whitened)
+    (square,) = dots(layout, (whitened, whitened))
+    return log_density + 0.5 * square
 
 
 def bracket(low, high, theta):

@@ -19,8 +19,10 @@ from ...transforms.errors import SamplerError
 from ...transforms.settings import number, whole
 from ...transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
+from .coordinates import drawn
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
-from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
+from .kernel import SplitTransition, TunedKernel, adaptive_tuning, check_adaptive
+from .layout import Layout
 from .metric import momentum
 from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
@@ -32,10 +34,11 @@ _MAX_STEPS = 1024  # bounds a trajectory of given length when the step size is s
 
 
 @dataclass(frozen=True)
-class HMCTransition(Transition):
-    """The static part of the kernel; `dense_mass` says whether the metric is dense."""
+class HMCTransition(SplitTransition):
+    """The static part of the kernel; `dense_mass` says whether the metric is dense, `layout` where vectors lie split over devices."""
 
     dense_mass: bool
+    layout: Layout | None = None
 
     @property
     def stats(self) -> dict[str, str]:
@@ -46,7 +49,7 @@ class HMCTransition(Transition):
         return True
 
     def noise(self, stream: Stream, position: Any) -> Any:
-        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
+        return drawn(self.layout, normal, stream, Purpose.MOMENTUM, position)
 
     def program(self, density, plan: Plan):
         """Draws a momentum, follows the dynamics, accepts the end with probability min(1, exp(-energy error)), and adapts."""
@@ -57,7 +60,7 @@ class HMCTransition(Transition):
         def transition(state, noise):
             stream, metric, dtype = state.stream, state.metric, state.position.dtype
             p = momentum(metric, noise)
-            start_energy = energy(metric, state.log_density, p)
+            start_energy = energy(metric, state.log_density, p, self.layout)
             counted = options["num_steps"] > 0
             shortening = 1 - options["jitter"] * uniform(stream, Purpose.LENGTH, dtype=dtype)
             length = options["trajectory_length"] * shortening
@@ -70,7 +73,7 @@ class HMCTransition(Transition):
                 phase = half_kick_and_drift(metric, step, phase)
                 log_density, gradient, auxiliary = density(phase.position, auxiliary)
                 phase = kick(step, phase, gradient)
-            end_energy = energy(metric, log_density, phase.momentum)
+            end_energy = energy(metric, log_density, phase.momentum, self.layout)
             error = energy_error(end_energy, start_energy)
             acceptance_rate = jnp.minimum(jnp.exp(-error), 1)
             old = (state.position, state.log_density, state.gradient, start_energy)

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from ...ppl.initial import as_strategy
@@ -21,6 +22,7 @@ from .records import ChainState, Plan, Tuning
 __all__ = [
     "Fitted",
     "Kernel",
+    "SplitTransition",
     "Transition",
     "TunedKernel",
     "adaptive_tuning",
@@ -74,6 +76,24 @@ class Transition(Protocol):
         return None
 
     def __hash__(self) -> int: ...
+
+
+class SplitTransition(Transition):
+    """Base of the transitions that can run on vectors that lie split over devices.
+
+    They are frozen dataclasses with a field `layout`, and take every sum over coordinates, every random number and every single coordinate
+    by way of `coordinates`.
+    """
+
+    layout: Layout | None
+
+    def over(self, layout: Layout) -> Any:
+        """The same for vectors of this layout."""
+        return replace(self, layout=layout)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+
+    def split_options(self, options: dict[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options of a `Tuning` for vectors of this layout, and how each of their arrays is split: a `Home`, () for whole ones."""
+        return options, jax.tree.map(lambda _: (), options)
 
 
 @dataclass(frozen=True)

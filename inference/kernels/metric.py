@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from .coordinates import dots
+from .layout import Layout
+
 __all__ = ["Metric", "kinetic_energy", "metric_of", "momentum", "velocity"]
 
 
@@ -43,9 +46,10 @@ def velocity(metric: Metric, p: jax.Array) -> jax.Array:
     return _apply(metric.inverse_mass, p)
 
 
-def kinetic_energy(metric: Metric, p: jax.Array) -> jax.Array:
-    """K(p) in nats, shape ()."""
-    return 0.5 * jnp.vdot(p, velocity(metric, p))
+def kinetic_energy(metric: Metric, p: jax.Array, layout: Layout | None = None) -> jax.Array:
+    """K(p) in nats, shape (); `layout` where the coordinates lie split over devices."""
+    (square,) = dots(layout, (p, velocity(metric, p)))
+    return 0.5 * square
 
 
 def _apply(matrix, vector):

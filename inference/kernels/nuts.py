@@ -16,8 +16,10 @@ from ...transforms.calls import answering
 from ...transforms.settings import whole
 from ...transforms.streams import Stream, normal
 from .adaptation import adapting
+from .coordinates import drawn
 from .integrator import Phase, energy
-from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
+from .kernel import SplitTransition, TunedKernel, adaptive_tuning, check_adaptive
+from .layout import Layout
 from .metric import momentum
 from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
@@ -28,18 +30,20 @@ __all__ = ["NUTS", "NUTSTransition"]
 
 
 @dataclass(frozen=True)
-class NUTSTransition(Transition):
+class NUTSTransition(SplitTransition):
     """The static part of the kernel.
 
     Attributes:
         max_tree_depth: largest number of doublings.
         dense_mass: whether the metric is dense.
         walk: how a trajectory is written, `iterative` or `recursive`.
+        layout: of the vectors, where they lie split over devices.
     """
 
     max_tree_depth: int
     dense_mass: bool
     walk: Callable[..., Any] = iterative
+    layout: Layout | None = None
 
     @property
     def stats(self) -> dict[str, str]:
@@ -58,18 +62,18 @@ class NUTSTransition(Transition):
         return True
 
     def noise(self, stream: Stream, position: Any) -> Any:
-        return normal(stream, Purpose.MOMENTUM, position.shape, dtype=position.dtype)
+        return drawn(self.layout, normal, stream, Purpose.MOMENTUM, position)
 
     def program(self, density, plan: Plan):
         """Draws a momentum, grows a trajectory, moves to the state chosen from it, and adapts if warm-up is on."""
-        grow = self.walk(density, self.max_tree_depth)
+        grow = self.walk(density, self.max_tree_depth, self.layout)
         adapt = adapting(plan.schedule, plan.tuning)
 
         @program
         def transition(state, noise):
             p = momentum(state.metric, noise)
             phase = Phase(state.position, p, state.gradient)
-            start_energy = energy(state.metric, state.log_density, p)
+            start_energy = energy(state.metric, state.log_density, p, self.layout)
             trajectory = grow(Start(state.metric, state.step_size, state.stream, phase, state.log_density, start_energy, state.auxiliary))
             choice = trajectory.choice
             acceptance_rate = trajectory.sum_acceptance / trajectory.n_steps.astype(p.dtype)

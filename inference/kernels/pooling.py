@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ...transforms.errors import SamplerError
 from .adaptation import Welford, covariance_of, empty_welford, restart_dual_averaging, step_size_of, warmup_schedule
@@ -53,7 +54,7 @@ def pooled(plan: Plan, num_chains: int, kernel: str) -> tuple[Plan, tuple[int, .
     return plan._replace(schedule=schedule._replace(window_ends=np.full_like(schedule.window_ends, -1))), tuple(sorted(meetings))
 
 
-def pool_chains(state: ChainState, tuning: Tuning) -> ChainState:
+def pool_chains(state: ChainState, tuning: Tuning, axes: tuple[str, ...] = ()) -> ChainState:
     """What the chains go on with after a meeting; all have made the same number of transitions.
 
     The step size is the geometric mean of the averaged ones. The metric is that of all positions of the window, of all chains; where no
@@ -62,12 +63,13 @@ def pool_chains(state: ChainState, tuning: Tuning) -> ChainState:
     Args:
         state: of all chains, the chain axis leading.
         tuning: the run's.
+        axes: of a mesh, over which the chains are split, each device being given its own.
     """
     num_chains = state.log_density.shape[0]
     averages = state.adaptation.dual_averaging
-    log_step = averages.log_average.mean()
+    log_step = averages.log_average.mean() if not axes else lax.pmean(averages.log_average.mean(), axes)
     step_size = jnp.where(tuning.adapt_step_size, step_size_of(log_step), state.step_size[0])
-    moments = merge(state.adaptation.welford)
+    moments = merge(state.adaptation.welford, axes)
     window = moments.count > 0
 
     def chosen(new, old):
@@ -84,15 +86,19 @@ def pool_chains(state: ChainState, tuning: Tuning) -> ChainState:
     )
 
 
-def merge(welford: Welford) -> Welford:
+def merge(welford: Welford, axes: tuple[str, ...] = ()) -> Welford:
     """Moments of the positions of all chains, from those of each, the chain axis leading.
 
     With n_c positions, mean m_c and scatter S_c of chain c:  n = sum n_c,  m = sum n_c m_c / n,  S = sum S_c + n_c (m_c - m)(m_c - m)'.
     """
-    count = welford.count.sum(dtype=jnp.int32)
+
+    def met(total):
+        return lax.psum(total, axes) if axes else total
+
+    count = met(welford.count.sum(dtype=jnp.int32))
     weight = welford.count.astype(welford.mean.dtype)
-    mean = weight @ welford.mean / jnp.maximum(weight.sum(), 1)
+    mean = met(weight @ welford.mean) / jnp.maximum(met(weight.sum()), 1)
     centred = welford.mean - mean
     weighted = weight[:, None] * centred
     between = (weighted * centred).sum(0) if welford.scatter.ndim == 2 else weighted.T @ centred
-    return Welford(mean, welford.scatter.sum(0) + between, count)
+    return Welford(mean, met(welford.scatter.sum(0) + between), count)

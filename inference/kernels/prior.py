@@ -24,16 +24,16 @@ from ...transforms.errors import SamplerError
 from ...transforms.graph import reachable
 from .layout import Layout
 
-__all__ = ["GaussianPrior", "colour", "gaussian_prior", "whiten"]
+__all__ = ["GaussianPrior", "colour", "gaussian_prior", "split_prior", "whiten"]
 
 
 class GaussianPrior(NamedTuple):
     """N(m, F F') on the raveled vector, in blocks, one for each latent site in the layout's order.
 
     Attributes:
-        means: each (size,), of the raveled site.
-        factors: each a site's standard deviations, (size,), or the lower Cholesky factors of its events, (events, event size, event
-            size), or (1, event size, event size) if all events have the same.
+        means: each (size,), of the raveled site; where it is split over devices, one device's part of it, of the site's shape.
+        factors: each a site's standard deviations, of the same shape, or the lower Cholesky factors of its events, (events, event
+            size, event size), or (1, event size, event size) if all events have the same.
     """
 
     means: tuple[Any, ...]
@@ -44,9 +44,10 @@ def colour(prior: GaussianPrior, whitened: jax.Array) -> jax.Array:
     """x = m + F z, shape (dim,): z ~ N(0, I) becomes a draw from the prior."""
     parts, start = [], 0
     for mean, factor in zip(prior.means, prior.factors, strict=True):
-        z = whitened[start : start + mean.shape[0]]
-        parts.append(mean + (factor * z if factor.ndim == 1 else (factor @ _events(factor, z)).reshape(-1)))
-        start += mean.shape[0]
+        z = whitened[start : start + mean.size]
+        spread = factor.reshape(-1) * z if factor.shape == mean.shape else (factor @ _events(factor, z)).reshape(-1)
+        parts.append(mean.reshape(-1) + spread)
+        start += mean.size
     return jnp.concatenate(parts)
 
 
@@ -54,9 +55,9 @@ def whiten(prior: GaussianPrior, position: jax.Array) -> jax.Array:
     """z = F^-1 (x - m), shape (dim,); -|z|^2 / 2 is the log prior, but for a constant."""
     parts, start = [], 0
     for mean, factor in zip(prior.means, prior.factors, strict=True):
-        x = position[start : start + mean.shape[0]] - mean
-        parts.append(x / factor if factor.ndim == 1 else _solve(factor, _events(factor, x)).reshape(-1))
-        start += mean.shape[0]
+        x = position[start : start + mean.size] - mean.reshape(-1)
+        parts.append(x / factor.reshape(-1) if factor.shape == mean.shape else _solve(factor, _events(factor, x)).reshape(-1))
+        start += mean.size
     return jnp.concatenate(parts)
 
 
@@ -68,6 +69,27 @@ def _events(factor, vector):
 
 def _solve(factor, x):
     return solve_triangular(jnp.broadcast_to(factor, (x.shape[0], *factor.shape[1:])), x, lower=True)
+
+
+def split_prior(options: dict[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A prior, as the fields of a `GaussianPrior`, for vectors of this layout, and how its arrays are split.
+
+    Raises:
+        SamplerError: a site that is split is multivariate: its Cholesky factors join what lies on several devices.
+    """
+    number = {name: i for i, (name, _, _) in enumerate(layout.sites)}
+    given, homes = {"means": [], "factors": []}, {"means": [], "factors": []}
+    for place in layout.places():
+        for field, arrays in given.items():
+            array = options[field][number[place.name]]
+            if place.home and array.ndim > 1:
+                raise SamplerError(
+                    f"EllipticalSlice: site {place.name!r} is split over devices, and its prior is MultivariateNormal, which joins its "
+                    "coordinates. Leave it whole and split the data or the chains, or sample with NUTS."
+                )
+            arrays.append(array.reshape(place.shape) if place.home else array)
+            homes[field].append(place.home)
+    return {field: tuple(arrays) for field, arrays in given.items()}, {field: tuple(found) for field, found in homes.items()}
 
 
 def gaussian_prior(density: Any, layout: Layout) -> GaussianPrior:

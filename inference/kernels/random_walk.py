@@ -19,7 +19,9 @@ from ...transforms.autobatch import program
 from ...transforms.calls import answering
 from ...transforms.streams import Stream, normal, uniform
 from .adaptation import adapting
-from .kernel import Transition, TunedKernel, adaptive_tuning, check_adaptive
+from .coordinates import drawn
+from .kernel import SplitTransition, TunedKernel, adaptive_tuning, check_adaptive
+from .layout import Layout
 from .metric import momentum, velocity
 from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
@@ -29,10 +31,11 @@ __all__ = ["RWM", "RWMTransition"]
 
 
 @dataclass(frozen=True)
-class RWMTransition(Transition):
-    """The static part of the kernel; `dense_mass` says whether the metric is dense."""
+class RWMTransition(SplitTransition):
+    """The static part of the kernel; `dense_mass` says whether the metric is dense, `layout` where vectors lie split over devices."""
 
     dense_mass: bool
+    layout: Layout | None = None
 
     @property
     def stats(self) -> dict[str, str]:
@@ -43,7 +46,7 @@ class RWMTransition(Transition):
         return False
 
     def noise(self, stream: Stream, position: Any) -> Any:
-        return normal(stream, Purpose.PROPOSAL, position.shape, dtype=position.dtype)
+        return drawn(self.layout, normal, stream, Purpose.PROPOSAL, position)
 
     def program(self, density, plan: Plan):
         """Proposes, accepts or not, and adapts if warm-up is on."""

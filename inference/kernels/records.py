@@ -3,6 +3,7 @@
 Every record here describes *one* chain; batching adds a leading chain axis to each field.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from ...transforms.streams import Stream
 from .adaptation import Adaptation, Schedule
 from .metric import Metric
 
-__all__ = ["ChainState", "Draw", "Plan", "Tuning"]
+__all__ = ["ChainState", "Draw", "Plan", "Tuning", "with_vectors"]
 
 Number = Any  # a NumPy value outside of compiled programs, a JAX array inside
 
@@ -38,6 +39,24 @@ class ChainState(NamedTuple):
     adaptation: Adaptation
     stream: Stream
     auxiliary: Any = ()
+
+
+def with_vectors(state: ChainState, function: Callable[[Any], Any], uses_gradient: bool = True) -> ChainState:
+    """A state whose vectors over the coordinates are what a function makes of them; the others of its arrays stay as they are.
+
+    Args:
+        state: of one chain, or of many.
+        function: (..., dim) -> anything. Of a dense metric (..., dim, dim).
+        uses_gradient: of the kernel; the gradient of one that uses none is empty, and stays so.
+    """
+    adaptation = state.adaptation
+    welford = adaptation.welford
+    return state._replace(
+        position=function(state.position),
+        gradient=function(state.gradient) if uses_gradient else state.gradient,
+        metric=state.metric._replace(inverse_mass=function(state.metric.inverse_mass), factor=function(state.metric.factor)),
+        adaptation=adaptation._replace(welford=welford._replace(mean=function(welford.mean), scatter=function(welford.scatter))),
+    )
 
 
 class Draw(NamedTuple):

@@ -26,8 +26,10 @@ from ...transforms.errors import SamplerError
 from ...transforms.settings import whole
 from ...transforms.streams import Stream, uniform
 from .adaptation import adapting
+from .coordinates import count, drawn, moved, taken
 from .inverse_mass import inverse_mass_of
-from .kernel import Transition, TunedKernel, tuning_of
+from .kernel import SplitTransition, TunedKernel, tuning_of
+from .layout import Layout
 from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
 from .words import KERNEL
@@ -81,8 +83,10 @@ class Update(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SliceTransition(Transition):
-    """The static part of the kernel."""
+class SliceTransition(SplitTransition):
+    """The static part of the kernel; `layout` where vectors lie split over devices."""
+
+    layout: Layout | None = None
 
     @property
     def stats(self) -> dict[str, str]:
@@ -94,11 +98,11 @@ class SliceTransition(Transition):
 
     def noise(self, stream: Stream, position: Any) -> Any:
         """Three numbers for each coordinate: of the level, of where the interval lies, and of how its ends share the budget."""
-        return tuple(uniform(stream, use, position.shape, dtype=position.dtype) for use in (Purpose.LEVEL, Purpose.PLACE, Purpose.SHARE))
+        return tuple(drawn(self.layout, uniform, stream, use, position) for use in (Purpose.LEVEL, Purpose.PLACE, Purpose.SHARE))
 
     def program(self, density, plan: Plan):
         """Updates every coordinate in turn, and adapts if warm-up is on."""
-        move = _coordinate(density, plan.tuning.options["max_steps_out"])
+        move, layout = _coordinate(density, plan.tuning.options["max_steps_out"], self.layout), self.layout
         adapt = adapting(plan.schedule, plan.tuning)
 
         @program
@@ -109,10 +113,11 @@ class SliceTransition(Transition):
             update = Update(state.position, state.log_density, none, none, none, state.auxiliary)
             coordinate, sweeping = jnp.int32(0), True
             while sweeping:
-                level = update.log_density + jnp.log1p(-levels[coordinate])
-                update = move(update, coordinate, level, widths[coordinate], places[coordinate], shares[coordinate], state.stream)
+                x, level, width, place, share = taken(layout, coordinate, (update.position, levels, widths, places, shares))
+                level = update.log_density + jnp.log1p(-level)
+                update = move(update, coordinate, x, level, width, place, share, state.stream)
                 coordinate = coordinate + 1
-                sweeping = coordinate < state.position.size
+                sweeping = coordinate < count(layout, state.position)
             stats = {"n_steps": update.n_steps, "nstep_out": update.nstep_out, "nstep_in": update.nstep_in, "lp": update.log_density}
             counter = state.stream.counter
             step_size, metric, adaptation = adapt(
@@ -126,12 +131,11 @@ class SliceTransition(Transition):
         return transition
 
 
-def _coordinate(density, max_steps_out):
+def _coordinate(density, max_steps_out, layout):
     """The program that updates one coordinate: stepping out and shrinkage as one loop, with the log density in one place."""
 
     @program
-    def move(update, coordinate, level, width, place, share, stream):
-        x = update.position[coordinate]
+    def move(update, coordinate, x, level, width, place, share, stream):
         interval = lay(x, width, place, share, max_steps_out)
         phase = next_phase(jnp.int32(Phase.LOW), interval)
         position, log_density, n_steps, nstep_out, nstep_in, auxiliary = update
@@ -139,7 +143,7 @@ def _coordinate(density, max_steps_out):
         while moving:
             number = uniform(stream, Purpose.POINT, (), n_steps, x.dtype)
             point = point_of(phase, interval, number)
-            value, _, auxiliary = density(update.position.at[coordinate].set(point), auxiliary)
+            value, _, auxiliary = density(moved(layout, update.position, coordinate, point), auxiliary)
             n_steps = n_steps + 1
             inside = is_inside(value, level)
             if phase == Phase.WITHIN:
@@ -148,7 +152,7 @@ def _coordinate(density, max_steps_out):
                 if moving:
                     interval, nstep_in = shrink(interval, point, x), nstep_in + 1
                 else:
-                    position, log_density = update.position.at[coordinate].set(point), value
+                    position, log_density = moved(layout, update.position, coordinate, point), value
             elif inside:
                 interval, nstep_out = step_out(interval, phase, width), nstep_out + 1
                 phase = next_phase(phase, interval)

@@ -14,6 +14,7 @@ from ...transforms.bounded import bounded_jit
 from ...transforms.errors import InitError, ModelError, SamplerError
 from ...transforms.keys import random_key
 from ...transforms.streams import random_bits
+from .coordinates import every
 from .layout import Layout
 from .purposes import Purpose
 from .records import ChainState
@@ -23,7 +24,7 @@ __all__ = ["MAX_TRIES", "init_error", "proposed_starts", "searching", "start_pos
 MAX_TRIES = 100
 
 
-def searching(density, initial, uses_gradient=True):
+def searching(density, initial, uses_gradient=True, layout=None):
     """The program that finds where a chain starts: the first of at most 100 points with finite gradient and *resolved* log density.
 
     A log density is resolved where its own rounding error is below a nat, |log p| * eps < 1. Beyond that the acceptance test is
@@ -34,6 +35,7 @@ def searching(density, initial, uses_gradient=True):
         density: program, position (dim,) and () -> (log density (), gradient (dim,), or (0,) if the kernel uses none, ()).
         initial: key words, uint32 (2,), and the chain's fixed values -> position (dim,).
         uses_gradient: of the kernel.
+        layout: of the vectors, where they lie split over devices.
 
     Returns:
         A program of the chain's state, whether to take its position, if finite, instead of drawing one, bool (), and the fixed values. It
@@ -50,7 +52,7 @@ def searching(density, initial, uses_gradient=True):
             words = jnp.stack(random_bits(state.stream, Purpose.START, (), tries))
             point = start if given else initial(words, fixed)
             value, slope, _ = density(point, ())
-            finite = jnp.isfinite(value) & jnp.isfinite(slope).all()
+            finite = jnp.isfinite(value) & every(layout if uses_gradient else None, jnp.isfinite(slope))
             if not ok or (finite and value > log_density):
                 position, log_density, gradient, ok = point, value, slope, finite
             resolved = ok and jnp.abs(log_density) * jnp.finfo(log_density.dtype).eps < 1

@@ -23,7 +23,7 @@ from ...transforms.keys import random_key
 from ...transforms.structure import structure
 from .layout import Layout
 
-__all__ = ["Data", "Target", "trace_target"]
+__all__ = ["Data", "Target", "collected", "trace_target"]
 
 
 class Data(NamedTuple):
@@ -126,7 +126,7 @@ def trace_target(
         return value(position, *prepared), position[:0]
 
     def constrain(position, *leaves):
-        values = _collected(rebuild(leaves).constrain(layout.unravel(position)), collect)
+        values = collected(rebuild(leaves).constrain(layout.unravel(position)), collect)
         names[:] = values  # a dict would come back sorted, the program's order is wanted
         return tuple(values.values())
 
@@ -152,7 +152,12 @@ def trace_target(
     return Target(layout, tuple(names), tuple(shapes), programs, Data(tuple(jax.device_put(leaves)), constants), fixed)
 
 
-def _collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[str, Any]:
+def collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[str, Any]:
+    """The values that are wanted of a draw, by name.
+
+    Raises:
+        SamplerError: there is no value of a name in `collect`.
+    """
     if collect is None:
         return values
     for name in collect:

@@ -27,12 +27,15 @@ from jax import lax
 
 from ...transforms.autobatch import program, scratch
 from ...transforms.streams import Stream, random_bits, uniform
+from .coordinates import dots
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
+from .layout import Layout
 from .metric import Metric, velocity
 from .purposes import Purpose
 
-__all__ = ["MAX_DEPTH", "Start", "Trajectory", "iterative", "recursive"]
+__all__ = ["MAX_DEPTH", "TURNS", "Start", "Trajectory", "iterative", "recursive"]
 
+TURNS = "turn check"  # the scope in which a (sub-)tree is checked: a plan knows its collectives by that
 MAX_DEPTH = 22  # two random numbers per leaf, 2**24 numbers per purpose
 
 
@@ -114,14 +117,15 @@ class Walk(NamedTuple):
     auxiliary: Any
 
 
-def recursive(density, max_depth: int):
+def recursive(density, max_depth: int, layout: Layout | None = None):
     """The program Start -> Trajectory.
 
     Args:
         density: program, (position (dim,), auxiliary) -> (log density (), gradient (dim,), auxiliary).
         max_depth: largest number of doublings, at most `MAX_DEPTH`.
+        layout: of the vectors, where they lie split over devices.
     """
-    step = _step(density)
+    step = _step(density, layout)
 
     @program
     def subtree(start, step_size, walk, depth):
@@ -133,7 +137,7 @@ def recursive(density, max_depth: int):
         if not walk.stops:
             walk, _, _ = subtree(start, step_size, walk, depth - 1)
             if not walk.stops:
-                walk = walk._replace(stops=turns(start.metric, first, walk.phase.momentum, walk.rho - rho + first))
+                walk = walk._replace(stops=turns(start.metric, first, walk.phase.momentum, walk.rho - rho + first, layout))
         return walk, first, rho
 
     @program
@@ -141,12 +145,12 @@ def recursive(density, max_depth: int):
         walk, _, _ = subtree(start, step_size, walk, depth)
         return walk
 
-    return _doubling(grow, max_depth)
+    return _doubling(grow, max_depth, layout)
 
 
-def iterative(density, max_depth: int):
+def iterative(density, max_depth: int, layout: Layout | None = None):
     """The same program without recursion; see `recursive`."""
-    step = _step(density)
+    step = _step(density, layout)
 
     @program
     def grow(start, step_size, walk, depth):
@@ -163,24 +167,24 @@ def iterative(density, max_depth: int):
             last = row - lax.population_count((~leaf & (leaf + 1)) - 1)
             while row > last and not walk.stops:
                 first = firsts[row]
-                turned = turns(start.metric, first, walk.phase.momentum, walk.rho - rhos[row] + first)
+                turned = turns(start.metric, first, walk.phase.momentum, walk.rho - rhos[row] + first, layout)
                 walk = walk._replace(stops=turned)
                 row = row - 1
             leaf = leaf + 1
             growing = leaf < lax.shift_left(jnp.int32(1), depth) and not walk.stops
         return walk
 
-    return _doubling(grow, max_depth)
+    return _doubling(grow, max_depth, layout)
 
 
-def _step(density):
+def _step(density, layout):
     @program
     def step(start, step_size, walk):
         """One leaf more: a leapfrog, and the leaf joins the sub-tree, chosen with its share of the sub-tree's weight."""
         phase = half_kick_and_drift(start.metric, step_size, walk.phase)
         log_density, gradient, auxiliary = density(phase.position, walk.auxiliary)
         phase = kick(step_size, phase, gradient)
-        new_energy = energy(start.metric, log_density, phase.momentum)
+        new_energy = energy(start.metric, log_density, phase.momentum, layout)
         error = energy_error(new_energy, start.energy)
         diverging = error > MAX_ENERGY_ERROR
         log_weight = jnp.logaddexp(walk.log_weight, -error)
@@ -203,7 +207,7 @@ def _step(density):
     return step
 
 
-def _doubling(grow, max_depth):
+def _doubling(grow, max_depth, layout):
     @program
     def trajectory(start):
         choice = Choice(start.phase.position, start.phase.gradient, start.log_density, start.energy)
@@ -233,13 +237,15 @@ def _doubling(grow, max_depth):
                 choice = walk.choice if number < walk.log_weight - log_weight else choice
                 rho = rho + walk.rho
                 log_weight = jnp.logaddexp(log_weight, walk.log_weight)
-                going = depth < max_depth and not turns(start.metric, front.momentum, back.momentum, rho)
+                going = depth < max_depth and not turns(start.metric, front.momentum, back.momentum, rho, layout)
         return Trajectory(choice, depth, walk.n_steps, walk.sum_acceptance, walk.diverging, walk.auxiliary)
 
     return trajectory
 
 
-def turns(metric, p_one, p_other, rho):
+def turns(metric, p_one, p_other, rho, layout=None):
     """The generalised criterion for a tree with outer momenta `p_one` and `p_other`, in either order."""
-    chord = velocity(metric, rho - 0.5 * (p_one + p_other))
-    return (jnp.vdot(chord, p_one) <= 0) | (jnp.vdot(chord, p_other) <= 0)
+    with jax.named_scope(TURNS):
+        chord = velocity(metric, rho - 0.5 * (p_one + p_other))
+        one, other = dots(layout, (chord, p_one), (chord, p_other))
+        return (one <= 0) | (other <= 0)

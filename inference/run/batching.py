@@ -61,7 +61,8 @@ class Sampler(NamedTuple):
     """A batch of chains. The functions are pure and may be compiled.
 
     Attributes:
-        begin: (run key words uint32 (2,), plan, start (chain, dim)) -> `ChainState`, what the first chunk is entered with.
+        begin: (run key words uint32 (2,), plan, start (chain, dim), number of the first chain) -> `ChainState`, what the first chunk is
+            entered with.
         enter: (data, plan, `Begin` of all chains, state, fresh bool (), until int32 ()) -> machine state at the beginning of a chunk.
         advance: (machine state, data, plan, turns int32 (), leave int32 ()) -> (machine state, `Report`), after at most `turns` turns
             of the machine, or when no more than `leave` chains run. For any number of chains, not only for all.
@@ -103,8 +104,8 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         log_density, gradient, auxiliary = transition.start(plan, start) or nothing
         return start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, auxiliary)
 
-    def begin(run_key, plan, start):
-        chains = jnp.arange(start.shape[0], dtype=jnp.uint32)
+    def begin(run_key, plan, start, first_chain=0):
+        chains = jnp.arange(start.shape[0], dtype=jnp.uint32) + jnp.uint32(first_chain)
         return jax.vmap(first, in_axes=(None, None, 0, 0))(run_key, plan, chains, start)
 
     def make(world):

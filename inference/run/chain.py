@@ -96,7 +96,7 @@ def chain_program(value_and_grad, initial, transition: Transition, plan: Plan, s
         return *value_and_grad(position), auxiliary
 
     kinds = transition.stats
-    find = searching(density, initial, transition.uses_gradient) if searches else staying
+    find = searching(density, initial, transition.uses_gradient, getattr(transition, "layout", None)) if searches else staying
     move = transition.program(density, plan)
 
     @program

@@ -17,9 +17,10 @@ import numpy as np
 
 from ...transforms import placed
 from ...transforms.autobatch import gather
+from ...transforms.jax_compat import named_axes
 from ..kernels.pooling import pool_chains
 from .batching import Chunk, batch
-from .placement import over_devices
+from .placement import Specs, over_devices, pool_over_devices
 from .program_folder import between_processes
 from .spec import RunSpec
 
@@ -70,51 +71,71 @@ def compiled_sampler(spec: RunSpec) -> Compiled:
 
 def _compile(spec: RunSpec) -> Compiled:
     place, plan, data = spec.placement, spec.plan, spec.target.data
-    sampler = over_devices(batch(spec.target, spec.transition, place.local(spec.num_chains), spec.capacity, plan), place)
-    by_chain, whole = place.by_chain, place.whole
+    with named_axes(place.sizes):
+        sampler = batch(*local_run(spec))
+    specs = None
+    if place.mesh is not None:
+        specs = Specs.of(place, plan, spec.begin, len(spec.target.shapes))
+        sampler = over_devices(sampler, place, specs, place.local(spec.num_chains))
     # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
     quick = {"xla_backend_optimization_level": 0} if place.platform == "cpu" else None
-    start = np.zeros((spec.num_chains, spec.target.layout.dim), spec.target.layout.dtype)
+    start = place.vectors(np.zeros((spec.num_chains, spec.target.layout.whole.dim), spec.target.layout.dtype))
 
-    def program(function, *args, options=None, donate=(), inputs=None):
-        return _program(function, args, options, donate, None if place.mesh is None else inputs, by_chain)
+    def program(name, *args, function=None, options=None, donate=()):
+        inputs, outputs = (None, place.together) if specs is None else map(place.shardings, getattr(specs, name))
+        return _program(function or getattr(sampler, name), args, options, donate, inputs, outputs)
 
     with between_processes():
-        begin, chains = program(sampler.begin, np.zeros(2, np.uint32), plan, start, options=quick)
-        inputs = whole, whole, by_chain, by_chain, whole, whole
-        enter, machine = program(sampler.enter, data, plan, spec.begin, chains, np.bool_(False), np.int32(0), inputs=inputs)
-        leave, chunk = program(sampler.leave, machine, data, plan, inputs=(by_chain, whole, whole))
+        begin, chains = program("begin", np.zeros(2, np.uint32), plan, start, options=quick)
+        enter, machine = program("enter", data, plan, spec.begin, chains, np.bool_(False), np.int32(0))
+        leave, chunk = program("leave", machine, data, plan)
 
     @functools.lru_cache
     def advance(size):
-        rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
-        members = jax.tree.map(lambda leaf: _type(leaf, by_chain), rows), machine[1]
-        inputs = by_chain, whole, whole, whole, whole
+        members = machine
+        if size != spec.num_chains:  # only where chains are together
+            rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
+            members = jax.tree.map(lambda leaf: _type(leaf, place.together), rows), machine[1]
         with between_processes():
-            return program(sampler.advance, members, data, plan, np.int32(0), np.int32(0), donate=0, inputs=inputs)[0]
+            return program("advance", members, data, plan, np.int32(0), np.int32(0), donate=0)[0]
 
     @functools.lru_cache
     def pool():
+        function = pool_chains if specs is None else pool_over_devices(place, specs)
         with between_processes():
-            return program(pool_chains, chains, plan.tuning, options=quick, inputs=(by_chain, whole))[0]
+            return program("pool", chains, plan.tuning, function=function, options=quick)[0]
 
     advance(spec.num_chains)
     return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk, pool)
 
 
-def _program(function, args, options, donate, inputs, place):
-    """A compiled program and the types of what it returns, which it leaves at `place`.
+def local_run(spec: RunSpec) -> tuple[Any, Any, int, int, Any]:
+    """What `batch` is given: the target, kernel, chains, capacity and plan of one device."""
+    place = spec.placement
+    target, plan = place.local_target(spec.target), place.local_plan(spec.plan)
+    return target, spec.transition, place.local(spec.num_chains), spec.capacity, plan
+
+
+def _program(function, args, options, donate, inputs, outputs):
+    """A compiled program and the types of what it returns.
 
     Args:
         function, args: what is compiled, and for which arguments.
         options: of the compiler.
         donate: numbers of the arguments whose memory it may take over.
         inputs: shardings of the arguments; None: where they are.
-        place: sharding of the results; None: the default device.
+        outputs: shardings of the results, a prefix of their tree; None: the default device.
     """
-    shardings = ({} if place is None else {"out_shardings": place}) | ({} if inputs is None else {"in_shardings": inputs})
+    shardings = ({} if outputs is None else {"out_shardings": outputs}) | ({} if inputs is None else {"in_shardings": inputs})
     lowered = jax.jit(function, donate_argnums=donate, **shardings).lower(*args)
-    return lowered.compile(options), jax.tree.map(lambda info: _type(info, place), lowered.out_info)
+    outs = jax.tree.map(
+        lambda sharding, below: jax.tree.map(lambda info: _type(info, sharding), below), outputs, lowered.out_info, is_leaf=_is_none
+    )
+    return lowered.compile(options), outs
+
+
+def _is_none(x):
+    return x is None
 
 
 def _type(leaf, place):

@@ -20,6 +20,7 @@ from .batching import Chunk
 from .chain import counted
 from .compilation import Compiled
 from .observers import BeginAgain, Observer, Seen, Sink
+from ...transforms.processes import whole
 from .spec import Counts, RunSpec, Snapshot
 
 __all__ = ["drive"]
@@ -73,18 +74,18 @@ def drive(compiled: Compiled, spec: RunSpec, snapshot: Snapshot, sink: Sink, obs
 def _with_chunk(snapshot: Snapshot, spec: RunSpec, chunk: Chunk, slots: int, seconds: float) -> Snapshot:
     """Where the run stands after a chunk."""
     tally, counts = chunk.kept.tally, snapshot.counts
-    sums = np.asarray(tally.sums, np.int64)
+    sums = np.asarray(whole(tally.sums), np.int64)
     names = counted(spec.transition.stats)
     counts = Counts(
-        transitions=counts.transitions + np.asarray(tally.transitions, np.int64),
-        tries=counts.tries + np.asarray(tally.tries, np.int64),
+        transitions=counts.transitions + np.asarray(whole(tally.transitions), np.int64),
+        tries=counts.tries + np.asarray(whole(tally.tries), np.int64),
         slots=counts.slots + np.int64(slots),
         sums={name: counts.sums[name] + sums[:, 0, n] for n, name in enumerate(names)},
         warmup_sums={name: counts.warmup_sums[name] + sums[:, 1, n] for n, name in enumerate(names)},
         seconds=np.float64(counts.seconds + seconds),
     )
-    ok = snapshot.ok & np.asarray(chunk.kept.ok)
-    return Snapshot(chunk.state, counts, snapshot.filled + np.asarray(chunk.kept.count, np.int64), ok)
+    ok = snapshot.ok & whole(chunk.kept.ok)
+    return Snapshot(chunk.state, counts, snapshot.filled + np.asarray(whole(chunk.kept.count), np.int64), ok)
 
 
 class _Length:
@@ -111,7 +112,7 @@ class _Calls:
 
     def __init__(self, compiled: Compiled, spec: RunSpec, observers: Sequence[Observer]):
         self._compiled, self._spec, self._observers = compiled, spec, observers
-        self._data = spec.placement.put(spec.target.data, by_chain=False)
+        self._data = spec.placement.put_data(spec.target.data)
         self._num_warmup = int(spec.plan.schedule.num_warmup)
         self._turns, self.interrupted = 64, False
 
@@ -142,7 +143,7 @@ class _Calls:
             begun = perf_counter()
             try:
                 machine, report = advance(machine, self._data, self._spec.plan, np.int32(self._turns), np.int32(left))
-                running, transitions = _sum(report.running), float(np.mean(report.transitions))
+                running, transitions = _sum(report.running), float(np.mean(whole(report.transitions)))
             except KeyboardInterrupt:
                 if self.interrupted:
                     raise
@@ -159,7 +160,7 @@ class _Calls:
 
 def _sum(counts: Any) -> int:
     """Of a count, or of one for each device."""
-    return int(np.sum(np.asarray(counts)))
+    return int(np.sum(whole(counts)))
 
 
 @contextmanager

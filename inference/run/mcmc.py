@@ -29,6 +29,7 @@ from .running import Running
 from .spec import Settings
 from .start import Start, start_of, where_to_start
 from .store import Store
+from .where import Where
 from .words import ATTRIBUTES, MCMC_WORDS, RUN
 
 __all__ = ["MCMC"]
@@ -83,6 +84,8 @@ class MCMC(Readable):
         store: Any = None,
         compact: bool = False,
         pool_adaptation: bool = False,
+        mesh: Any = None,
+        tactics: Sequence[Any] | None = None,
     ):
         _check_kernel(kernel)
         self.kernel = kernel
@@ -90,7 +93,9 @@ class MCMC(Readable):
         self.keep_warmup, self.collect, self.compact, self.pool_adaptation = keep_warmup, collect, compact, pool_adaptation
         self.progress_bar = progress_bar if callable(progress_bar) else flag("MCMC", "progress_bar", progress_bar)
         self.store = None if store is None else path_of(store)
+        self.mesh, self.tactics = mesh, tactics
         self._settings()
+        Where.of(mesh, tactics)
         self._running: Running | None = None
         self._sink: Any = None
         self._last: Record | None = None
@@ -166,7 +171,7 @@ class MCMC(Readable):
                 self._sink = self._new_sink(density, words, settings, start, extra)
                 self._running = None  # an earlier run cannot be gone on with any more; its results stay until there are others
                 progress.phase("compiling")
-                running = Running(self.kernel, density, words, settings, start)
+                running = Running(self.kernel, density, words, settings, start, Where.of(self.mesh, self.tactics))
             except KeyboardInterrupt:
                 self._interrupted_early("mcmc.run again" if self.store is None else f"MCMC.resume({str(self.store)!r}, ...)")
                 return self
@@ -248,7 +253,7 @@ class MCMC(Readable):
                     check_run(opened, density)
                     opened.program = _program_of(density)
                     progress.phase("compiling")
-                    running = Running(kernel, density, words, settings, start_from(opened, kernel), opened.found)
+                    running = Running(kernel, density, words, settings, start_from(opened, kernel), found=opened.found)
                     with running.precision():
                         opened.load(running.snapshot)
                     if settings != opened.settings:
@@ -311,9 +316,9 @@ class MCMC(Readable):
             num_draws=num_draws,
             offset=settings.num_warmup_kept,
             keep_warmup=settings.keep_warmup,
-            state=snapshot.chains,
+            state=running.chains(),
             started=snapshot.started,
-            layout=running.target.layout,
+            layout=running.target.layout.whole,
             program=program,
             model=kernel.model,
             pooled=settings.pool_adaptation,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .batching import Chunk
+from ...transforms.processes import whole
 from .spec import Settings, Snapshot
 
 __all__ = ["Memory", "blocks"]
@@ -91,11 +92,11 @@ class Memory:
         self.snapshot = None
 
     def append(self, chunk: Chunk, filled: np.ndarray, after: Snapshot) -> None:
-        count = np.asarray(chunk.kept.count)
+        count = whole(chunk.kept.count)
         if count.any():
             pairs = list(zip(self._values.values(), chunk.values, strict=True))
             for kept, new in pairs + [(self._stats[name], stat) for name, stat in chunk.stats.items()]:
-                new = np.asarray(new)
+                new = whole(new)
                 for chains, first, number in blocks(filled, count):
                     kept[chains, first : first + number] = new[chains, :number]
         self.snapshot = after

@@ -23,6 +23,7 @@ from .observers import BeginAgain, Meeting, Observer, Sink
 from .placement import Placement
 from .spec import RunSpec, Settings, Snapshot, first_snapshot
 from .start import Start, tuned
+from .where import NOWHERE, Where, split_run
 
 __all__ = ["Running", "Seconds"]
 
@@ -55,18 +56,27 @@ class Running:
         words: uint32, (2,). Of the run's key.
         settings: of the run.
         start: where chains start.
+        where: devices, and what is split over them.
         found: what `Fitted.found` had, of a run that is resumed.
 
     Attributes:
         spec, compiled, fitted: what is run.
+        placement: where.
         snapshot: where it stands.
         seconds: what it cost to come so far.
     """
 
     def __init__(
-        self, kernel: Kernel, density: Any, words: np.ndarray, settings: Settings, start: Start, found: Mapping[str, Any] | None = None
+        self,
+        kernel: Kernel,
+        density: Any,
+        words: np.ndarray,
+        settings: Settings,
+        start: Start,
+        where: Where = NOWHERE,
+        found: Mapping[str, Any] | None = None,
     ):
-        self._kernel, self.density, self._words, self._start = kernel, density, words, start
+        self._kernel, self.density, self._words, self._start, self._where = kernel, density, words, start, where
         self.settings, self.seconds = settings, Seconds()
         begun = perf_counter()
         self.fitted = kernel.fit(density, words, settings.num_chains)
@@ -78,13 +88,17 @@ class Running:
         self._prepare(self.fitted)
 
     def _target(self) -> Target:
-        """The traced density; a moment for most models, and part of what compiling costs."""
+        """The traced density, and where it is; a moment for most models, and part of what compiling costs."""
         begun = perf_counter()
         fitted, settings = self.fitted, self.settings
-        evaluated = fitted.starts is None
-        gradient = fitted.transition.uses_gradient
-        target = trace_target(self.density, self._start.strategy, settings.num_chains, gradient, evaluated, settings.collect)
         dtype = np.asarray(fitted.tuning.step_size).dtype.name
+        if self._where.mesh is not None:
+            split = split_run(self._kernel, fitted, self.density, settings, self._start, self._where)
+            target, self.fitted, self.placement = split.target, split.fitted, split.placement(self._where)
+        else:
+            evaluated, gradient = fitted.starts is None, fitted.transition.uses_gradient
+            target = trace_target(self.density, self._start.strategy, settings.num_chains, gradient, evaluated, settings.collect)
+            self.placement = Placement.of(target.data)
         self.seconds = self.seconds._replace(compile=self.seconds.compile + perf_counter() - begun)
         return target._replace(layout=target.layout._replace(dtype=dtype))
 
@@ -108,12 +122,12 @@ class Running:
         return RunSpec(
             target=target,
             transition=fitted.transition,
-            plan=plan,
+            plan=plan if self.placement.parts is None else self.placement.parts.plan_of(plan),
             num_chains=settings.num_chains,
             total=settings.total,
-            capacity=capacity_of(target, settings.num_chains),
+            capacity=capacity_of(target, self.placement.local(settings.num_chains)),
             begin=Begin(given, target.fixed),
-            placement=Placement.of(target.data),
+            placement=self.placement,
             compact=settings.compact,
         )
 
@@ -124,7 +138,7 @@ class Running:
 
     def _first_chains(self) -> ChainState:
         """The chains at their first positions; zero where these are searched for."""
-        layout, start = self.target.layout, self._start
+        layout, start = self.target.layout.whole, self._start
         positions = np.zeros((self.settings.num_chains, layout.dim), layout.dtype)
         if start.positions is not None:
             positions[:] = start.positions
@@ -133,8 +147,11 @@ class Running:
             positions[:] = start_positions(proposed, layout, self.settings.num_chains)
         elif self.fitted.starts is not None:
             positions[:] = self.fitted.starts
-        chains = self.compiled.begin(self._words, self.spec.plan, positions)
-        return tuned(chains, self.spec.plan.tuning, start.step_size, start.inverse_mass)
+        place = self.placement
+        chains = self.compiled.begin(self._words, self.spec.plan, place.put_vectors(positions))
+        if start.step_size is None:
+            return chains
+        return place.put_chains(tuned(place.whole_chains(chains), self.spec.plan.tuning, start.step_size, start.inverse_mass))
 
     def precision(self) -> Any:
         """The context in which chains run whose float type is not the process's."""
@@ -152,7 +169,7 @@ class Running:
                 if sink.snapshot is None:
                     sink.allocate(self.target.names, self.compiled.chunk, self.snapshot)
                 else:
-                    self.snapshot = sink.snapshot
+                    self.snapshot = sink.snapshot._replace(chains=self.placement.put_chains(sink.snapshot.chains))
                 try:
                     hearing = (*observers, *self.fitted.observers, *self._meetings())
                     self.snapshot = drive(self.compiled, self.spec, self.snapshot, sink, hearing)
@@ -164,8 +181,12 @@ class Running:
                     self.snapshot = sink.snapshot or self.snapshot
                     raise
         if not self.snapshot.ok.all():
-            last, gradient = np.asarray(self.snapshot.chains.position), self.fitted.transition.uses_gradient
-            raise init_error(self.density, self.target.layout, last, self.snapshot.ok, self._given, gradient, self.target.fixed)
+            last, gradient = np.asarray(self.chains().position), self.fitted.transition.uses_gradient
+            raise init_error(self.density, self.target.layout.whole, last, self.snapshot.ok, self._given, gradient, self.target.fixed)
+
+    def chains(self) -> ChainState:
+        """Where the chains stand, vectors in program order."""
+        return self.placement.whole_chains(self.snapshot.chains)
 
     def _meetings(self) -> tuple[Observer, ...]:
         return (Meeting(self._stops, self.compiled.pool(), self.spec.plan.tuning),) if self._stops else ()

@@ -95,7 +95,8 @@ def broken_links(root):
 BELOW_IN_INFERENCE = {
     "kernels": set(),
     "results": {"kernels"},
-    "run": {"kernels", "results"},
+    "placing": {"kernels"},
+    "run": {"kernels", "results", "placing"},
     "flymc": {"kernels", "run"},
     "evidence": {"kernels", "results", "run"},
 }

@@ -142,7 +142,7 @@ def test_search_warmup_and_draws_share_one_gradient(name, unroll, marked, monkey
 
 
 def test_a_search_with_a_gradient_of_its_own_is_seen(marked, monkeypatch):
-    def searching_apart(density, initial, uses_gradient):
+    def searching_apart(density, initial, uses_gradient, layout):
         value_and_grad = density.function
 
         @program

@@ -29,7 +29,7 @@ def settings():
                     yield kernel.__name__, field.name, value
     for name in module.MCMC.__init__.__wrapped__.__kwdefaults__:
         for value in (*WRONG, None):
-            fits = value is None if name in ("collect", "store") else False
+            fits = value is None if name in ("collect", "store", "mesh", "tactics") else False
             if not (fits or (name == "store" and isinstance(value, str))):
                 yield "MCMC", name, value
 

@@ -189,7 +189,7 @@ def test_nuts_over_eight_devices_goes_on_from_a_shared_adapted_state(targets):
             compiled = compiled_sampler(spec)
             sink = Memory(settings)
             sink.allocate(together.target.names, compiled.chunk, together.snapshot)
-            started = together.snapshot._replace(chains=place.put(together.snapshot.chains, by_chain=True))
+            started = together.snapshot._replace(chains=place.put_chains(together.snapshot.chains))
             ends.append((drive(compiled, spec, started, sink), sink.draws()))
     (one, drawn), (eight, spread) = ends
     rows = slice(5, 10)
