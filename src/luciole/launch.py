@@ -25,13 +25,15 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn, TextIO
 
+WORKER = ("-m", "luciole.launched")  # what Python runs in each process, before the script's name
 GRACE_SECONDS = 5.0  # after SIGTERM, and again after SIGKILL
 SETTLE_SECONDS = 0.5  # after a death, for those that it brought about
 LAST_LINES = 15
-# Of the collectives between CPUs: a line per device and group of devices, in pieces from several threads. Only what has nothing else is left out.
+# What the collectives between CPUs say, a line per device and group, in pieces from several threads; lines of nothing else are left out.
 CHATTER = re.compile(
-    r"(?=.*(Gloo|peer ranks))(\[Gloo\] Rank | is connected to | peer ranks\. Expected number of connected peer ranks is : |\d+)*\s*"
+    r"(?=.*(Gloo|connected|peer ranks))(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s)*"
 )
+FRAME = re.compile(r"\s*@ +0x[0-9a-f]+ ")  # of a stack of C++, shown but not among the last lines: it would fill them
 ADDRESS = re.compile(r"(?P<host>.+):(?P<port>\d+)")
 RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 
@@ -124,7 +126,7 @@ class Member:
         self.lines: deque[str] = deque(maxlen=LAST_LINES)
         self.log: TextIO | None = None if options.log is None else open(options.log / f"process-{name}.log", "w", encoding="utf-8")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "luciole.launched", options.script, *options.arguments],
+            [sys.executable, *WORKER, options.script, *options.arguments],
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -148,7 +150,8 @@ class Member:
                 self.log.write(line)
                 self.log.flush()
             if not CHATTER.fullmatch(line):
-                self.lines.append(line)
+                if not FRAME.match(line):
+                    self.lines.append(line)
                 with suppress(BrokenPipeError):  # nobody reads: no reason for the process to stand still
                     sink.write(f"[{self.name}] {line.rstrip()}\n")
                     sink.flush()
@@ -158,11 +161,20 @@ class Member:
         ends.put(self)
 
     def drain(self) -> None:
+        """Waits for the last lines of an ended process."""
         for reader in self.readers:
             reader.join(2.0)  # what the process has started may hold its streams open
 
+    def close(self) -> None:
+        """After the end: its lines read, its files closed."""
+        self.drain()
+        if not any(reader.is_alive() for reader in self.readers):
+            for file in (self.process.stdout, self.process.stderr, self.log):
+                if file is not None:
+                    file.close()
+
     def signal(self, number: int) -> None:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # gone already; macOS says the latter of one not yet buried
             os.killpg(self.process.pid, number)
 
     @property
@@ -237,7 +249,7 @@ def end(members: Sequence[Member]) -> None:
         while any(m.process.poll() is None for m in members) and time.monotonic() < deadline:
             time.sleep(0.02)
     for member in members:
-        member.drain()
+        member.close()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # A process that is gone, host and all, is noticed after this many seconds, by every other one; those abort. (JAX's own default: 100.)
 HEARTBEAT_SECONDS = 60
@@ -22,7 +22,7 @@ def join() -> None:
     import jax  # here, so that the environment above is read first
 
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for an announcement and go on
-    seconds = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    seconds: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
     if (coordinator := os.environ.get("LUCIOLE_COORDINATOR")) is not None:
         number, count = int(os.environ["LUCIOLE_PROCESS_ID"]), int(os.environ["LUCIOLE_PROCESSES"])
         jax.distributed.initialize(coordinator, count, number, cluster_detection_method="deactivate", **seconds)
@@ -61,7 +61,8 @@ def run(script: str, arguments: list[str]) -> None:
                 print(end.code, file=sys.stderr)
             _leave(end.code if isinstance(end.code, int) else 1)
     except BaseException as error:
-        sys.excepthook(type(error), error, _from_script(error.__traceback__, script))
+        trace = _from_script(error.__traceback__, script)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         _leave(1)
 
 
