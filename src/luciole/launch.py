@@ -194,7 +194,7 @@ class Member:
         self.drain()
         hint = {
             -signal.SIGKILL: " If nobody did it, the host may have been out of memory.",
-            -signal.SIGABRT: " JAX aborts a process when one on another host has died: see what the others say.",
+            -signal.SIGABRT: " JAX aborts a process that has lost another one, or whose devices wait for one another in vain.",
         }.get(self.process.returncode, "")
         where = f"process {self.name}{of} on {socket.gethostname()}, pid {self.process.pid},"
         said = "".join(f"    {line.rstrip()}\n" for line in self.lines) or "    (nothing)\n"

@@ -42,7 +42,7 @@ def end_with(launcher: int) -> None:
     """Ends this process when its launcher is gone, which could not end it: killed, or out of memory."""
     while os.getppid() == launcher:
         time.sleep(1.0)
-    _leave(1)
+    os._exit(1)  # no last words: nobody reads them
 
 
 def run(script: str, arguments: list[str]) -> None:

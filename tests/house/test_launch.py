@@ -1,4 +1,4 @@
-"""`python -m luciole.launch`: bad command lines, what each process is told, and what happens when one dies; first without JAX, then with."""
+"""`python -m luciole.launch`: bad command lines, what processes are told, what happens when one dies; first without JAX, then with."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from luciole import launch, launched
@@ -203,6 +204,54 @@ def test_a_script_runs_as_python_runs_it(text, code, words, script, monkeypatch,
     assert left == ([] if code is None else [code])
     assert words in told
     assert "runpy" not in told or "SyntaxError" in told
+
+
+@pytest.fixture
+def told_to_jax(monkeypatch):
+    """What `jax.distributed.initialize` is given; nothing is initialized."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(jax.config, "update", lambda *setting: calls.append(setting))
+    return calls
+
+
+def test_a_process_hands_its_place_to_jax(told_to_jax, monkeypatch):
+    for name, value in {"COORDINATOR": "node17:9911", "PROCESSES": "16", "PROCESS_ID": "3"}.items():
+        monkeypatch.setenv(f"LUCIOLE_{name}", value)
+    launched.join()
+    setting, (place, keywords) = told_to_jax
+    assert setting == ("jax_enable_preemption_service", False)
+    assert place == ("node17:9911", 16, 3)
+    assert keywords["cluster_detection_method"] == "deactivate"
+    assert keywords["heartbeat_timeout_seconds"] <= 90  # so that a lost host ends the others within two minutes
+
+
+def test_where_there_is_no_cluster_the_launcher_says_what_to_write(told_to_jax, monkeypatch, capsys):
+    monkeypatch.delenv("LUCIOLE_COORDINATOR", raising=False)
+    launched.join()
+    assert told_to_jax[1][0] == ()  # JAX asks the cluster
+
+    def missing(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    left = []
+    monkeypatch.setattr(jax.distributed, "initialize", missing)
+    monkeypatch.setattr(launched, "_leave", left.append)
+    launched.join()
+    assert left == [2]
+    told = capsys.readouterr().err
+    assert "JAX finds no cluster here (coordinator_address should be defined.)" in told
+    assert "write --coordinator HOST:PORT --processes N --process-id K" in told
+
+
+def test_a_process_without_its_launcher_ends(monkeypatch):
+    asked, left = iter([7, 7, 1]), []
+    monkeypatch.setattr(os, "getppid", lambda: next(asked))
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    launched.end_with(7)
+    assert left == [1]
+    assert list(asked) == []
 
 
 def launched_on_cpus(*arguments):
