@@ -22,6 +22,7 @@ from jax.interpreters import ad as _ad
 from jax.interpreters import batching as _batching
 from jax.interpreters import mlir as _mlir
 from jax.interpreters import partial_eval as _partial_eval
+from jaxlib.mlir import ir as _ir  # 0.10-0.12
 
 __all__ = [
     "ClosedJaxpr",
@@ -44,6 +45,7 @@ __all__ = [
     "function_of_jax",
     "instantiate_tangents",
     "live_jaxpr",
+    "lowered_operations",
     "made_by",
     "named_axes",
     "open_jaxpr",
@@ -259,6 +261,18 @@ def named_axes(sizes: Mapping[str, int]) -> Iterator[None]:
     """Traces as inside of a `shard_map` over mesh axes of these sizes, without one (0.10-0.12: no public way)."""
     with _core.extend_axis_env_nd(list(sizes.items())):
         yield
+
+
+def lowered_operations(lowered: Any) -> list[tuple[str, str]]:
+    """Name and location of every operation of a lowered program (0.10-0.12: the module has no other reader of locations than MLIR's)."""
+    found: list[tuple[str, str]] = []
+
+    def visit(operation: Any) -> Any:
+        found.append((operation.name, str(operation.location)))
+        return _ir.WalkResult.ADVANCE
+
+    lowered.compiler_ir().operation.walk(visit)
+    return found
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ To be called where the mesh's axes have names: inside of `shard_map`.
 
 import math
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any
 
 import jax
@@ -19,29 +20,44 @@ from ...transforms.errors import SamplerError
 from ...transforms.streams import Stream
 from .layout import Layout
 
-__all__ = ["count", "dots", "drawn", "every", "moved", "numbers", "taken"]
+__all__ = ["Per", "count", "dots", "drawn", "every", "moved", "numbers", "taken"]
 
 _MAX_NUMBERS = 2**24  # of one purpose, see `transforms.streams`
 
 
-def dots(layout: Layout | None, *pairs: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
-    """The inner product of each pair of vectors, (dim,), shape () each."""
+class Per(StrEnum):
+    """How often devices meet for something: the scopes by which a plan knows the collectives of a program."""
+
+    GRADIENT = "per gradient"  # of log densities, for kernels without gradients
+    TURN_CHECK = "per turn check"
+    COORDINATE = "per coordinate"
+    TRANSITION = "per transition"
+    START = "per start tried"
+    CALL = "per call"  # of the device, some ten a second
+    CHUNK = "per block of draws"
+
+
+def dots(layout: Layout | None, *pairs: tuple[jax.Array, jax.Array], per: Per = Per.TRANSITION) -> list[jax.Array]:
+    """The inner product of each pair of vectors, (dim,), shape () each; `per` says how often."""
     if layout is None or not layout.parts:
         return [jnp.vdot(a, b) for a, b in pairs]
     rest = layout.parts[0].start
     total = jnp.stack([jnp.vdot(a[:rest], b[:rest]) for a, b in pairs])
     for axes, start, stop in layout.parts:
-        total = total + lax.psum(jnp.stack([jnp.vdot(a[start:stop], b[start:stop]) for a, b in pairs]), axes)
+        part = jnp.stack([jnp.vdot(a[start:stop], b[start:stop]) for a, b in pairs])
+        with jax.named_scope(per):
+            total = total + lax.psum(part, axes)
     return list(total)
 
 
 def every(layout: Layout | None, flags: jax.Array) -> jax.Array:
-    """Whether all flags, bool (dim,), are true; bool ()."""
+    """Whether all flags, bool (dim,), are true, asked of a start that is tried; bool ()."""
     if layout is None or not layout.parts or not flags.size:
         return flags.all()
     ok = flags[: layout.parts[0].start].all()
     for axes, start, stop in layout.parts:
-        ok = ok & (lax.psum((~flags[start:stop]).any().astype(jnp.int32), axes) == 0)
+        with jax.named_scope(Per.START):
+            ok = ok & (lax.psum((~flags[start:stop]).any().astype(jnp.int32), axes) == 0)
     return ok
 
 
@@ -89,7 +105,8 @@ def taken(layout: Layout | None, number: Any, vectors: Sequence[jax.Array]) -> l
     own = jnp.stack([vector.at[index].get(mode="fill", fill_value=0) for vector in vectors])
     total = jnp.where(index < rest, own, 0)
     for axes, start, stop in layout.parts:
-        total = total + lax.psum(jnp.where((index >= start) & (index < stop), own, 0), axes)
+        with jax.named_scope(Per.COORDINATE):
+            total = total + lax.psum(jnp.where((index >= start) & (index < stop), own, 0), axes)
     return list(total)
 
 

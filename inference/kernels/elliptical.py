@@ -26,7 +26,7 @@ from ...transforms.autobatch import program
 from ...transforms.calls import answering
 from ...transforms.errors import SamplerError
 from ...transforms.streams import Stream, normal, uniform
-from .coordinates import dots, drawn
+from .coordinates import Per, dots, drawn
 from .kernel import SplitTransition, TunedKernel, tuning_of
 from .layout import Layout
 from .prior import GaussianPrior, colour, gaussian_prior, split_prior, whiten
@@ -76,7 +76,7 @@ class EllipticalSliceTransition(SplitTransition):
                 log_density, _, auxiliary = density(position, auxiliary)
                 n_steps = n_steps + 1
                 # A bracket that has shrunk to the state itself ends the transition, whatever rounding says of the level.
-                moving = not (log_likelihood(log_density, point, self.layout) >= level or theta == 0)
+                moving = not (log_likelihood(log_density, point, self.layout, Per.GRADIENT) >= level or theta == 0)
                 if moving:
                     low, high = bracket(low, high, theta)
                     theta = low + (high - low) * uniform(stream, Purpose.ANGLE, (), n_steps, dtype)
@@ -87,9 +87,9 @@ class EllipticalSliceTransition(SplitTransition):
         return transition
 
 
-def log_likelihood(log_density, whitened, layout=None):
+def log_likelihood(log_density, whitened, layout=None, per=Per.TRANSITION):
     """The log density without the prior's, but for a constant; where it is NaN no level is reached."""
-    (square,) = dots(layout, (whitened, whitened))
+    (square,) = dots(layout, (whitened, whitened), per=per)
     return log_density + 0.5 * square
 
 

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .coordinates import Per
 from .layout import Layout
 from .metric import Metric, kinetic_energy, velocity
 
-__all__ = ["ENERGY", "MAX_ENERGY_ERROR", "Phase", "energy", "energy_error", "half_kick_and_drift", "kick"]
+__all__ = ["MAX_ENERGY_ERROR", "Phase", "energy", "energy_error", "half_kick_and_drift", "kick"]
 
-ENERGY = "energy"  # the scope in which it is computed: a plan knows its collectives by that
 MAX_ENERGY_ERROR = 1000.0  # nats; Stan's threshold, Betancourt (2017), section 6.2
 
 
@@ -60,10 +60,9 @@ def kick(step: jax.Array, phase: Phase, gradient: jax.Array) -> Phase:
     return Phase(phase.position, phase.momentum + 0.5 * step * gradient, gradient)
 
 
-def energy(metric: Metric, log_density: jax.Array, p: jax.Array, layout: Layout | None = None) -> jax.Array:
-    """The Hamiltonian: minus the log density plus K(p), nats, shape (); `layout` where the coordinates lie split over devices."""
-    with jax.named_scope(ENERGY):
-        return kinetic_energy(metric, p, layout) - log_density
+def energy(metric: Metric, log_density: jax.Array, p: jax.Array, layout: Layout | None = None, per: Per = Per.TRANSITION) -> jax.Array:
+    """The Hamiltonian: minus the log density plus K(p), nats, shape (); `layout`, `per` as for `kinetic_energy`."""
+    return kinetic_energy(metric, p, layout, per) - log_density
 
 
 def energy_error(new: jax.Array, start: jax.Array) -> jax.Array:

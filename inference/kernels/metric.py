@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from .coordinates import dots
+from .coordinates import Per, dots
 from .layout import Layout
 
 __all__ = ["Metric", "kinetic_energy", "metric_of", "momentum", "velocity"]
@@ -46,9 +46,9 @@ def velocity(metric: Metric, p: jax.Array) -> jax.Array:
     return _apply(metric.inverse_mass, p)
 
 
-def kinetic_energy(metric: Metric, p: jax.Array, layout: Layout | None = None) -> jax.Array:
-    """K(p) in nats, shape (); `layout` where the coordinates lie split over devices."""
-    (square,) = dots(layout, (p, velocity(metric, p)))
+def kinetic_energy(metric: Metric, p: jax.Array, layout: Layout | None = None, per: Per = Per.TRANSITION) -> jax.Array:
+    """K(p) in nats, shape (); `layout` where the coordinates lie split over devices, `per` how often."""
+    (square,) = dots(layout, (p, velocity(metric, p)), per=per)
     return 0.5 * square
 
 

@@ -27,15 +27,14 @@ from jax import lax
 
 from ...transforms.autobatch import program, scratch
 from ...transforms.streams import Stream, random_bits, uniform
-from .coordinates import dots
+from .coordinates import Per, dots
 from .integrator import MAX_ENERGY_ERROR, Phase, energy, energy_error, half_kick_and_drift, kick
 from .layout import Layout
 from .metric import Metric, velocity
 from .purposes import Purpose
 
-__all__ = ["MAX_DEPTH", "TURNS", "Start", "Trajectory", "iterative", "recursive"]
+__all__ = ["MAX_DEPTH", "Start", "Trajectory", "iterative", "recursive"]
 
-TURNS = "turn check"  # the scope in which a (sub-)tree is checked: a plan knows its collectives by that
 MAX_DEPTH = 22  # two random numbers per leaf, 2**24 numbers per purpose
 
 
@@ -184,7 +183,7 @@ def _step(density, layout):
         phase = half_kick_and_drift(start.metric, step_size, walk.phase)
         log_density, gradient, auxiliary = density(phase.position, walk.auxiliary)
         phase = kick(step_size, phase, gradient)
-        new_energy = energy(start.metric, log_density, phase.momentum, layout)
+        new_energy = energy(start.metric, log_density, phase.momentum, layout, Per.GRADIENT)
         error = energy_error(new_energy, start.energy)
         diverging = error > MAX_ENERGY_ERROR
         log_weight = jnp.logaddexp(walk.log_weight, -error)
@@ -245,7 +244,6 @@ def _doubling(grow, max_depth, layout):
 
 def turns(metric, p_one, p_other, rho, layout=None):
     """The generalised criterion for a tree with outer momenta `p_one` and `p_other`, in either order."""
-    with jax.named_scope(TURNS):
-        chord = velocity(metric, rho - 0.5 * (p_one + p_other))
-        one, other = dots(layout, (chord, p_one), (chord, p_other))
-        return (one <= 0) | (other <= 0)
+    chord = velocity(metric, rho - 0.5 * (p_one + p_other))
+    one, other = dots(layout, (chord, p_one), (chord, p_other), per=Per.TURN_CHECK)
+    return (one <= 0) | (other <= 0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...ppl import InitStrategy
 from ...sharding.decide import Decided, decide
+from ...sharding.hardware import HARDWARE, Hardware
 from ...sharding.lower import Lowered
 from ...sharding.planning import Planner
 from ...transforms import value_and_grad
@@ -21,6 +22,7 @@ from ...transforms.errors import PartitionError
 from ...transforms.jax_compat import named_axes
 from ...transforms.keys import random_key
 from ...transforms.partial import split
+from ..kernels.coordinates import Per
 from ..kernels.layout import Home, Layout
 from ..kernels.target import Data, Target, collected
 from .names import Tactic, data_names, site_names
@@ -63,6 +65,7 @@ def place_density(
     sizes: Mapping[str, int],
     uses_gradient: bool = True,
     collect: tuple[str, ...] | None = None,
+    hardware: Hardware | None = None,
 ) -> Placed:
     """Partitions a density and its companions.
 
@@ -71,13 +74,14 @@ def place_density(
         strategy, num_chains, uses_gradient, collect: see `trace_target`.
         tactics: for the density alone, see `names`.
         sizes: of the mesh, axis -> size.
+        hardware: what the simulator counts with.
 
     Raises:
         PartitionError: a name, a dimension or a size does not fit.
     """
-    parts = _Parts(density, strategy, num_chains, sizes, uses_gradient, collect)
+    parts = _Parts(density, strategy, num_chains, sizes, uses_gradient, collect, hardware or HARDWARE["cpu"])
     scored, leaves = parts.scored, parts.leaves
-    whole_numbers = [name for name, x in zip(parts.names, leaves, strict=False) if x.dtype.kind in "iu"]
+    whole_numbers = [name for name, x in zip(parts.names, leaves, strict=False) if x.dtype.kind in "biu"]
     scored.planner.know(whole_numbers, [*leaves, *parts.values])
     decided = decide(scored.planner, tactics)
     homes = scored.homes(decided.layouts)
@@ -114,7 +118,14 @@ class _Parts:
     """
 
     def __init__(
-        self, density: Any, strategy: InitStrategy, num_chains: int, sizes: Mapping[str, int], gradient: bool, collect: Any
+        self,
+        density: Any,
+        strategy: InitStrategy,
+        num_chains: int,
+        sizes: Mapping[str, int],
+        gradient: bool,
+        collect: Any,
+        hardware: Hardware,
     ) -> None:
         self.leaves, treedef = jax.tree.flatten(density)
         self.layout, sites = Layout.of(density.positions), list(density.positions)
@@ -149,10 +160,10 @@ class _Parts:
         self.values = tuple(density.positions.values())
         self.of_one_chain = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in self.fixed.items()}
         keeps = {1 + i: len(data) + i for i in range(len(sites))} if gradient else {}
-        self.scored = PartProgram(score, self.names, sizes, (data, self.values), keeps)
-        self.constrained = PartProgram(constrain, self.names, sizes, (data, self.values), {})
+        self.scored = PartProgram(score, self.names, sizes, (data, self.values), keeps, hardware)
+        self.constrained = PartProgram(constrain, self.names, sizes, (data, self.values), {}, hardware)
         begun = [*self.names[: len(data)], *(f"fixed.{name}" for name in self.fixed), "words"]
-        self.begun = PartProgram(begin, begun, sizes, (data, self.of_one_chain, jax.ShapeDtypeStruct((2,), np.uint32)), {})
+        self.begun = PartProgram(begin, begun, sizes, (data, self.of_one_chain, jax.ShapeDtypeStruct((2,), np.uint32)), {}, hardware)
 
     @property
     def programs(self) -> tuple[PartProgram, PartProgram, PartProgram]:
@@ -169,22 +180,33 @@ class _Parts:
         def values_of(position: Any) -> list[Any]:
             return list(layout.unravel(position).values())
 
-        values = jax.eval_shape(values_of, position)
-        two = split(jax.make_jaxpr(lambda *xs: score(xs[: len(arrays)], xs[len(arrays) :]))(*arrays, *values), len(arrays))
-        prepare, prepared = jax.make_jaxpr(lambda *arrays: tuple(two.prepare(arrays)), return_shape=True)(*arrays)
+        by_site = jax.eval_shape(values_of, position)
+        two = split(jax.make_jaxpr(lambda *xs: score(xs[: len(arrays)], xs[len(arrays) :]))(*arrays, *by_site), len(arrays))
+
+        def prepare(*arrays: Any) -> Any:
+            with jax.named_scope(Per.CALL):
+                return tuple(two.prepare(arrays))
+
+        prepared_by, prepared = jax.make_jaxpr(prepare, return_shape=True)(*arrays)
 
         def density(position: Any, *prepared: Any) -> Any:
-            value, *slopes = two.rest(prepared, values_of(position))
+            with jax.named_scope(Per.GRADIENT):
+                value, *slopes = two.rest(prepared, values_of(position))
             return value, layout.ravel(dict(zip(sites, slopes, strict=True))) if self._gradient else position[:0]
 
         def first(words: Any, fixed: Any, *arrays: Any) -> Any:
-            return layout.ravel(dict(zip(sites, begin(arrays, [*jax.tree.leaves(fixed), words]), strict=True)))
+            with jax.named_scope(Per.START):
+                return layout.ravel(dict(zip(sites, begin(arrays, [*jax.tree.leaves(fixed), words]), strict=True)))
+
+        def values(position: Any, *arrays: Any) -> Any:
+            with jax.named_scope(Per.CHUNK):
+                return constrain(arrays, values_of(position))
 
         fixed = {name: local_struct(x, fixed_homes[name], self._sizes) for name, x in self.of_one_chain.items()}
         return (
-            prepare,
+            prepared_by,
             jax.make_jaxpr(density)(position, *prepared),
-            jax.make_jaxpr(lambda position, *arrays: constrain(arrays, values_of(position)))(position, *arrays),
+            jax.make_jaxpr(values)(position, *arrays),
             jax.make_jaxpr(first)(jax.ShapeDtypeStruct((2,), np.uint32), fixed, *arrays),
         )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ...sharding.execute import is_key, run_local
 from ...sharding.graph import graph_of
-from ...sharding.hardware import HARDWARE
+from ...sharding.hardware import Hardware
 from ...sharding.layout import local_shape, replicated
 from ...sharding.lower import Lowered, lower
 from ...sharding.planning import Planner
@@ -29,6 +29,7 @@ class PartProgram:
         sizes: of the mesh, axis -> size.
         args: shapes and dtypes.
         keeps: number of a result -> number of the argument whose layout it keeps.
+        hardware: what the simulator counts with.
 
     Attributes:
         results: shapes and dtypes of the leaves that it returns.
@@ -36,12 +37,18 @@ class PartProgram:
     """
 
     def __init__(
-        self, function: Callable[..., Any], names: Sequence[str], sizes: Mapping[str, int], args: Sequence[Any], keeps: Mapping[int, int]
+        self,
+        function: Callable[..., Any],
+        names: Sequence[str],
+        sizes: Mapping[str, int],
+        args: Sequence[Any],
+        keeps: Mapping[int, int],
+        hardware: Hardware,
     ) -> None:
         closed, returned = jax.make_jaxpr(function, return_shape=True)(*args)
         self.results = jax.tree.leaves(returned)
         closed, kept = live_jaxpr(closed, [True] * len(self.results))
-        self.planner = Planner(graph_of(closed), names, kept, keeps, sizes, HARDWARE["cpu"])
+        self.planner = Planner(graph_of(closed), names, kept, keeps, sizes, hardware)
         self._ranks, self._sizes = [len(x.shape) for x in jax.tree.leaves(args)], sizes
 
     @property

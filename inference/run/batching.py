@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...transforms.autobatch import Machine, build_machine, close, compile_program
+from ...transforms.autobatch import Closed, Machine, build_machine, close, compile_program
 from ...transforms.streams import pool, stream_for
 from ..kernels.kernel import Transition, start_chain
 from ..kernels.records import ChainState, Plan
 from ..kernels.target import Target
 from .chain import Begin, Kept, buffer_for, chain_program, read_buffer
 
-__all__ = ["Chunk", "Sampler", "batch", "capacity_of"]
+__all__ = ["Chunk", "OneChain", "Sampler", "batch", "capacity_of", "one_chain"]
 
 _MAX_CAPACITY = 512
 _MAX_CHUNK_BYTES = 128 * 2**20
@@ -77,10 +77,30 @@ class Sampler(NamedTuple):
     stop: Callable[..., Any]
 
 
+class OneChain(NamedTuple):
+    """The chunk of one chain.
+
+    Attributes:
+        closed: its program, over placeholders of data, what is prepared of them, and the plan.
+        arguments: shapes and dtypes of its arguments, see `chain_program`.
+        first: (run key words, plan, number of the chain, position) -> its first `ChainState`.
+        noises: (stream, number of transitions) -> their noise.
+    """
+
+    closed: Closed
+    arguments: tuple[Any, ...]
+    first: Callable[..., Any]
+    noises: Callable[..., Any]
+
+
 def capacity_of(target: Target, num_chains: int) -> int:
-    """Draws that a chunk holds per chain: at most 512, and at most 128 MiB of them."""
+    """Draws that a chunk holds per chain: at most 512, and at most 128 MiB of them.
+
+    Where sites are split, as many as one device would hold: what splitting saves is not filled up again.
+    """
+    shares = target.layout.whole.dim / max(1, target.layout.dim)
     size = target.layout.dim * jnp.dtype(target.layout.dtype).itemsize + sum(_bytes(spec) for spec in target.shapes) + 64
-    return max(1, min(_MAX_CAPACITY, _MAX_CHUNK_BYTES // (size * num_chains)))
+    return max(1, min(_MAX_CAPACITY, int(_MAX_CHUNK_BYTES // (shares * size * num_chains))))
 
 
 def batch(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan) -> Sampler:
@@ -93,41 +113,13 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         capacity: draws that a chunk holds per chain.
         plan: of the run; only shapes and dtypes count.
     """
-    dtype = jnp.dtype(target.layout.dtype)
-    buffer = buffer_for(capacity, target.layout.dim, dtype, transition.stats)
-    zeros = jnp.zeros((target.layout.dim,), dtype)
-    words = jnp.zeros(2, jnp.uint32)
-    searches = jax.eval_shape(transition.start, plan, zeros) is None
-
-    def first(run_key, plan, chain, start):
-        nothing = jnp.zeros((), dtype), zeros if transition.uses_gradient else zeros[:0], ()
-        log_density, gradient, auxiliary = transition.start(plan, start) or nothing
-        return start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, auxiliary)
+    chain = one_chain(target, transition, capacity, plan)
+    closed, arguments, first, noises = chain
+    buffer = arguments[4]
 
     def begin(run_key, plan, start, first_chain=0):
         chains = jnp.arange(start.shape[0], dtype=jnp.uint32) + jnp.uint32(first_chain)
         return jax.vmap(first, in_axes=(None, None, 0, 0))(run_key, plan, chains, start)
-
-    def make(world):
-        data, prepared, plan = world
-        return chain_program(
-            lambda position: target.value_and_grad(data, prepared, position),
-            lambda words, fixed: target.initial(data, words, fixed),
-            transition,
-            plan,
-            searches,
-        )
-
-    def noises(stream, number):
-        return pool(lambda stream: transition.noise(stream, zeros), stream, capacity, number)
-
-    fixed = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in target.fixed.items()}
-    begins = Begin(jax.ShapeDtypeStruct((), bool), fixed)
-    state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros)
-    noise = jax.eval_shape(noises, state.stream, jnp.int32(0))
-    arguments = (begins, state, jnp.bool_(False), noise, buffer, jnp.int32(0))
-    world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
-    closed = close(make, world, lambda program: compile_program(program, *arguments))
 
     def machine(data, plan) -> Machine:
         return build_machine(closed.over((data, target.prepare(data), plan)))
@@ -157,6 +149,42 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         return build_machine(closed.program).rewrite(state, len(jax.tree.leaves(arguments)) - 1, jnp.int32(0)), ticks
 
     return Sampler(begin, enter, advance, leave, stop)
+
+
+def one_chain(target: Target, transition: Transition, capacity: int, plan: Plan) -> OneChain:
+    """The chunk of one chain, compiled; see `batch`."""
+    dtype = jnp.dtype(target.layout.dtype)
+    buffer = buffer_for(capacity, target.layout.dim, dtype, transition.stats)
+    zeros = jnp.zeros((target.layout.dim,), dtype)
+    words = jnp.zeros(2, jnp.uint32)
+    searches = jax.eval_shape(transition.start, plan, zeros) is None
+
+    def first(run_key, plan, chain, start):
+        nothing = jnp.zeros((), dtype), zeros if transition.uses_gradient else zeros[:0], ()
+        log_density, gradient, auxiliary = transition.start(plan, start) or nothing
+        return start_chain((log_density, gradient), start, stream_for(run_key, chain), plan.tuning, auxiliary)
+
+    def make(world):
+        data, prepared, plan = world
+        return chain_program(
+            lambda position: target.value_and_grad(data, prepared, position),
+            lambda words, fixed: target.initial(data, words, fixed),
+            transition,
+            plan,
+            searches,
+        )
+
+    def noises(stream, number):
+        return pool(lambda stream: transition.noise(stream, zeros), stream, capacity, number)
+
+    fixed = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in target.fixed.items()}
+    begins = Begin(jax.ShapeDtypeStruct((), bool), fixed)
+    state = jax.eval_shape(first, words, plan, jnp.uint32(0), zeros)
+    noise = jax.eval_shape(noises, state.stream, jnp.int32(0))
+    arguments = (begins, state, jnp.bool_(False), noise, buffer, jnp.int32(0))
+    world = jax.eval_shape(lambda data, plan: (data, target.prepare(data), plan), target.data, plan)
+    closed = close(make, world, lambda program: compile_program(program, *arguments))
+    return OneChain(closed, arguments, first, noises)
 
 
 def _for_all(tree, num_chains):

@@ -24,7 +24,7 @@ from .placement import Specs, over_devices, pool_over_devices
 from .program_folder import between_processes
 from .spec import RunSpec
 
-__all__ = ["Compiled", "compiled_sampler"]
+__all__ = ["Compiled", "compiled_sampler", "local_run", "lowered_sampler"]
 
 _MAX_PROGRAMS = 32
 _SETTINGS = ("default_device", "default_matmul_precision", "enable_x64", "debug_nans")  # of the process, that programs depend on
@@ -69,44 +69,100 @@ def compiled_sampler(spec: RunSpec) -> Compiled:
     return compiled
 
 
-def _compile(spec: RunSpec) -> Compiled:
-    place, plan, data = spec.placement, spec.plan, spec.target.data
-    with named_axes(place.sizes):
-        sampler = batch(*local_run(spec))
-    specs = None
-    if place.mesh is not None:
-        specs = Specs.of(place, plan, spec.begin, len(spec.target.shapes))
-        sampler = over_devices(sampler, place, specs, place.local(spec.num_chains))
-    # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
-    quick = {"xla_backend_optimization_level": 0} if place.platform == "cpu" else None
-    start = place.vectors(np.zeros((spec.num_chains, spec.target.layout.whole.dim), spec.target.layout.dtype))
+class _Programs:
+    """The functions of a run's sampler, to be lowered one after another: the arguments of each are what those before it return.
 
-    def program(name, *args, function=None, options=None, donate=()):
+    Args:
+        spec: the run.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        place = spec.placement
+        self.spec, self.specs = spec, None
+        with named_axes(place.sizes):
+            self.sampler = batch(*local_run(spec))
+        if place.mesh is not None:
+            self.specs = Specs.of(place, spec.plan, spec.begin, len(spec.target.shapes))
+            self.sampler = over_devices(self.sampler, place, self.specs, place.local(spec.num_chains))
+
+    def begin(self) -> Any:
+        layout = self.spec.target.layout
+        start = self.spec.placement.vectors(np.zeros((self.spec.num_chains, layout.whole.dim), layout.dtype))
+        return self._lower("begin", np.zeros(2, np.uint32), self.spec.plan, start)
+
+    def enter(self, chains: Any) -> Any:
+        spec = self.spec
+        return self._lower("enter", spec.target.data, spec.plan, spec.begin, chains, np.bool_(False), np.int32(0))
+
+    def advance(self, machine: Any, size: int) -> Any:
+        members, spec = machine, self.spec
+        if size != spec.num_chains:  # only where chains are together
+            rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
+            members = jax.tree.map(lambda leaf: _type(leaf, spec.placement.together), rows), machine[1]
+        return self._lower("advance", members, spec.target.data, spec.plan, np.int32(0), np.int32(0), donate=0)
+
+    def leave(self, machine: Any) -> Any:
+        return self._lower("leave", machine, self.spec.target.data, self.spec.plan)
+
+    def pool(self, chains: Any) -> Any:
+        function = pool_chains if self.specs is None else pool_over_devices(self.spec.placement, self.specs)
+        return self._lower("pool", chains, self.spec.plan.tuning, function=function)
+
+    def _lower(self, name: str, *args: Any, function: Any = None, donate: Any = ()) -> Any:
+        """A lowered function, and the types of what it returns.
+
+        Args:
+            name: of the function.
+            args: for which arguments.
+            function: if it is none of the sampler's.
+            donate: numbers of the arguments whose memory it may take over.
+        """
+        place, specs = self.spec.placement, self.specs
         inputs, outputs = (None, place.together) if specs is None else map(place.shardings, getattr(specs, name))
-        return _program(function or getattr(sampler, name), args, options, donate, inputs, outputs)
+        shardings: dict[str, Any] = {"in_shardings": inputs, "out_shardings": outputs}
+        shardings = {name: given for name, given in shardings.items() if given is not None}
+        lowered = jax.jit(function or getattr(self.sampler, name), donate_argnums=donate, **shardings).lower(*args)
+
+        def typed(sharding: Any, below: Any) -> Any:
+            return jax.tree.map(lambda info: _type(info, sharding), below)
+
+        return lowered, jax.tree.map(typed, outputs, lowered.out_info, is_leaf=lambda x: x is None)
+
+
+def lowered_sampler(spec: RunSpec) -> dict[str, Any]:
+    """The functions of a run that go on and on, lowered and not compiled, by name."""
+    programs = _Programs(spec)
+    _, chains = programs.begin()
+    enter, machine = programs.enter(chains)
+    return {"enter": enter, "advance": programs.advance(machine, spec.num_chains)[0], "leave": programs.leave(machine)[0]}
+
+
+def _compile(spec: RunSpec) -> Compiled:
+    programs = _Programs(spec)
+    # What runs once per chunk costs a few gradients: on a CPU it is not worth the compiler's effort.
+    quick = {"xla_backend_optimization_level": 0} if spec.placement.platform == "cpu" else None
+
+    def compiled(lowered_and_types, options=None):
+        lowered, types = lowered_and_types
+        return lowered.compile(options), types
 
     with between_processes():
-        begin, chains = program("begin", np.zeros(2, np.uint32), plan, start, options=quick)
-        enter, machine = program("enter", data, plan, spec.begin, chains, np.bool_(False), np.int32(0))
-        leave, chunk = program("leave", machine, data, plan)
+        begin, chains = compiled(programs.begin(), quick)
+        enter, machine = compiled(programs.enter(chains))
+        leave, chunk = compiled(programs.leave(machine))
 
     @functools.lru_cache
     def advance(size):
-        members = machine
-        if size != spec.num_chains:  # only where chains are together
-            rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
-            members = jax.tree.map(lambda leaf: _type(leaf, place.together), rows), machine[1]
         with between_processes():
-            return program("advance", members, data, plan, np.int32(0), np.int32(0), donate=0)[0]
+            return compiled(programs.advance(machine, size))[0]
 
     @functools.lru_cache
     def pool():
-        function = pool_chains if specs is None else pool_over_devices(place, specs)
         with between_processes():
-            return program("pool", chains, plan.tuning, function=function, options=quick)[0]
+            return compiled(programs.pool(chains), quick)[0]
 
     advance(spec.num_chains)
-    return Compiled(begin, enter, advance, leave, jax.jit(sampler.stop), chunk, pool)
+    return Compiled(begin, enter, advance, leave, jax.jit(programs.sampler.stop), chunk, pool)
 
 
 def local_run(spec: RunSpec) -> tuple[Any, Any, int, int, Any]:
@@ -114,28 +170,6 @@ def local_run(spec: RunSpec) -> tuple[Any, Any, int, int, Any]:
     place = spec.placement
     target, plan = place.local_target(spec.target), place.local_plan(spec.plan)
     return target, spec.transition, place.local(spec.num_chains), spec.capacity, plan
-
-
-def _program(function, args, options, donate, inputs, outputs):
-    """A compiled program and the types of what it returns.
-
-    Args:
-        function, args: what is compiled, and for which arguments.
-        options: of the compiler.
-        donate: numbers of the arguments whose memory it may take over.
-        inputs: shardings of the arguments; None: where they are.
-        outputs: shardings of the results, a prefix of their tree; None: the default device.
-    """
-    shardings = ({} if outputs is None else {"out_shardings": outputs}) | ({} if inputs is None else {"in_shardings": inputs})
-    lowered = jax.jit(function, donate_argnums=donate, **shardings).lower(*args)
-    outs = jax.tree.map(
-        lambda sharding, below: jax.tree.map(lambda info: _type(info, sharding), below), outputs, lowered.out_info, is_leaf=_is_none
-    )
-    return lowered.compile(options), outs
-
-
-def _is_none(x):
-    return x is None
 
 
 def _type(leaf, place):

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from ...transforms.autobatch import gather, scatter, smaller
+from ...transforms.processes import whole
 from .batching import Chunk
 from .chain import counted
 from .compilation import Compiled
 from .observers import BeginAgain, Observer, Seen, Sink
-from ...transforms.processes import whole
 from .spec import Counts, RunSpec, Snapshot
 
 __all__ = ["drive"]

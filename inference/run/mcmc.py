@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ...ppl import log_density
+from ...sharding.hardware import Hardware
 from ...transforms.calls import answering, check_arguments, verb
 from ...transforms.errors import NoAttributeError, SamplerError, StoreError
 from ...transforms.settings import flag, whole
@@ -23,6 +24,7 @@ from ..results.stored import path_of
 from .cost import cost_of
 from .memory import Memory
 from .notices import DivergenceWarning, InterruptWarning
+from .plan import RunPlan, plan_run
 from .progress import Progress, ProgressReport, Shown
 from .resume import check_place, check_run, kernel_of, new_store, start_from
 from .running import Running
@@ -177,6 +179,25 @@ class MCMC(Readable):
                 return self
             self._go(running, progress, extra)
         return self
+
+    @verb("mcmc.plan(*args, **kwargs), with the model's arguments")
+    def plan(self, /, *args: Any, hardware: Hardware | None = None, **kwargs: Any) -> RunPlan:
+        """What `run` would cost on the mesh: how often devices meet and for what, memory, time. Nothing runs, and no devices are needed.
+
+        Args:
+            *args, **kwargs: the model's arguments.
+            hardware: what times are estimated for, an entry of `ls.HARDWARE` or what `ls.calibrate()` measures; by default a CPU.
+
+        Raises:
+            SamplerError: there is no mesh; or a chain, site or kernel cannot be split as the tactics say.
+            PartitionError: the tactics do not fit the model or the mesh.
+        """
+        settings = self._settings()
+        where = Where.of(self.mesh, self.tactics)
+        if where.mesh is None:
+            raise SamplerError("MCMC.plan: mesh is None, and a run on one device has no plan; write MCMC(kernel, mesh={'chains': 4}).")
+        density = _density_of("MCMC.plan", self.kernel.model, args, kwargs)
+        return plan_run(self.kernel, density, settings, where, hardware)
 
     def extend(self, num_samples: int) -> Self:
         """The same chains go on; the draws equal, bit for bit, those of one long run. After an interrupt they first make up for it.

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .batching import Chunk
 from ...transforms.processes import whole
+from .batching import Chunk
 from .spec import Settings, Snapshot
 
 __all__ = ["Memory", "blocks"]

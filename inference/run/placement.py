@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from ...sharding.layout import local_shape, replicated
 from ...transforms.errors import SamplerError
+from ...transforms.processes import put, whole
 from ..kernels.layout import Home, Layout
 from ..kernels.pooling import pool_chains
 from ..kernels.records import ChainState, Plan
@@ -27,7 +28,6 @@ from ..kernels.target import Target
 from .batching import Sampler
 from .chain import Begin
 from .parts import Parts
-from ...transforms.processes import put, whole
 
 __all__ = ["Placement", "Specs", "over_devices", "pool_over_devices"]
 
@@ -37,14 +37,14 @@ class Placement(NamedTuple):
 
     Attributes:
         platform: "cpu", "gpu" or "tpu".
-        mesh: of the devices over which chains are split; None if they are together.
+        mesh: of the devices, a `Mesh`, or an `AbstractMesh` where nothing runs; None if all is on one device.
         axes: names of the mesh axes over which the chains are split.
         parts: how data and sites are split over the others.
         together: where they are, without `mesh`: the sharding of committed data; None for the default device.
     """
 
     platform: str
-    mesh: Mesh | None = None
+    mesh: Any = None
     axes: tuple[str, ...] = ()
     parts: Parts | None = None
     together: Sharding | None = None
@@ -73,10 +73,12 @@ class Placement(NamedTuple):
         return cls(jax.default_backend())
 
     @classmethod
-    def over(cls, mesh: Mesh, *axes: str, parts: Parts | None = None) -> "Placement":
+    def over(cls, mesh: Mesh | AbstractMesh, *axes: str, parts: Parts | None = None) -> "Placement":
         """Chains split over these axes of a mesh, all of them if neither an axis is named nor parts; data and sites over others."""
-        automatic = Mesh(mesh.devices, mesh.axis_names)  # under explicit axes the programs' own types would have to say where they are
         chosen = axes if axes or parts else tuple(mesh.axis_names)
+        if isinstance(mesh, AbstractMesh):  # to plan with
+            return cls(jax.default_backend(), mesh, chosen, parts)
+        automatic = Mesh(mesh.devices, mesh.axis_names)  # under explicit axes the programs' own types would have to say where they are
         return cls(mesh.devices.flat[0].platform, automatic, chosen, parts)
 
     @property
@@ -152,11 +154,13 @@ class Placement(NamedTuple):
         return self._parts.layout.cut_whole(whole) if self._parts.split else whole
 
     def local_target(self, target: Target) -> Target:
-        """A target whose data have the shapes of one device's parts."""
+        """A target whose data and fixed values are the shapes of one device's parts."""
         if self.parts is None or not self.parts.leaves:
             return target
         leaves = (_local(x, home, self.sizes) for x, home in zip(target.data.leaves, self.parts.leaves, strict=True))
-        return target._replace(data=target.data._replace(leaves=tuple(leaves)))
+        homes = dict(self.parts.fixed)
+        fixed = {name: _local(x, ((), *homes[name]) if homes.get(name) else (), self.sizes) for name, x in target.fixed.items()}
+        return target._replace(data=target.data._replace(leaves=tuple(leaves)), fixed=fixed)
 
     def local_plan(self, plan: Plan) -> Plan:
         """The shapes of a plan for one device's vectors."""

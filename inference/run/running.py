@@ -8,20 +8,17 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from ..kernels.adaptation import warmup_schedule
 from ..kernels.kernel import Fitted, Kernel
 from ..kernels.layout import float_type
-from ..kernels.pooling import pooled
-from ..kernels.records import ChainState, Plan
+from ..kernels.records import ChainState
 from ..kernels.starts import init_error, proposed_starts, start_positions
 from ..kernels.target import Target, trace_target
-from .batching import Chunk, capacity_of
-from .chain import Begin
+from .batching import Chunk
 from .compilation import compiled_sampler
 from .host import drive
 from .observers import BeginAgain, Meeting, Observer, Sink
 from .placement import Placement
-from .spec import RunSpec, Settings, Snapshot, first_snapshot
+from .spec import RunSpec, Settings, Snapshot, first_snapshot, spec_of
 from .start import Start, tuned
 from .where import NOWHERE, Where, split_run
 
@@ -94,7 +91,7 @@ class Running:
         dtype = np.asarray(fitted.tuning.step_size).dtype.name
         if self._where.mesh is not None:
             split = split_run(self._kernel, fitted, self.density, settings, self._start, self._where)
-            target, self.fitted, self.placement = split.target, split.fitted, split.placement(self._where)
+            target, self.fitted, self.placement = split.target, split.fitted, split.placement(self._where.devices())
         else:
             evaluated, gradient = fitted.starts is None, fitted.transition.uses_gradient
             target = trace_target(self.density, self._start.strategy, settings.num_chains, gradient, evaluated, settings.collect)
@@ -113,23 +110,9 @@ class Running:
         self.seconds = self.seconds._replace(compile=self.seconds.compile + perf_counter() - begun)
 
     def _spec(self) -> RunSpec:
-        settings, fitted, target = self.settings, self.fitted, self.target
-        plan = Plan(warmup_schedule(settings.num_warmup), fitted.tuning, np.int32(settings.thinning), np.asarray(settings.keep_warmup))
-        self._stops: tuple[int, ...] = ()
-        if settings.pool_adaptation:
-            plan, self._stops = pooled(plan, settings.num_chains, type(self._kernel).__name__)
-        given = np.full(settings.num_chains, self._given)
-        return RunSpec(
-            target=target,
-            transition=fitted.transition,
-            plan=plan if self.placement.parts is None else self.placement.parts.plan_of(plan),
-            num_chains=settings.num_chains,
-            total=settings.total,
-            capacity=capacity_of(target, self.placement.local(settings.num_chains)),
-            begin=Begin(given, target.fixed),
-            placement=self.placement,
-            compact=settings.compact,
-        )
+        given = np.full(self.settings.num_chains, self._given)
+        spec, self._stops = spec_of(type(self._kernel).__name__, self.fitted, self.target, self.placement, self.settings, given)
+        return spec
 
     @property
     def _given(self) -> bool:

@@ -8,13 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..kernels.kernel import Transition
+from ..kernels.adaptation import warmup_schedule
+from ..kernels.kernel import Fitted, Transition
+from ..kernels.pooling import pooled
 from ..kernels.records import ChainState, Plan
 from ..kernels.target import Target
+from .batching import capacity_of
 from .chain import Begin, counted
 from .placement import Placement
 
-__all__ = ["Counts", "RunSpec", "Settings", "Snapshot", "first_snapshot"]
+__all__ = ["Counts", "RunSpec", "Settings", "Snapshot", "first_snapshot", "spec_of"]
 
 
 class Settings(NamedTuple):
@@ -131,6 +134,36 @@ class Snapshot(NamedTuple):
     def started(self) -> bool:
         """Whether the chains have their starts."""
         return bool(self.counts.slots)
+
+
+def spec_of(
+    kernel: str, fitted: Fitted, target: Target, placement: Placement, settings: Settings, given: np.ndarray
+) -> tuple[RunSpec, tuple[int, ...]]:
+    """A run of a kernel, and the transitions before which all chains meet.
+
+    Args:
+        kernel: its name.
+        fitted, target: the kernel and the density on their data.
+        placement: where.
+        settings: the user's.
+        given: bool, (chain,). Whether a chain begins at the position that it is given.
+    """
+    plan = Plan(warmup_schedule(settings.num_warmup), fitted.tuning, np.int32(settings.thinning), np.asarray(settings.keep_warmup))
+    meetings: tuple[int, ...] = ()
+    if settings.pool_adaptation:
+        plan, meetings = pooled(plan, settings.num_chains, kernel)
+    spec = RunSpec(
+        target=target,
+        transition=fitted.transition,
+        plan=plan if placement.parts is None else placement.parts.plan_of(plan),
+        num_chains=settings.num_chains,
+        total=settings.total,
+        capacity=capacity_of(target, placement.local(settings.num_chains)),
+        begin=Begin(given, target.fixed),
+        placement=placement,
+        compact=settings.compact,
+    )
+    return spec, meetings
 
 
 def first_snapshot(spec: RunSpec, chains: ChainState) -> Snapshot:

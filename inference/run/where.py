@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
+from ...sharding.hardware import Hardware
 from ...sharding.partition import axis_sizes, mesh_of
 from ...sharding.tactics import AutomaticPartition, ManualPartition
 from ...transforms.errors import PartitionError, SamplerError
@@ -103,12 +104,14 @@ class Split(NamedTuple):
     parts: Parts | None
     placed: Placed | None
 
-    def placement(self, where: Where) -> Placement:
-        """Where the run takes place."""
-        return Placement.over(where.devices(), *self.chain_axes, parts=self.parts or Parts(self.target.layout))
+    def placement(self, mesh: Mesh | AbstractMesh) -> Placement:
+        """Where the run takes place, or would."""
+        return Placement.over(mesh, *self.chain_axes, parts=self.parts or Parts(self.target.layout))
 
 
-def split_run(kernel: Any, fitted: Fitted, density: Any, settings: Settings, start: Start, where: Where) -> Split:
+def split_run(
+    kernel: Any, fitted: Fitted, density: Any, settings: Settings, start: Start, where: Where, hardware: Hardware | None = None
+) -> Split:
     """Traces a run whose chains, data or sites are split.
 
     Raises:
@@ -127,7 +130,7 @@ def split_run(kernel: Any, fitted: Fitted, density: Any, settings: Settings, sta
             f"MCMC: tactics name data or sites, and {name} cannot be split over them: it takes the likelihood apart row by row by itself. "
             "Split its chains, ls.ManualPartition({'chains': 0}, axis=...), or sample with NUTS or HMC."
         )
-    placed = place_density(density, start.strategy, settings.num_chains, named.density, sizes, gradient, settings.collect)
+    placed = place_density(density, start.strategy, settings.num_chains, named.density, sizes, gradient, settings.collect, hardware)
     layout, transition, tuning = placed.target.layout, fitted.transition, fitted.tuning
     options: tuple[Any, ...] = ()
     if layout.parts:

@@ -14,7 +14,7 @@ GROUPS, ROWS, CHAINS = 16, 48, 8
 
 def model(x, group, y=None):
     mu = lc.sample("mu", dist.Normal(0, 1))
-    tau = lc.sample("tau", dist.HalfNormal(1))
+    tau = lc.sample("tau", dist.LogNormal(0, 0.3))
     beta = lc.sample("beta", dist.Normal(0, 1).expand([2]).to_event(1))
     with lc.plate("group", GROUPS):
         alpha = lc.sample("alpha", dist.Normal(mu, tau))
@@ -55,7 +55,7 @@ KERNELS = {
 @pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(0)
-    return rng.normal(size=(ROWS, 2)), rng.integers(0, GROUPS, ROWS), rng.normal(size=ROWS)
+    return rng.normal(size=(ROWS, 2)), rng.integers(0, GROUPS, ROWS).astype(np.int32), rng.normal(size=ROWS)
 
 
 def sampler(kernel, way=None, **options):
