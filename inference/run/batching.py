@@ -103,7 +103,9 @@ def capacity_of(target: Target, num_chains: int) -> int:
     return max(1, min(_MAX_CAPACITY, int(_MAX_CHUNK_BYTES // (shares * size * num_chains))))
 
 
-def batch(target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan) -> Sampler:
+def batch(
+    target: Target, transition: Transition, num_chains: int, capacity: int, plan: Plan, met: Callable[[Any], Any] | None = None
+) -> Sampler:
     """Batches the chains of a run.
 
     Args:
@@ -112,6 +114,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         num_chains: number of chains.
         capacity: draws that a chunk holds per chain.
         plan: of the run; only shapes and dtypes count.
+        met: see `build_machine`.
     """
     chain = one_chain(target, transition, capacity, plan)
     closed, arguments, first, noises = chain
@@ -122,7 +125,7 @@ def batch(target: Target, transition: Transition, num_chains: int, capacity: int
         return jax.vmap(first, in_axes=(None, None, 0, 0))(run_key, plan, chains, start)
 
     def machine(data, plan) -> Machine:
-        return build_machine(closed.over((data, target.prepare(data), plan)))
+        return build_machine(closed.over((data, target.prepare(data), plan)), met=met)
 
     def enter(data, plan, begin, state, fresh, until):
         # As many for every chain: a loop whose length differed by chain would go over all of the noise in every turn.

@@ -20,6 +20,7 @@ from ...transforms.autobatch import gather
 from ...transforms.jax_compat import named_axes
 from ..kernels.pooling import pool_chains
 from .batching import Chunk, batch
+from .lockstep import met_over
 from .placement import Specs, over_devices, pool_over_devices
 from .program_folder import between_processes
 from .spec import RunSpec
@@ -55,7 +56,7 @@ def compiled_sampler(spec: RunSpec) -> Compiled:
     """The compiled programs of a run, from the cache if they are there."""
     settings = tuple(str(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS)
     shapes = tuple(placed(leaf) for leaf in jax.tree.leaves((spec.target.data, spec.plan, spec.begin)))
-    static = spec.transition, spec.num_chains, spec.capacity, spec.placement.key
+    static = spec.transition, spec.num_chains, spec.capacity, spec.placement.key, spec.debug
     key = (spec.target.key, *static, settings, shapes, jax.tree.structure((spec.plan, spec.begin)))
     with _lock:
         if key in _cache:
@@ -80,7 +81,7 @@ class _Programs:
         place = spec.placement
         self.spec, self.specs = spec, None
         with named_axes(place.sizes):
-            self.sampler = batch(*local_run(spec))
+            self.sampler = batch(*local_run(spec), met=met_over(place) if spec.debug else None)
         if place.mesh is not None:
             self.specs = Specs.of(place, spec.plan, spec.begin, len(spec.target.shapes))
             self.sampler = over_devices(self.sampler, place, self.specs, place.local(spec.num_chains))

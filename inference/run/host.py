@@ -20,6 +20,7 @@ from ...transforms.processes import whole
 from .batching import Chunk
 from .chain import counted
 from .compilation import Compiled
+from .lockstep import check_counters, check_replicas
 from .observers import BeginAgain, Observer, Seen, Sink
 from .spec import Counts, RunSpec, Snapshot
 
@@ -114,14 +115,17 @@ class _Calls:
         self._compiled, self._spec, self._observers = compiled, spec, observers
         self._data = spec.placement.put_data(spec.target.data)
         self._num_warmup = int(spec.plan.schedule.num_warmup)
-        self._turns, self.interrupted = 64, False
+        self._turns, self.interrupted = 1 if spec.debug else 64, False
 
     def chunk(self, snapshot: Snapshot, until: int) -> tuple[Chunk, int]:
         """Lets all chains go on until they have made `until` transitions; also how many evaluations were computed, of idle chains too."""
         spec, compiled = self._spec, self._compiled
         machine = compiled.enter(self._data, spec.plan, spec.begin, snapshot.chains, np.bool_(not snapshot.started), np.int32(until))
         machine, slots = self._to_the_end(machine, until, spec.num_chains)
-        return compiled.leave(machine, self._data, spec.plan), slots
+        chunk = compiled.leave(machine, self._data, spec.plan)
+        if spec.placement.shared:
+            check_replicas(chunk.state.log_density, spec.placement)
+        return chunk, slots
 
     def _to_the_end(self, machine: Any, until: int, size: int) -> tuple[Any, int]:
         """Lets `size` chains run until they end the chunk before transition `until`."""
@@ -144,6 +148,8 @@ class _Calls:
             try:
                 machine, report = advance(machine, self._data, self._spec.plan, np.int32(self._turns), np.int32(left))
                 running, transitions = _sum(report.running), float(np.mean(whole(report.transitions)))
+                if self._spec.debug:
+                    check_counters(machine[0], self._spec.placement, _sum(machine[1]))
             except KeyboardInterrupt:
                 if self.interrupted:
                     raise
@@ -153,7 +159,7 @@ class _Calls:
             seen = (transitions * size + until * (self._spec.num_chains - size)) / self._spec.num_chains
             for observer in self._observers:
                 observer.called(Seen(seen, seen < self._num_warmup))
-            if running > left and perf_counter() - begun < _CALL_SECONDS:
+            if running > left and perf_counter() - begun < _CALL_SECONDS and not self._spec.debug:
                 self._turns = min(2 * self._turns, 2**20)
         return machine, running
 

@@ -48,7 +48,7 @@ class MCMC(Readable):
         kernel: `NUTS(model)`, `HMC(model, ...)`, `Slice(model)`, `EllipticalSlice(model)`, `FlyMC(model)`.
         num_warmup: transitions per chain that adapt what the kernel adapts; 0 or more.
         num_samples: transitions per chain after warm-up; `num_samples // thinning` of them are kept.
-        num_chains: number of chains; all run in one program on one device.
+        num_chains: number of chains; all run in one program, on one device or on those of a mesh.
         thinning: keep every `thinning`-th draw.
         progress_bar: whether to show one; or a function that is called with a `ProgressReport` ten times a second, for other front ends.
         keep_warmup: whether to keep the draws of the warm-up as well.
@@ -64,6 +64,12 @@ class MCMC(Readable):
             slowest: where scales are alike, and there is little to learn, that costs more than it saves. In warm-up the chains are then
             not independent: R-hat says nothing there, and a chain that is stuck spoils the adaptation of all. After warm-up they share
             the step size and the metric, and nothing else.
+        mesh: devices, a `jax.sharding.Mesh` or a dict of axes and their sizes; None for one device. `docs/sharding.md` has more.
+        tactics: what is split over which axis of the mesh, `ls.ManualPartition`s and `ls.AutomaticPartition`s in order; the chains over
+            all axes, if none are given. Names: "chains", "sites.NAME", "data.NAME", "plate:NAME". Draws are those of one device up to
+            rounding; `plan` tells the cost before.
+        debug: after every turn of the sampler, whether devices that share chains stand at the same place of it. Slow; for kernels of one's
+            own, and where a run over devices hangs.
 
     What is read of the run, `get_samples()`, `sample_stats`, `to_arviz()` and so on, is described in `Readable`. It is that of the last
     run; settings that are changed after it count for the next. `mcmc.results` is the run as it is now, and stays so.
@@ -88,6 +94,7 @@ class MCMC(Readable):
         pool_adaptation: bool = False,
         mesh: Any = None,
         tactics: Sequence[Any] | None = None,
+        debug: bool = False,
     ):
         _check_kernel(kernel)
         self.kernel = kernel
@@ -95,7 +102,7 @@ class MCMC(Readable):
         self.keep_warmup, self.collect, self.compact, self.pool_adaptation = keep_warmup, collect, compact, pool_adaptation
         self.progress_bar = progress_bar if callable(progress_bar) else flag("MCMC", "progress_bar", progress_bar)
         self.store = None if store is None else path_of(store)
-        self.mesh, self.tactics = mesh, tactics
+        self.mesh, self.tactics, self.debug = mesh, tactics, debug
         self._settings()
         Where.of(mesh, tactics)
         self._running: Running | None = None
@@ -112,6 +119,7 @@ class MCMC(Readable):
             keep_warmup=flag("MCMC", "keep_warmup", self.keep_warmup),
             compact=flag("MCMC", "compact", self.compact),
             pool_adaptation=flag("MCMC", "pool_adaptation", self.pool_adaptation),
+            debug=flag("MCMC", "debug", self.debug),
             collect=_names("collect", self.collect),
         )
         if settings.thinning > settings.num_samples:

@@ -87,6 +87,11 @@ class Placement(NamedTuple):
         return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self.axes)
 
     @property
+    def shared(self) -> bool:
+        """Whether devices share chains."""
+        return self.mesh is not None and any(axis not in self.axes for axis in self.mesh.shape)
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What compiled programs depend on."""
         if self.mesh is None:

@@ -129,7 +129,9 @@ def plan_run(kernel: Any, density: Any, settings: Settings, where: Where, hardwa
     Raises:
         PartitionError, SamplerError: as the run would.
     """
+    settings = settings._replace(debug=False)
     start = start_of(None, kernel, density, settings.num_chains)
+    where.check(kernel)
     fitted = kernel.fit(density, np.zeros(2, np.uint32), settings.num_chains)
     split = split_run(kernel, fitted, density, settings, start, where, hardware)
     given = np.full(settings.num_chains, split.fitted.starts is not None)

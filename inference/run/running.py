@@ -75,6 +75,7 @@ class Running:
     ):
         self._kernel, self.density, self._words, self._start, self._where = kernel, density, words, start, where
         self.settings, self.seconds = settings, Seconds()
+        where.check(kernel)
         begun = perf_counter()
         self.fitted = kernel.fit(density, words, settings.num_chains)
         if found:

@@ -30,6 +30,7 @@ class Settings(NamedTuple):
     keep_warmup: bool = False
     compact: bool = False
     pool_adaptation: bool = False
+    debug: bool = False
     collect: tuple[str, ...] | None = None
 
     @property
@@ -66,6 +67,7 @@ class RunSpec(NamedTuple):
         begin: how each chain finds its start, the chain axis leading.
         placement: where it runs.
         compact: whether the last chains of a chunk go on in a smaller batch.
+        debug: whether devices that share chains are compared after every turn.
     """
 
     target: Target
@@ -77,6 +79,7 @@ class RunSpec(NamedTuple):
     begin: Begin
     placement: Placement
     compact: bool = False
+    debug: bool = False
 
 
 class Counts(NamedTuple):
@@ -162,6 +165,7 @@ def spec_of(
         begin=Begin(given, target.fixed),
         placement=placement,
         compact=settings.compact,
+        debug=settings.debug and placement.shared,
     )
     return spec, meetings
 

@@ -10,7 +10,7 @@ from ...sharding.hardware import Hardware
 from ...sharding.partition import axis_sizes, mesh_of
 from ...sharding.tactics import AutomaticPartition, ManualPartition
 from ...transforms.errors import PartitionError, SamplerError
-from ..kernels.kernel import Fitted, SplitTransition
+from ..kernels.kernel import Fitted, SplitTransition, TunedKernel
 from ..kernels.target import Target, trace_target
 from ..placing.density import Placed, place_density
 from ..placing.names import CHAINS, Named, Tactic, data_names, named_tactics, plates_of
@@ -64,6 +64,19 @@ class Where(NamedTuple):
     def sizes(self) -> dict[str, int]:
         """Of the mesh's axes."""
         return {} if self.mesh is None else axis_sizes(self.mesh)
+
+    def check(self, kernel: Any) -> None:
+        """Refuses, before it looks at the data, a kernel that brings a density of its own, over anything but chains.
+
+        Raises:
+            SamplerError: it does.
+        """
+        more = [t for t in self.tactics or () if isinstance(t, AutomaticPartition) or set(t.values) != {CHAINS} or t.atomic]
+        if more and not isinstance(kernel, TunedKernel):
+            raise SamplerError(
+                f"MCMC: {more[0]} names data or sites, and {type(kernel).__name__} cannot be split over them: it takes the likelihood "
+                "apart by itself. Split its chains, ls.ManualPartition({'chains': 0}, axis=...), or sample with NUTS or HMC."
+            )
 
     def devices(self) -> Mesh:
         """The mesh, with its devices.
@@ -125,11 +138,6 @@ def split_run(
     if not named.density:
         target = trace_target(density, start.strategy, settings.num_chains, gradient, evaluated, settings.collect)
         return Split(target, fitted, named.chain_axes, None, None)
-    if not evaluated:
-        raise SamplerError(
-            f"MCMC: tactics name data or sites, and {name} cannot be split over them: it takes the likelihood apart row by row by itself. "
-            "Split its chains, ls.ManualPartition({'chains': 0}, axis=...), or sample with NUTS or HMC."
-        )
     placed = place_density(density, start.strategy, settings.num_chains, named.density, sizes, gradient, settings.collect, hardware)
     layout, transition, tuning = placed.target.layout, fitted.transition, fitted.tuning
     options: tuple[Any, ...] = ()

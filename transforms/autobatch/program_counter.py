@@ -14,7 +14,7 @@ The state is a dict of arrays, the batch axis leading, and can be kept between c
 flag; its neighbours never see it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class Machine:
         max_depth: calls of one recursion group that a member may have open at once.
         count: whether the state counts how often steps run, and for how many members.
         guard: whether the rarer steps of a tick are skipped when no member stands before them.
+        met: what becomes of the truth, bool (), of "some member stands here" before it decides; for devices that must decide alike.
     """
 
     frames: Frames
@@ -60,6 +61,7 @@ class Machine:
     max_depth: int
     count: bool
     guard: bool
+    met: Callable[[Any], Any] = lambda truth: truth
 
     def start(self, arguments: Sequence[Any], batch: int | None = None) -> State:
         """The state in which every member stands before the first step of a tick.
@@ -162,6 +164,7 @@ class Machine:
 
             def running(carry: tuple[jax.Array, State]) -> jax.Array:
                 going = _among(carry[1][_COUNTER], ticking).sum(dtype=jnp.int32) > leave
+                going = self.met(going)
                 return going if max_ticks is None else going & (carry[0] < max_ticks)
 
             def tick(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
@@ -262,7 +265,7 @@ class Machine:
                 return {key: inner[key] for key in written}
 
             def waiting(moving: State, unit: Unit = unit) -> jax.Array:
-                return _among(moving[_COUNTER], unit.steps).any()
+                return self.met(_among(moving[_COUNTER], unit.steps).any())
 
             moving = {key: state[key] for key in written}
             if unit.loop:
@@ -370,6 +373,7 @@ def build_machine(
     heavy: str | None = None,
     count: bool = False,
     guard: bool | None = None,
+    met: Callable[[Any], Any] | None = None,
 ) -> Machine:
     """Compiles a program for a batch.
 
@@ -383,12 +387,13 @@ def build_machine(
         guard: whether steps that are not trivial, the heavy one apart, are skipped in ticks in which no member stands before them. If
             None, on CPUs: there it took a fifth off a tick at 128 members and a third at one. On GPUs each costs a question to
             the host.
+        met: what becomes of the truth, bool (), of "some member stands here" before it decides, if that is not all.
     """
     program = leave_scratch(program)
     frames = lower_calls(program, analyse(program), shared)
     flags = tuple(shared) or (False,) * len(frames.parameters)
     guard = jax.default_backend() == "cpu" if guard is None else guard
-    return Machine(frames, plan(frames, unroll, heavy), flags, max_depth, count, guard)
+    return Machine(frames, plan(frames, unroll, heavy), flags, max_depth, count, guard, *([] if met is None else [met]))
 
 
 def _stack(slot: Slot) -> str:

@@ -1,5 +1,7 @@
 """A run over devices is the run on one: the same steps, the same draws, whatever is split; and what cannot be split is said before."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,12 @@ import pytest
 import luciole as lc
 from luciole import dist
 from luciole import sharding as ls
+from luciole.inference.kernels import trajectory
+from luciole.inference.kernels.coordinates import Per
+from luciole.inference.kernels.layout import Layout
+from luciole.inference.run.lockstep import check_replicas
+from luciole.inference.run.parts import Parts
+from luciole.inference.run.placement import Placement
 
 GROUPS, ROWS, CHAINS = 16, 48, 8
 
@@ -159,6 +167,66 @@ def test_what_cannot_be_split_is_said_before_anything_compiles(data, mistake, mo
     monkeypatch.setattr("luciole.inference.run.running.compiled_sampler", lambda spec: pytest.fail("compiled"))
     with pytest.raises(error, match=words):
         make().run(jax.random.key(0), *data)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_forgets_to_sum_is_found(data, monkeypatch):
+    """The broken twin: its turn checks see a device's own coordinates only, so that the devices' trajectories end at different leaves."""
+    dots = trajectory.dots
+    monkeypatch.setattr(trajectory, "dots", lambda layout, *pairs, per: dots(None, *pairs))
+    with pytest.raises(lc.SamplerError, match=r"chain \d+ stands at different places.*'s'"):
+        sampler(KERNELS["NUTS"], "sites", num_warmup=20, debug=True).run(jax.random.key(0), *data)
+
+
+@pytest.mark.exhaustive
+def test_the_debug_mode_changes_nothing(data):
+    plain, debug = (sampler(KERNELS["NUTS"], "all", num_warmup=20, debug=d).run(jax.random.key(0), *data) for d in (False, True))
+    same_draws(plain, debug, 0)
+
+
+def test_devices_that_differ_after_a_chunk_are_found():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shards = [jax.device_put(np.float32([1.0, value]), device) for device, value in zip(jax.devices(), (2.0, 2.0 + 1e-6), strict=False)]
+    place = Placement.over(mesh, parts=Parts(Layout((), "float32")))
+    check_replicas(jax.device_put(np.float32([1.0, np.nan]), sharding), place)
+    with pytest.raises(lc.SamplerError, match="share chains and have different log densities"):
+        check_replicas(jax.make_array_from_single_device_arrays((2,), sharding, shards), place)
+
+
+PLANNED = [(name, way) for name in ("NUTS", "HMC", "Slice") for way in ("chains", "data", "sites", "all")]
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [pytest.param(*case, marks=[] if case == ("HMC", "all") else pytest.mark.exhaustive) for case in PLANNED]
+)
+def test_the_plan_says_what_is_lowered(data, name, way):
+    plan = sampler(KERNELS[name], way).plan(*data)
+    found = plan.check()
+    assert bool(found["advance"]) == (way != "chains")
+    if way == "chains":
+        assert not any(found.values()) and not plan.collectives
+    if (name, way) == ("HMC", "all"):
+        assert plan.collectives[Per.TRANSITION] == {"all_reduce": 2}  # kinetic energies at the start and at the end
+        assert plan.collectives[Per.GRADIENT]["all_gather"] == 1  # alpha, for a[group] with rows in any order
+        assert "per gradient" in str(plan) and plan.chains == CHAINS // 2
+
+
+def test_a_plan_that_is_wrong_is_noticed(data):
+    plan = sampler(KERNELS["RWM"], "data").plan(*data)
+    wrong = replace(plan, static={**plan.static, "advance": {}})
+    with pytest.raises(lc.PartitionError, match="the plan said"):
+        wrong.check()
+
+
+def test_a_plan_needs_no_devices(data):
+    mcmc = lc.MCMC(lc.RWM(model), num_chains=64, mesh={"c": 32, "s": 16}, tactics=[split("chains", "c"), split("plate:group", "s")])
+    plan = mcmc.plan(*data)
+    assert plan.chains == 2 and plan.memory["state"] > 0
+    with pytest.raises(lc.PartitionError, match="needs 512 devices"):
+        plan.check()
+    with pytest.raises(lc.SamplerError, match="mesh is None"):
+        lc.MCMC(lc.NUTS(model)).plan(*data)
 
 
 def test_a_multivariate_prior_cannot_be_split(data):
