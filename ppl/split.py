@@ -107,24 +107,25 @@ def _split(what: str, name: str, sharding: Any, value: Any, num_lead: int) -> Sp
         )
     if sharding.is_fully_replicated:
         return None
+    mesh: Any = getattr(sharding, "mesh", None)
     if not isinstance(sharding, NamedSharding):
         raise ModelError(f"{what}: the samples of {name!r} are split by a {type(sharding).__name__}; {_advice(value.shape[:num_lead])}")
     entries = [() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in sharding.spec]
     lead = tuple((*entries, *[()] * num_lead)[:num_lead])
-    beyond = [axis for axis in range(num_lead, len(entries)) if math.prod(sharding.mesh.shape[a] for a in entries[axis]) > 1]
+    beyond = [axis for axis in range(num_lead, len(entries)) if math.prod(mesh.shape[a] for a in entries[axis]) > 1]
     if beyond:
         raise ModelError(
             f"{what}: the samples of {name!r}, of shape {value.shape}, are {_words(sharding)}: along axis {beyond[0]}, which is one of the "
             f"site and not of its draws; {_advice(value.shape[:num_lead])}"
         )
     # Under explicit axes the types of the model's arrays would have to say where they are.
-    return Split(Mesh(sharding.mesh.devices, sharding.mesh.axis_names), lead)
+    return Split(Mesh(mesh.devices, mesh.axis_names), lead)
 
 
 def _words(sharding: Any) -> str:
     if isinstance(sharding, NamedSharding):
         sizes = ", ".join(f"{axis!r}: {size}" for axis, size in sharding.mesh.shape.items())
-        devices = [d.id for d in sharding.mesh.devices.flat]
+        devices = sorted(d.id for d in sharding.device_set)
         return f"placed by {sharding.spec} on the mesh {{{sizes}}} of the devices {devices}"
     return f"on {', '.join(sorted(map(str, sharding.device_set)))}"
 

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-
 from jax.sharding import PartitionSpec
 
 from ...transforms.bounded import bounded_jit
@@ -116,9 +115,9 @@ class State(NamedTuple):
     @classmethod
     def specs(cls, restarts: PartitionSpec, fresh: bool) -> "State":
         """How each is split where restarts are."""
-        whole = PartitionSpec()
-        same = {name: whole for name in ("step", "best_mean", "best_step", "batch_key", *([] if fresh else ["rows"]))}
-        return cls(**{name: restarts for name in cls._fields} | same)
+        same = ("step", "best_mean", "best_step", "batch_key", *([] if fresh else ["rows"]))
+        specs: dict[str, Any] = dict.fromkeys(cls._fields, restarts) | dict.fromkeys(same, PartitionSpec())
+        return cls(**specs)
 
 
 class Track(NamedTuple):

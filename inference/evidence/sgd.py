@@ -118,8 +118,8 @@ def sgd_evidence(
         tactics: what is split over the mesh: `[ls.ManualPartition({"restarts": 0}, axis="r")]`. Every device then follows the paths of its
             own restarts, on a copy of the data and without a word to the others; the numbers are the same, to 1e-10 of their size in
             float64 and 1e-5 in float32. On one device remain fits, the restarts that choose a path where the devices do not divide
-            their number, and what is done once at the end. A path that is read at its peak, `start="prior"`, is gone a second time up to
-            there, because finding the peak takes all restarts.
+            their number, and what is done once at the end. A path that is read at its peak, `start="prior"`, is followed a second
+            time up to there, because finding the peak takes all restarts.
 
     Returns:
         The estimate: `bound`, `bound_stderr`, `importance_weighted`, `laplace`, `certified`, `samples`, `plot()`, `to_arviz()`.

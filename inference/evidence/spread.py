@@ -1,9 +1,9 @@
-"""Restarts split over the devices of a mesh: each device goes the paths of its own restarts, without any collective.
+"""Restarts split over the devices of a mesh: each device follows the paths of its own restarts, without any collective.
 
-A restart needs nothing of the others while it descends, and its random numbers are functions of its own number. So the programs of `descent`
-run on every device as they are, inside of one `shard_map`, on fewer restarts. One thing takes all of them: where a path from the prior ends
-at the peak of its bound, the mean over restarts says which step that is. There the device keeps no positions (`Path.peak`), the host finds
-the peak, and the path is gone again up to it.
+A restart needs nothing of the others while it descends, and its random numbers are functions of its own number. So the programs of
+`descent` run on every device as they are, inside of one `shard_map`, on fewer restarts. One thing takes all of them: where a path from the
+prior ends at the peak of its bound, the mean over restarts says which step that is. There devices keep no positions (`Path.peak`), the host
+finds the peak, and the path is followed again up to it.
 
 This file is where tactics are read. Names of rows, "plate:..." and "data....", are not split yet: `_refuse` is where they end.
 """
@@ -62,7 +62,7 @@ def placement(mesh: Any, tactics: Any, num_restarts: int) -> Placement | None:
     """
     if mesh is None:
         if tactics:
-            raise EvidenceError(f"sgd_evidence: tactics say how work is split over a mesh; write mesh=jax.make_mesh(...) too. {tactics!r:.200}")
+            raise EvidenceError("sgd_evidence: tactics say what is split over a mesh, and mesh=None; write mesh=jax.make_mesh(...) too.")
         return None
     if not isinstance(mesh, Mesh):
         raise EvidenceError(
@@ -70,7 +70,8 @@ def placement(mesh: Any, tactics: Any, num_restarts: int) -> Placement | None:
         )
     if mesh.is_multi_process:
         raise EvidenceError(
-            "sgd_evidence: the mesh has devices of other processes; an estimate runs in one: jax.make_mesh(..., devices=jax.local_devices())."
+            "sgd_evidence: the mesh has devices of other processes, and an estimate runs in one; write jax.make_mesh(..., "
+            "devices=jax.local_devices())."
         )
     if isinstance(tactics, ManualPartition) or not isinstance(tactics, Sequence) or not tactics:
         raise EvidenceError(f"sgd_evidence: tactics are {tactics!r:.200}; a list expected that says what is split: tactics=[{_WRITE}].")
