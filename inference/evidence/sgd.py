@@ -23,7 +23,7 @@ from .keywords import Keywords, Resolved, check, resolved
 from .objective import Objective, check_model
 from .remarks import check_some_valid, warn
 from .result import Evidence
-from .spread import Spread, placement
+from .spread import Spread, on_one_device, placement
 
 __all__ = ["sgd_evidence"]
 
@@ -166,6 +166,7 @@ def sgd_evidence(
     )
     check(words)
     place = placement(mesh, tactics, int(num_restarts))
+    args, kwargs, test = on_one_device(place, (args, kwargs, test))
     density = log_density(model, *args, **kwargs)
     check_model(density.program)
     objective = Objective(density.program, Layout.of(density.positions))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec, SingleDeviceSharding
 
 from ...sharding import FIRST_DIVISIBLE, REPLICATED, ManualPartition
 from ...sharding.schedule import check_axes
@@ -21,7 +21,7 @@ from ...transforms import EvidenceError, PartitionError, SamplerError
 from ...transforms.calls import nearest
 from ..run.placement import Placement
 
-__all__ = ["Spread", "over_devices", "placement"]
+__all__ = ["Spread", "on_one_device", "over_devices", "placement"]
 
 _NAME = "restarts"
 _WRITE = 'ls.ManualPartition({"restarts": 0}, axis=...)'
@@ -37,6 +37,15 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, place: Placement, train: tuple, test: tuple) -> "Spread":
         return cls(place, *place.put((train, test), by_chain=False))
+
+
+def on_one_device(place: Placement | None, arrays: Any) -> Any:
+    """Arrays that lie on several devices as they are on the first of the mesh: what is traced must not say where it lies, and in the end
+    every device has a copy. Without a place all stay where they are."""
+    if place is None or place.mesh is None:
+        return arrays
+    first = SingleDeviceSharding(place.mesh.devices.flat[0])  # put on a device itself, an array keeps the type that says it is split
+    return jax.tree.map(lambda x: jax.device_put(x, first) if isinstance(x, jax.Array) and len(x.devices()) > 1 else x, arrays)
 
 
 def over_devices(place: Placement | None, function: Callable[..., Any], in_specs: Any, out_specs: Callable[[PartitionSpec], Any]):
