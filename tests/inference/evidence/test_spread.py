@@ -89,7 +89,7 @@ def test_the_path_of_a_large_model_is_chosen_alike(x64, conjugate, quiet):
     expected = quiet(conjugate.model, jax.random.key(0), *problem, **options)
     for number in (3, 8):
         found = quiet(conjugate.model, jax.random.key(0), *problem, **options, **over(number))
-        assert_same(found, expected, 1e-9)
+        assert_same(found, expected, 1e-10)
         assert [(t.start, t.num_steps, t.kept) for t in found.tried] == [(t.start, t.num_steps, t.kept) for t in expected.tried]
 
 
