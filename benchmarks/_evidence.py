@@ -131,7 +131,7 @@ class Steps:
         every = batches.count if batches else 1
         path = Path(fits.objective, batches, None, planned.joint, not planned.joint, order, 1, False, every, check_every)
         self.data = Data(tuple(jax.device_put(fits.data)), (), planned.normal, planned.rule, np.int32(10**9))
-        state = begin(fits.objective, restarts, path.rows_shape(restarts), self.data, jax.random.key(0))
+        state = begin(fits.objective, path.num_rows, path.fresh, None, self.data, jax.random.key(0), np.arange(restarts, dtype=np.uint32))
         self.state, self.sizes = state._replace(step=jnp.int32(batches.count if batches else 1)), sizes
         program = jax.jit(advance.__wrapped__, static_argnums=0, donate_argnums=1)
         self.compiled = program.lower(path, self.state, self.data, sizes, np.int32(1)).compile()

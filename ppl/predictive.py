@@ -2,17 +2,23 @@
 
 Draws are worked through in batches: device memory is bounded by the batch, and the results gather in host memory as NumPy arrays.
 The batch function is compiled once for a model and the shapes of its data; new data of the same shapes compile nothing.
+
+Draws that are split over the devices of a mesh are worked through where they are, by all devices at once (`split.py`):
+
+    samples = jax.device_put(samples, NamedSharding(mesh, PartitionSpec("draws")))    # (draw, ...), or (chain, draw, ...) by chains
+    lc.posterior_predictive(model, key, samples, x)
 """
 
 import functools
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.bounded import bounded_jit
@@ -21,7 +27,8 @@ from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
 from .program import ModelProgram, trace
-from .samples import Samples, checked_samples, warn_of_open_sites
+from .samples import Given, Samples, checked_samples, warn_of_open_sites
+from .split import Split, batches
 from .words import PREDICTIVE
 
 __all__ = [
@@ -63,7 +70,7 @@ def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, /, *
     if not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
         raise ModelError(f"prior_predictive: num_samples is {num_samples!r}; expected a positive integer.")
     program = trace(model, *args, **kwargs)
-    return _in_batches(_anew, program, _typed(key), {}, int(num_samples))
+    return _in_batches(_anew, program, _typed(key), Given(lead=(int(num_samples),)))
 
 
 @verb("lc.posterior_predictive(model, key, samples, *args, **kwargs)", PREDICTIVE)
@@ -79,26 +86,29 @@ def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, 
         key: a random key, legacy or new-style.
         samples: constrained values of latent sites by name, with the same leading axes for all: (draw, ...) or (chain, draw, ...).
             Of a site in a loop fewer steps will do: the rest is drawn. Entries that are deterministic or observed sites are ignored.
+            Where they are `jax.Array`s split over a mesh along leading axes, each device works on its own draws, with a copy of the data.
 
     Returns:
-        By site, (*leading axes, *site shape): what `samples` leave open.
+        By site, (*leading axes, *site shape): what `samples` leave open. The numbers do not depend on where the samples are, but for
+        rounding.
 
     Raises:
-        ModelError: as `trace`; a name in `samples` is no site of the model, or a shape does not fit.
+        ModelError: as `trace`; a name in `samples` is no site of the model, or a shape does not fit; sites are split over devices
+            differently, or along axes of their own.
 
     Warns:
         PriorDrawWarning: a latent site on which others depend is not in `samples`.
         SaturatedDrawWarning: a draw is the largest number of its dtype.
     """
     program = trace(model, *args, **kwargs)
-    given, lead = checked_samples(program, samples, "posterior_predictive")
-    if not given:
+    given = checked_samples(program, samples, "posterior_predictive")
+    if not given.values:
         raise ModelError(
             f"posterior_predictive: none of {list(samples)} is a latent site of the model ({list(program.latents)}). For draws from the "
             "prior use `lc.prior_predictive`."
         )
-    warn_of_open_sites(program, given, "posterior_predictive", kept=lambda site: site.spec.kept)
-    return _in_batches(_forwards, program, _typed(key), given, math.prod(lead), lead)
+    warn_of_open_sites(program, given.shapes, "posterior_predictive", kept=lambda site: site.spec.kept)
+    return _in_batches(_forwards, program, _typed(key), given)
 
 
 def predictions(
@@ -110,16 +120,17 @@ def predictions(
         samples: as for `posterior_predictive`.
         data: sites that are known to be data, observed where the samples come from.
     """
-    given, lead = checked_samples(program, samples, what)
-    if not given:
+    given = checked_samples(program, samples, what)
+    shapes = given.shapes
+    if not shapes:
         raise ModelError(f"{what}: none of {list(samples)} is a latent site of the model ({list(program.latents)}).")
-    if all(n in given and given[n].shape[1:] == s.shape for n, s in program.latents.items()) and not _computed(program):
+    if all(shapes.get(n) == s.shape for n, s in program.latents.items()) and not _computed(program):
         raise ModelError(
             f"{what}: every site of the model is given, by the samples or by its observation, so there is nothing to predict. Leave the "
             "new observations out: `None`, or `obs_mask` where they are unknown. For replicates of the data use `lc.posterior_predictive`."
         )
-    warn_of_open_sites(program, given, what, kept=lambda site: True, data=data, stacklevel=stacklevel + 1)
-    return _in_batches(_onwards, program, _typed(key), given, math.prod(lead), lead)
+    warn_of_open_sites(program, shapes, what, kept=lambda site: True, data=data, stacklevel=stacklevel + 1)
+    return _in_batches(_onwards, program, _typed(key), given)
 
 
 def _computed(program: ModelProgram) -> bool:
@@ -132,27 +143,29 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, *
 
     Args:
         model: the model; args and kwargs are its arguments, observations included.
-        samples: constrained values of all latent sites, with the same leading axes for all.
+        samples: constrained values of all latent sites, with the same leading axes for all; on one device or many, as for
+            `posterior_predictive`.
 
     Returns:
         By observed site, (*leading axes, *site shape without its event axes). A `scale` handler plays no part. What is masked is no
         observation, and NaN; so is what is missing of a site with `obs_mask` (`MCMC.to_arviz` leaves both out).
 
     Raises:
-        ModelError: as `trace`; a latent site is not in `samples`, a name in them is no site of the model, or a shape does not fit.
+        ModelError: as `trace`; a latent site is not in `samples`, a name in them is no site of the model, or a shape does not fit; sites
+            are split over devices differently, or along axes of their own.
     """
     return log_likelihood_of(trace(model, *args, **kwargs), samples)
 
 
 def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.ndarray]:
     """`log_likelihood` of a model that is traced already."""
-    given, lead = checked_samples(program, samples, "log_likelihood", begun=False)
-    missing = [n for n in program.latents if n not in given]
+    given = checked_samples(program, samples, "log_likelihood", begun=False)
+    missing = [n for n in program.latents if n not in given.values]
     if missing:
         raise ModelError(
             f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
         )
-    return _in_batches(_pointwise, program, random_key(), given, math.prod(lead), lead)
+    return _in_batches(_pointwise, program, random_key(), given)
 
 
 def _typed(key: Any) -> jax.Array:
@@ -205,28 +218,53 @@ def _batch(one: Callable[..., Any], forward: Forward, data: Sequence[Any], key: 
     return jax.vmap(lambda i, v: one(forward.program, data, jax.random.fold_in(key, i), v))(numbers, values)
 
 
-def _in_batches(
-    one: Callable[..., dict[str, Any]],
-    program: ModelProgram,
-    key: Any,
-    values: dict[str, np.ndarray],
-    total: int,
-    lead: tuple[int, ...] | None = None,
-) -> dict[str, np.ndarray]:
-    lead = (total,) if lead is None else lead
-    first = {n: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for n, v in values.items()}
+@bounded_jit(static_argnums=(0, 1, 2, 3))
+def _batch_of_each(
+    one: Callable[..., Any], forward: Forward, split: Split, size: int, data: Any, key: Any, begin: Any, numbers: Any, values: Samples
+) -> dict[str, Any]:
+    """`_batch` of every device, of `size` of its own draws; see `Split.each`."""
+    return split.each(size, functools.partial(_batch, one, forward))(data, key, begin, numbers, values)
+
+
+def _in_batches(one: Callable[..., dict[str, Any]], program: ModelProgram, key: Any, given: Given) -> dict[str, np.ndarray]:
+    first = {n: jax.ShapeDtypeStruct(shape, given.values[n].dtype) for n, shape in given.shapes.items()}
     shapes = jax.eval_shape(lambda data, key, v: one(program, data, key, v), program.data, key, first)
     bytes_per_draw = sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes)) or 1
-    size = max(1, min(total, _MAX_BATCH, _BATCH_BYTES // bytes_per_draw))
-    out = {n: np.empty((total, *s.shape), s.dtype) for n, s in shapes.items()}
+    most = max(1, min(_MAX_BATCH, _BATCH_BYTES // bytes_per_draw))
+    out = {n: np.empty((given.total, *s.shape), s.dtype) for n, s in shapes.items()}
+    for places, batch in (_together if given.split is None else _on_each_device)(one, program, key, given, most):
+        for name, value in batch.items():
+            out[name][places] = value
+    if one is not _pointwise:
+        _warn_of_saturation(program, out)
+    return {n: v.reshape(*given.lead, *v.shape[1:]) for n, v in out.items()}
+
+
+Batches = Iterator[tuple[Any, dict[str, np.ndarray]]]
+"""The numbers of draws, and what was computed of each."""
+
+
+def _together(one: Callable[..., Any], program: ModelProgram, key: Any, given: Given, most: int) -> Batches:
+    """Draws in host memory, on the device where the data are."""
+    total, shapes = given.total, given.shapes
+    values = {n: v.reshape(total, *shapes[n]) for n, v in given.values.items()}
+    size = max(1, min(total, most))
     for begin in range(0, total, size):
         numbers = np.minimum(np.arange(begin, begin + size), total - 1)  # the last batch is filled up with its last draw
         batch = _batch(one, Forward(program), program.data, key, numbers.astype(np.uint32), {n: v[numbers] for n, v in values.items()})
-        for name, value in batch.items():
-            out[name][begin : begin + size] = np.asarray(value)[: total - begin]
-    if one is not _pointwise:
-        _warn_of_saturation(program, out)
-    return {n: v.reshape(*lead, *v.shape[1:]) for n, v in out.items()}
+        yield slice(begin, begin + size), {name: np.asarray(value)[: total - begin] for name, value in batch.items()}
+
+
+def _on_each_device(one: Callable[..., Any], program: ModelProgram, key: Any, given: Given, most: int) -> Batches:
+    """Draws on their devices; of all the batches of one turn, as large as that of one device is elsewhere."""
+    split = given.split
+    assert split is not None
+    numbers = split.numbers(given.lead)
+    size = max(1, min(numbers.shape[1], most))
+    data, there = split.put(program.data, PartitionSpec()), split.put(numbers, split.blocks)
+    for begin, places in batches(split, numbers, size):
+        batch = _batch_of_each(one, Forward(program), split, size, data, key, np.int32(begin), there, given.values)
+        yield places, {name: np.asarray(value) for name, value in batch.items()}
 
 
 def _warn_of_saturation(program: ModelProgram, drawn: Mapping[str, np.ndarray]) -> None:

@@ -4,9 +4,10 @@ A name that the model does not have is an error. A site of a loop may come with 
 is drawn although the samples should have had it, or although observations that hang on it are kept, is a warning.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from ..transforms.graph import reachable
 from .dependence import edges
 from .gate import as_array
 from .program import ModelProgram, Site
+from .split import Split, split_of
 
-__all__ = ["PriorDrawWarning", "Samples", "checked_samples", "warn_of_open_sites"]
+__all__ = ["Given", "PriorDrawWarning", "Samples", "checked_samples", "warn_of_open_sites"]
 
 Samples = Mapping[str, Any]
 
@@ -26,17 +28,39 @@ class PriorDrawWarning(LucioleWarning):
     """A latent site was drawn from its prior in a posterior predictive: the samples do not have it, or not all of it."""
 
 
-def checked_samples(
-    program: ModelProgram, samples: Samples, what: str, *, begun: bool = True
-) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """The entries of `samples` that are latent sites, with one flat leading axis; and the leading axes they had.
+class Given(NamedTuple):
+    """Draws of latent sites.
+
+    Attributes:
+        values: by site, (*leading axes, ...): NumPy arrays; where they are split, JAX arrays on their devices.
+        lead: the sizes of the leading axes.
+        split: over which devices; None for draws in host memory.
+    """
+
+    values: Mapping[str, Any] = {}
+    lead: tuple[int, ...] = ()
+    split: Split | None = None
+
+    @property
+    def total(self) -> int:
+        """The number of draws."""
+        return math.prod(self.lead)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By site, the shape of one draw."""
+        return {name: value.shape[len(self.lead) :] for name, value in self.values.items()}
+
+
+def checked_samples(program: ModelProgram, samples: Samples, what: str, *, begun: bool = True) -> Given:
+    """The entries of `samples` that are latent sites.
 
     Args:
         what: the function to name in errors.
         begun: whether sites of a loop may come with their first steps only.
 
     Raises:
-        ModelError: a name is unknown, a shape does not fit.
+        ModelError: a name is unknown, a shape does not fit, or the sites are not split over devices alike, by draws.
     """
     if not isinstance(samples, Mapping):
         raise ModelError(f"{what}: samples are a {type(samples).__name__}; expected a dict by site, such as `mcmc.get_samples()`.")
@@ -46,20 +70,23 @@ def checked_samples(
     for name in samples:
         if name not in known:
             raise ModelError(f"{what}: the samples have {name!r}, which is no site of the model{_meant(name, known)}. It has {known}.")
-    given: dict[str, np.ndarray] = {}
+    given: dict[str, Any] = {}
     lead: tuple[int, ...] | None = None
     for name, site in program.latents.items():
         if name not in samples or name in together:
             continue
-        value = np.asarray(as_array(samples[name], f"{what}: samples[{name!r}]"))
+        value = as_array(samples[name], f"{what}: samples[{name!r}]")
         cut = value.ndim - len(site.shape)
         fits = value.shape[max(cut, 0) :] == site.shape or (begun and _begins(value.shape[max(cut, 0) :], site))
         if cut < 1 or not fits or (lead is not None and value.shape[:cut] != lead):
             expected = f"{lead} + {site.shape}" if lead else f"(draw, ...) or (chain, draw, ...) before the site's shape {site.shape}"
             raise ModelError(f"site {name!r}: the samples have shape {value.shape}; expected {expected}{_advice(site, begun)}.")
         lead = value.shape[:cut]
-        given[name] = value.reshape(-1, *value.shape[cut:]) if value.size else value.reshape(int(np.prod(lead)), *value.shape[cut:])
-    return given, lead or ()
+        given[name] = value
+    lead = lead or ()
+    split = split_of(what, given, lead)
+    put = np.asarray if split is None else lambda value: split.put(value, split.draws)
+    return Given({name: put(value) for name, value in given.items()}, lead, split)
 
 
 def _meant(name: str, known: Collection[str]) -> str:
@@ -85,12 +112,18 @@ def _advice(site: Site, begun: bool) -> str:
 
 
 def warn_of_open_sites(
-    program: ModelProgram, given: Samples, what: str, *, kept: Callable[[Site], bool], data: Collection[str] = (), stacklevel: int = 3
+    program: ModelProgram,
+    given: Mapping[str, tuple[int, ...]],
+    what: str,
+    *,
+    kept: Callable[[Site], bool],
+    data: Collection[str] = (),
+    stacklevel: int = 3,
 ) -> None:
     """Warns of latent sites that are drawn although something hangs on them.
 
     Args:
-        given: the values that the samples give, by site.
+        given: the shapes of the draws that the samples give, by site.
         kept: which observed sites keep their observation.
         data: sites that are known to be data, observed where the samples come from.
     """
@@ -117,10 +150,16 @@ def warn_of_open_sites(
 
 
 def _warn_of_later_observations(
-    program: ModelProgram, name: str, site: Site, given: Samples, what: str, kept: Callable[[Site], bool], stacklevel: int
+    program: ModelProgram,
+    name: str,
+    site: Site,
+    given: Mapping[str, tuple[int, ...]],
+    what: str,
+    kept: Callable[[Site], bool],
+    stacklevel: int,
 ) -> None:
     """Warns if a step that is drawn is followed by an observation that is kept."""
-    known = given[name].shape[1] if name in given else 0
+    known = given[name][0] if name in given else 0
     if known >= site.shape[0]:
         return
     first = known

@@ -5,7 +5,8 @@
 q_0 is the prior, and f the negative log likelihood; or q_0 is a normal distribution at a fit, and f the negative log joint density. Each
 step leaves behind, for every restart, what the bound is made of: log likelihood and log prior at u_t and log|det J_t|, or one estimate of
 it. A call of `advance` goes through as many steps as it is told, in one loop, and writes into buffers of a fixed size; so one
-compiled program serves runs of any length. All random numbers are functions of (key, restart, step) and of nothing else.
+compiled program serves runs of any length. All random numbers are functions of (key, restart, step) and of nothing else. Restarts that
+are split over devices (`Path.place`) are those of one device below.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from ...transforms.bounded import bounded_jit
+from ..run.placement import Placement
 from .batches import Batches
 from .curvature import climb, start_direction
 from .estimators import LIMITS, Order, eigenvalues, log_det_estimate
 from .objective import Objective
+from .spread import over_devices
 from .starts import Normal, draw, log_density
 from .steps import Rule, one_product_step, step
 
@@ -42,10 +46,11 @@ class Path:
     Attributes:
         objective: the model on all rows. batches: on a batch; None if every step sees all rows. held_out: on the test data, or None.
         joint: whether f has the prior in it.
-        peak: whether the path ends where its bound is largest; else after the last step.
+        peak: whether the device looks for the step where the bound is largest, and keeps positions there; else after the last step.
         order, num_probes: of the estimator.
         fresh: whether every restart has minibatches of its own.
         evaluate_every, check_every: steps between two log likelihoods of all rows, and between two looks at the curvature.
+        place: the devices over which restarts are split; None if they are together.
     """
 
     objective: Objective
@@ -58,11 +63,12 @@ class Path:
     fresh: bool
     evaluate_every: int
     check_every: int
+    place: Placement | None = None
 
-    def rows_shape(self, num_restarts: int) -> tuple[int, ...]:
-        """Shape of `State.rows`."""
-        num_rows = self.batches.num_rows if self.batches else 0
-        return (num_restarts, num_rows) if self.fresh else (num_rows,)
+    @property
+    def num_rows(self) -> int:
+        """Length of the last axis of `State.rows`."""
+        return self.batches.num_rows if self.batches else 0
 
 
 def chooses(num_restarts: int) -> Any:
@@ -106,6 +112,13 @@ class State(NamedTuple):
     batch_key: jax.Array
     rows: jax.Array
 
+    @classmethod
+    def specs(cls, restarts: PartitionSpec, fresh: bool) -> "State":
+        """How each is split where restarts are."""
+        same = ("step", "best_mean", "best_step", "batch_key", *([] if fresh else ["rows"]))
+        specs: dict[str, Any] = dict.fromkeys(cls._fields, restarts) | dict.fromkeys(same, PartitionSpec())
+        return cls(**specs)
+
 
 class Track(NamedTuple):
     """What a step leaves, (restart,) each, in nats; NaN where it was not computed. In a chunk (CAPACITY, restart).
@@ -124,11 +137,20 @@ class Track(NamedTuple):
     curvature: Any
 
 
-@bounded_jit(static_argnums=(0, 1, 2))
-def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], data: Data, key: jax.Array) -> State:
-    """Restarts drawn from q_0; restart i is the same however many there are."""
-    dtype = objective.layout.dtype
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_restarts, dtype=jnp.uint32))
+@bounded_jit(static_argnums=(0, 1, 2, 3))
+def begin(objective: Objective, num_rows: int, fresh: bool, place: Placement | None, data: Data, key: jax.Array, numbers: Any) -> State:
+    """Restarts drawn from q_0; restart i is the same however many there are.
+
+    Args:
+        objective, num_rows, fresh, place: static, of the path. numbers: of the restarts, (restart,), uint32.
+    """
+    function, whole = partial(_begin, objective, num_rows, fresh), PartitionSpec()
+    return over_devices(place, function, lambda r: (whole, whole, r), partial(State.specs, fresh=fresh))(data, key, numbers)
+
+
+def _begin(objective: Objective, num_rows: int, fresh: bool, data: Data, key: jax.Array, numbers: jax.Array) -> State:
+    dtype, num_restarts = objective.layout.dtype, len(numbers)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
     draw_keys, guard_keys, probe_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
     if data.start is None:
         position = jax.vmap(partial(objective.draw, data.train))(draw_keys)
@@ -151,7 +173,7 @@ def begin(objective: Objective, num_restarts: int, rows_shape: tuple[int, ...], 
         guard=jax.vmap(lambda k: start_direction(k, objective.layout.dim, dtype))(guard_keys),
         keys=probe_keys,
         batch_key=jax.random.fold_in(key, 2**32 - 1),
-        rows=jnp.zeros(rows_shape, jnp.int32),
+        rows=jnp.zeros((num_restarts, num_rows) if fresh else (num_rows,), jnp.int32),
     )
 
 
@@ -163,6 +185,18 @@ def advance(path: Path, state: State, data: Data, step_sizes: jax.Array, number:
         path: static. state: at the first of them. data: of the models.
         step_sizes: (CAPACITY,), of these steps, a.
     """
+    whole = PartitionSpec()
+
+    def in_specs(restarts: PartitionSpec) -> Any:
+        return State.specs(restarts, path.fresh), whole, whole, whole
+
+    def out_specs(restarts: PartitionSpec) -> Any:
+        return State.specs(restarts, path.fresh), PartitionSpec(None, *restarts)
+
+    return over_devices(path.place, partial(_advance, path), in_specs, out_specs)(state, data, step_sizes, number)
+
+
+def _advance(path: Path, state: State, data: Data, step_sizes: jax.Array, number: jax.Array) -> tuple[State, Track]:
     prepared = path.objective.prepare(data.train) if path.batches is None else None
     prepared_test = path.held_out.prepare(data.test) if path.held_out else None
     empty = jnp.zeros((CAPACITY, *state.alive.shape), state.position.dtype)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from .kinks import unseen_curvature
 from .objective import Objective
 from .plan import Asked, Plan, Start, first_length, last_length, plan
 from .result import Evidence, Tried
+from .spread import Spread
 
 __all__ = ["Problem", "choose", "follow", "report", "with_samples"]
 
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
         objective: the model. batches, held_out: on a batch, and on the test data, or None. train, test: their data.
         asked: keywords that make a path. num_probes, fresh, evaluate_every: as in `Path`.
         fits: to start from. key: the user's, two words.
+        spread: where restarts are split, if they are; those that choose a path, only if their number is divided evenly too.
     """
 
     objective: Objective
@@ -52,26 +54,33 @@ class Problem(NamedTuple):
     evaluate_every: int
     fits: Fits
     key: np.ndarray
+    spread: Spread | None
 
-    def path(self, plan: Plan) -> Path:
+    def spread_of(self, num_restarts: int) -> Spread | None:
+        """Where so many restarts are split; None if they are together."""
+        return None if self.spread is None or num_restarts % self.spread.place.num_devices else self.spread
+
+    def path(self, plan: Plan, num_restarts: int) -> Path:
         """What the programs of a plan are compiled for."""
-        small = self.objective.layout.dim <= FULL
+        small, spread = self.objective.layout.dim <= FULL, self.spread_of(num_restarts)
         return Path(
             objective=self.objective,
             batches=self.batches,
             held_out=self.held_out,
             joint=plan.joint,
-            peak=not plan.joint,
+            peak=not plan.joint and spread is None,
             order=self.asked.order,
             num_probes=self.num_probes,
             fresh=self.fresh,
             evaluate_every=self.evaluate_every,
             check_every=1 if small or self.asked.preconditioner else _CHECK_EVERY,
+            place=None if spread is None else spread.place,
         )
 
-    def data(self, plan: Plan) -> Data:
-        """The arrays of a plan."""
-        return Data(self.train, self.test, plan.normal, plan.rule, np.int32(len(plan.step_sizes)))
+    def data(self, plan: Plan, num_restarts: int) -> Data:
+        """The arrays of a plan, where its restarts are."""
+        spread = self.spread_of(num_restarts) or self
+        return Data(spread.train, spread.test, plan.normal, plan.rule, np.int32(len(plan.step_sizes)))
 
 
 def choose(problem: Problem, starts: Sequence[Start], num_steps: int | None, num_restarts: int) -> tuple[Plan, tuple[Tried, ...]]:
@@ -134,8 +143,8 @@ def report(problem: Problem, chosen: Plan, fixed: bool, num_restarts: int, progr
 
 def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, progress: Progress) -> tuple[Evidence, Descended]:
     """All restarts from the start to the end; what they leave, without samples, and the device's state."""
-    path = problem.path(plan)
-    descended = descend(path, problem.data(plan), key, num_restarts, plan.step_sizes, progress)
+    path = problem.path(plan, num_restarts)
+    descended = descend(path, problem.data(plan, num_restarts), key, num_restarts, plan.step_sizes, progress)
     track = descended.track
     length = track.loss.shape[1]
     steps = np.flatnonzero((np.arange(length) % path.evaluate_every == 0) | (np.arange(length) == len(plan.step_sizes)))
@@ -167,13 +176,15 @@ def follow(problem: Problem, plan: Plan, key: jax.Array, num_restarts: int, prog
         seconds=0.0,
         program=problem.objective.program,
     )
-    return (replace(evidence, best_step=evidence.peak()) if path.peak else evidence), descended
+    return (evidence if plan.joint else replace(evidence, best_step=evidence.peak())), descended
 
 
 def with_samples(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, descended: Descended) -> Evidence:
     """The estimate with the step at which it is read, and draws of those that count there."""
     best_step, positions = _end(problem, plan, key, evidence, descended)
     evidence = replace(evidence, best_step=best_step)
+    if problem.spread is not None:  # what follows is little, and done where the data were before
+        positions = np.asarray(positions)
     positions = positions[np.flatnonzero(evidence.counted[:, evidence.best])]
     values = _constrained(problem.objective, problem.train, positions)
     samples = {name: np.asarray(value) for name, value in values.items()}
@@ -182,11 +193,11 @@ def with_samples(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidenc
     return replace(evidence, samples=ordered, unseen_curvature=unseen)
 
 
-def _end(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, descended: Descended) -> tuple[int, jax.Array]:
+def _end(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, descended: Descended) -> tuple[int, Any]:
     """The step at which the bound is read, and the positions of all restarts there.
 
     The device kept those of the largest mean it saw, in the run's float type; if that is another step by rounding only, it will do. If
-    it kept none, because the user interrupted, the path is run again.
+    it kept none, because the user interrupted or because restarts are split, the path is run again.
     """
     state, best = descended.state, evidence.best_step
     if not state.best.is_deleted() and int(state.best_step) in evidence.steps:
@@ -194,8 +205,9 @@ def _end(problem: Problem, plan: Plan, key: jax.Array, evidence: Evidence, desce
         if kept == best or (evidence.peaks and evidence.is_peak(kept, _ROUNDING * np.finfo(state.best.dtype).eps)):
             return kept, state.best
     again = Progress(1, 1, shown=False)
-    path, restarts = problem.path(plan), len(evidence.log_evidence)
-    return best, descend(path, problem.data(plan), key, restarts, plan.step_sizes[:best], again).state.position
+    restarts = len(evidence.log_evidence)
+    path, data = problem.path(plan, restarts), problem.data(plan, restarts)
+    return best, descend(path, data, key, restarts, plan.step_sizes[:best], again).state.position
 
 
 @bounded_jit(static_argnums=0)

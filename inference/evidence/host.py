@@ -33,7 +33,8 @@ def descend(path: Path, data: Data, key: jax.Array, num_restarts: int, step_size
         EvidenceError: every restart has become infinite or NaN.
     """
     moves = np.append(step_sizes, 0.0).astype(path.objective.layout.dtype)
-    state = begin(path.objective, num_restarts, path.rows_shape(num_restarts), data, key)
+    numbers = np.arange(num_restarts, dtype=np.uint32)
+    state = begin(path.objective, path.num_rows, path.fresh, path.place, data, key, numbers)
     log_start, chunks, done, size = np.asarray(state.log_start), [], 0, _FIRST_CALL
     interrupted = False
     try:

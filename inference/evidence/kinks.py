@@ -29,7 +29,7 @@ _LEAST, _SHARE, _ERRORS = 0.3, 0.03, 3.0  # a difference counts beyond this trac
 _FEWEST = 4  # restarts whose spread is known
 
 
-def unseen_curvature(objective: Objective, data: Sequence[Any], joint: bool, positions: jax.Array) -> float:
+def unseen_curvature(objective: Objective, data: Sequence[Any], joint: bool, positions: jax.Array | np.ndarray) -> float:
     """The trace that the Hessian does not see; 0 if that is no more than noise and higher derivatives explain.
 
     Args:

@@ -47,7 +47,7 @@ def test_under_a_handler_and_condition(word):
 
 def test_our_arguments_by_name_where_the_position_is_empty(monkeypatch):
     model = with_argument("x")
-    monkeypatch.setattr(lc.ppl.predictive, "_in_batches", lambda one, program, key, values, total, *_: total)
+    monkeypatch.setattr(lc.ppl.predictive, "_in_batches", lambda one, program, key, given: given.total)
     assert lc.prior_predictive(model, key=KEY, num_samples=3, x=1.0) == 3
     assert lc.posterior_predictive(model, samples={"a": np.zeros(4)}, key=KEY, x=1.0) == 4
 

@@ -28,7 +28,7 @@ def rebuilt(monkeypatch):
 
     def rebuild(owner, name, value):
         (monkeypatch.setitem if isinstance(owner, dict) else monkeypatch.setattr)(owner, name, value)
-        monkeypatch.setattr(host, "begin", bounded_jit((0, 1, 2))(descent.begin.__wrapped__))
+        monkeypatch.setattr(host, "begin", bounded_jit((0, 1, 2, 3))(descent.begin.__wrapped__))
         monkeypatch.setattr(host, "advance", bounded_jit(0, 1)(descent.advance.__wrapped__))
 
     return rebuild
