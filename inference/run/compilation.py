@@ -79,10 +79,11 @@ class _Programs:
 
     def __init__(self, spec: RunSpec) -> None:
         place = spec.placement
-        self.spec, self.specs = spec, None
+        self.spec, self.specs, self.data = spec, None, spec.target.data
         with named_axes(place.sizes):
             self.sampler = batch(*local_run(spec), met=met_over(place) if spec.debug else None)
         if place.mesh is not None:
+            self.data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.data)  # wherever they lie now
             self.specs = Specs.of(place, spec.plan, spec.begin, len(spec.target.shapes))
             self.sampler = over_devices(self.sampler, place, self.specs, place.local(spec.num_chains))
 
@@ -93,17 +94,17 @@ class _Programs:
 
     def enter(self, chains: Any) -> Any:
         spec = self.spec
-        return self._lower("enter", spec.target.data, spec.plan, spec.begin, chains, np.bool_(False), np.int32(0))
+        return self._lower("enter", self.data, spec.plan, spec.begin, chains, np.bool_(False), np.int32(0))
 
     def advance(self, machine: Any, size: int) -> Any:
         members, spec = machine, self.spec
         if size != spec.num_chains:  # only where chains are together
             rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
             members = jax.tree.map(lambda leaf: _type(leaf, spec.placement.together), rows), machine[1]
-        return self._lower("advance", members, spec.target.data, spec.plan, np.int32(0), np.int32(0), donate=0)
+        return self._lower("advance", members, self.data, spec.plan, np.int32(0), np.int32(0), donate=0)
 
     def leave(self, machine: Any) -> Any:
-        return self._lower("leave", machine, self.spec.target.data, self.spec.plan)
+        return self._lower("leave", machine, self.data, self.spec.plan)
 
     def pool(self, chains: Any) -> Any:
         function = pool_chains if self.specs is None else pool_over_devices(self.spec.placement, self.specs)

@@ -176,12 +176,14 @@ class MCMC(Readable):
         with Progress(settings.total, settings.num_chains, self.progress_bar) as progress, jax.disable_jit(False):
             try:
                 progress.phase("tracing")
+                where = Where.of(self.mesh, self.tactics)
+                args, kwargs = where.on_host((args, kwargs))
                 density = _density_of("MCMC.run", self.kernel.model, args, kwargs)
                 start = start_of(given, self.kernel, density, settings.num_chains)
                 self._sink = self._new_sink(density, words, settings, start, extra)
                 self._running = None  # an earlier run cannot be gone on with any more; its results stay until there are others
                 progress.phase("compiling")
-                running = Running(self.kernel, density, words, settings, start, Where.of(self.mesh, self.tactics))
+                running = Running(self.kernel, density, words, settings, start, where)
             except KeyboardInterrupt:
                 self._interrupted_early("mcmc.run again" if self.store is None else f"MCMC.resume({str(self.store)!r}, ...)")
                 return self
@@ -204,6 +206,7 @@ class MCMC(Readable):
         where = Where.of(self.mesh, self.tactics)
         if where.mesh is None:
             raise SamplerError("MCMC.plan: mesh is None, and a run on one device has no plan; write MCMC(kernel, mesh={'chains': 4}).")
+        args, kwargs = where.on_host((args, kwargs))
         density = _density_of("MCMC.plan", self.kernel.model, args, kwargs)
         return plan_run(self.kernel, density, settings, where, hardware)
 

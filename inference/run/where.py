@@ -10,6 +10,7 @@ from ...sharding.hardware import Hardware
 from ...sharding.partition import axis_sizes, mesh_of
 from ...sharding.tactics import AutomaticPartition, ManualPartition
 from ...transforms.errors import PartitionError, SamplerError
+from ...transforms.processes import whole
 from ..kernels.kernel import Fitted, SplitTransition, TunedKernel
 from ..kernels.target import Target, trace_target
 from ..placing.density import Placed, place_density
@@ -64,6 +65,14 @@ class Where(NamedTuple):
     def sizes(self) -> dict[str, int]:
         """Of the mesh's axes."""
         return {} if self.mesh is None else axis_sizes(self.mesh)
+
+    def on_host(self, arguments: Any) -> Any:
+        """A model's arguments, those that lie on several devices as NumPy arrays: tactics say where data go, whatever they lie on."""
+
+        def here(x: Any) -> Any:
+            return whole(x) if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 else x
+
+        return arguments if self.mesh is None else jax.tree.map(here, arguments)
 
     def check(self, kernel: Any) -> None:
         """Refuses, before it looks at the data, a kernel that brings a density of its own, over anything but chains.
