@@ -180,6 +180,7 @@ def plan_run(kernel: Any, density: Any, settings: Settings, where: Where, hardwa
         memory["gradient"] = max(0, cost.peak_bytes - memory["data"]) * chains
         met = sum(cost.collectives.values()) * split.placed.planner.hardware.latency
         seconds = (cost.seconds - met) * chains + met
+
     def lowered() -> Mapping[str, Any]:
         return lowered_sampler(spec(where.devices()))
 

@@ -28,7 +28,7 @@ def split():
 
 
 def test_its_tactics_give_the_same_plan(split):
-    assert [str(t) for t in split.tactics][0] == "ManualPartition({'chains': 0}, axis='c')"
+    assert str(split.tactics[0]) == "ManualPartition({'chains': 0}, axis='c')"
     again = plan(split.tactics, c=2, g=4)
     assert str(again).splitlines()[5:] == str(split).splitlines()[5:]  # but for the words of a tactic, which were "plate:group"
     assert plan(split.tactics[1:], c=2, g=4).chains == 8 != split.chains
@@ -52,5 +52,5 @@ def test_picture(split):
 def test_chains_alone_have_no_picture():
     alone = plan([ls.ManualPartition({"chains": 0}, axis="c")], c=8)
     assert "8 devices (c=8), 1 chain on each" in str(alone) and alone.homes == {"chains": (("c",),)}
-    with pytest.raises(lc.PartitionError, match="only the chains are split.*plate:row"):
+    with pytest.raises(lc.PartitionError, match=r"only the chains are split.*plate:row"):
         alone.plot()
