@@ -36,6 +36,9 @@ class Per(StrEnum):
     CALL = "per call"  # of the device, some ten a second
     CHUNK = "per block of draws"
 
+    def __repr__(self) -> str:
+        return repr(self.value)  # keys of what a plan prints
+
 
 def dots(layout: Layout | None, *pairs: tuple[jax.Array, jax.Array], per: Per = Per.TRANSITION) -> list[jax.Array]:
     """The inner product of each pair of vectors, (dim,), shape () each; `per` says how often."""

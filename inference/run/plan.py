@@ -7,21 +7,26 @@ holds it against the lowered program.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AbstractMesh
 
 from ...sharding.hardware import Hardware
+from ...sharding.layout import Layout
 from ...sharding.local import COLLECTIVES
+from ...sharding.picture import plot
 from ...sharding.report import Report, in_bytes, in_seconds, table
+from ...sharding.tactics import ManualPartition
 from ...transforms.autobatch import build_machine
 from ...transforms.errors import PartitionError
 from ...transforms.jax_compat import lowered_operations, named_axes, open_jaxpr, subjaxprs
 from ..kernels.coordinates import Per
+from ..placing.names import CHAINS
 from .batching import one_chain
 from .compilation import local_run, lowered_sampler
 from .spec import Settings, spec_of
@@ -55,7 +60,10 @@ class RunPlan:
             "gradient" (what is live within one, estimated).
         seconds: of a gradient of all chains of a device, estimated; good for ranking.
         reports: of the log density of one chain under each tactic; see `ls.Report`. Empty if only the chains are split.
-        tactics: the schedule of the density, with what an `AutomaticPartition` chose written out.
+        tactics: of the run, with what an `AutomaticPartition` chose and plates written out; they can be pasted in their place.
+        homes: name of an array or a site -> for each of its dimensions the axes that it is split over; the chains too.
+        lowered: () -> the functions "enter", "advance" and "leave" as JAX lowers them (`jax.stages.Lowered`) for the devices of the mesh,
+            which must be there: `plan.lowered()["advance"].compile().memory_analysis()`.
     """
 
     mesh: Mapping[str, int]
@@ -66,8 +74,9 @@ class RunPlan:
     memory: Mapping[str, int]
     seconds: float
     reports: tuple[Report, ...]
-    tactics: tuple[Any, ...]
-    lowered: Any = None
+    tactics: tuple[ManualPartition, ...]
+    homes: Mapping[str, Layout]
+    lowered: Callable[[], Mapping[str, Any]]
 
     @property
     def conflicts(self) -> tuple[Any, ...]:
@@ -87,9 +96,25 @@ class RunPlan:
             )
         return found
 
+    def plot(self, **options: Any) -> Any:
+        """A picture: what is split over which axis, and live memory over the log density with its gradient. Returns a matplotlib figure.
+
+        Args:
+            **options: `axes`, two of matplotlib's to draw on.
+
+        Raises:
+            PartitionError: only the chains are split.
+        """
+        if not self.reports:
+            raise PartitionError(
+                "RunPlan.plot: only the chains are split, and each device runs the whole density: there is nothing to draw. Split data "
+                "or a site too, as in ls.ManualPartition({'plate:row': 0}, axis='row')."
+            )
+        return plot(self.homes, self.mesh, self.reports[-1], **options)
+
     def __str__(self) -> str:
         axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.items())
-        lines = [f"a run over {math.prod(self.mesh.values())} devices ({axes}), {self.chains} chains on each"]
+        lines = [f"a run over {math.prod(self.mesh.values())} devices ({axes}), {self.chains} chain{'s' * (self.chains > 1)} on each"]
         if self.reports:
             lines += ["", "the log density of one chain, with its gradient", table(self.reports)]
         lines += ["", "devices meet", *(f"  {line}" for line in _rows(self))]
@@ -146,16 +171,22 @@ def plan_run(kernel: Any, density: Any, settings: Settings, where: Where, hardwa
         collectives, sent, static, state = machine_plan(one_chain(target, transition, capacity, plan), target, chains)
     memory = {"data": sum(math.prod(x.shape) * x.dtype.itemsize for x in target.data.leaves), "state": state}
     reports: tuple[Report, ...] = ()
-    seconds, tactics = 0.0, ()
+    seconds = 0.0
+    tactics = [ManualPartition({CHAINS: 0}, axis=axis) for axis in split.chain_axes]
+    homes: dict[str, Layout] = {CHAINS: (split.chain_axes,)}
     if split.placed is not None:
-        reports, tactics = tuple(p.report for p in split.placed.decided.plans), tuple(split.placed.decided.tactics)
+        reports = tuple(p.report for p in split.placed.decided.plans)
+        tactics += split.placed.decided.tactics
+        homes |= split.placed.decided.plans[-1].homes
         cost = reports[-1]
         memory["gradient"] = max(0, cost.peak_bytes - memory["data"]) * chains
         met = sum(cost.collectives.values()) * split.placed.planner.hardware.latency
         seconds = (cost.seconds - met) * chains + met
-    return RunPlan(
-        sizes, chains, collectives, sent, static, memory, seconds, reports, tactics, lambda: lowered_sampler(spec(where.devices()))
-    )
+
+    def lowered() -> Mapping[str, Any]:
+        return lowered_sampler(spec(where.devices()))
+
+    return RunPlan(sizes, chains, collectives, sent, static, memory, seconds, reports, tuple(tactics), homes, lowered)
 
 
 def machine_plan(chain: Any, target: Any, num_chains: int) -> tuple[Meetings, Mapping[Per, int], Mapping[str, Meetings], int]:
@@ -165,6 +196,8 @@ def machine_plan(chain: Any, target: Any, num_chains: int) -> tuple[Meetings, Ma
         chain: the chunk of one chain, `OneChain`.
         target: of one device.
         num_chains: of one device.
+
+    To be called where the mesh's axes have names.
     """
     machine = build_machine(chain.closed.program)
     schedule = machine.schedule
@@ -210,9 +243,17 @@ def _collectives(jaxpr: Any, around: str = "") -> Iterator[tuple[Per, str, int]]
         scope = f"{around}/{eqn.source_info.name_stack}"
         kind = _KINDS.get(eqn.primitive.name)
         if kind is not None:
-            yield _occasion(scope), kind, max(_size(eqn.invars), _size(eqn.outvars))
+            yield _occasion(scope), kind, _sent(eqn, kind)
         for inner in subjaxprs(eqn):
             yield from _collectives(inner, scope)
+
+
+def _sent(eqn: Any, kind: str) -> int:
+    """Bytes that one device sends, on a ring, as the simulator counts; to be called where the mesh's axes have names."""
+    axes = eqn.params.get("axes", eqn.params.get("axis_name"))
+    devices = math.prod(lax.axis_size(axis) for axis in ((axes,) if isinstance(axes, str) else axes))
+    whole = max(_size(eqn.invars), _size(eqn.outvars)) * (2 if kind == "all_reduce" else 1)
+    return whole * (devices - 1) // devices
 
 
 def _size(atoms: Sequence[Any]) -> int:

@@ -8,7 +8,7 @@ from ..kernels.words import AT_MCMC, SEED
 __all__ = ["ATTRIBUTES", "MCMC_WORDS", "RUN"]
 
 _AT_KERNEL = "it goes to the kernel: lc.NUTS(model, {0}=...)"
-_ONE_PROGRAM = "all chains run in one program on one device: leave it out"
+_ONE_PROGRAM = "all chains run in one program, over the devices of mesh=... if there is one: leave it out"
 
 MCMC_WORDS = {
     "chain_method": _ONE_PROGRAM,
