@@ -109,6 +109,7 @@ class Graph:
         top: the outermost region; its inputs are those of the function, and then its constants.
         constants: the arrays of those last inputs.
         known: value -> the numbers that it holds, where they are part of the program; None where they were looked for in vain.
+        even: values that cannot be padded.
     """
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -122,6 +123,7 @@ class Graph:
     top: Region = field(default_factory=Region)
     constants: list[Any] = field(default_factory=list)
     known: dict[int, Any] = field(default_factory=dict)
+    even: set[int] = field(default_factory=set)
 
     def value(self, aval: Any) -> int:
         self.shapes.append(tuple(aval.shape))

@@ -58,7 +58,8 @@ class GroupedRows(NamedTuple):
 
     Attributes:
         order: int, shape (shards * rows of the fullest shard,): which row stands where; a shard with fewer rows repeats one of them.
-        weight: float32, the same shape: 1 for a row, 0 for a repeated one; multiply the rows' log likelihoods by it.
+        weight: float32, the same shape: 1 for a row, 0 for a repeated one; multiply the rows' log likelihoods by it, in a
+            model by `numpyro.handlers.mask(mask=weight > 0)`.
     """
 
     order: np.ndarray

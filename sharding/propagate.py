@@ -90,7 +90,7 @@ class Layouts:
         if axis in self.whole[value] or self.dim(value, axis) is not None:
             return False
         have = [a for a, d in self.values[value] if d == dim]
-        return self.divides(graph.shapes[value][dim], have, axis, padded=True)
+        return self.divides(graph.shapes[value][dim], have, axis, padded=value not in graph.even)
 
     def split(self, value: int, axis: str, dim: int) -> None:
         self.values[value] += ((axis, dim),)

@@ -107,7 +107,7 @@ def _place(
     if have is not None:
         return None if have == dim else _decided(axis, name, f"dimension {dim}", f"dimension {have}", graph, layouts, value)
     if not layouts.can_split(graph, value, axis, dim):
-        raise PartitionError(_indivisible(layouts, tactic, name, shape, value, dim))
+        raise PartitionError(_indivisible(layouts, tactic, name, shape, value, dim, value not in graph.even))
     return dim
 
 
@@ -117,10 +117,12 @@ def _decided(axis: str, name: str, wanted: str, have: str, graph: Graph, layouts
     return Conflict(axis, name, (f"{have}, as decided before", wanted), place)
 
 
-def _indivisible(layouts: Layouts, tactic: ManualPartition, name: str, shape: tuple[int, ...], value: int, dim: int) -> str:
+def _indivisible(layouts: Layouts, tactic: ManualPartition, name: str, shape: tuple[int, ...], value: int, dim: int, paddable: bool) -> str:
     have = [a for a, d in layouts.values[value] if d == dim]
     over = f" which is split over {' and '.join(map(repr, have))} already," if have else ""
-    pad = "" if have else " Write pad=True to pad it, another dimension, or ls.FIRST_DIVISIBLE."
+    pad = "" if have else f" Write {'pad=True to pad it, ' if paddable else ''}another dimension, or ls.FIRST_DIVISIBLE."
+    if not paddable:
+        pad += " It cannot be padded: the padding would be coordinates that chains move. Add groups that no observation has."
     return (
         f"{tactic}: dimension {dim} of {name}, {list(shape)},{over} cannot be divided among the {layouts.mesh[tactic.axis]} devices "
         f"of {tactic.axis!r}.{pad}"

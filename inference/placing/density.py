@@ -18,7 +18,6 @@ from ...sharding.hardware import HARDWARE, Hardware
 from ...sharding.lower import Lowered
 from ...sharding.planning import Planner
 from ...transforms import value_and_grad
-from ...transforms.errors import PartitionError
 from ...transforms.jax_compat import named_axes
 from ...transforms.keys import random_key
 from ...transforms.partial import split
@@ -83,10 +82,10 @@ def place_density(
     scored, leaves = parts.scored, parts.leaves
     whole_numbers = [name for name, x in zip(parts.names, leaves, strict=False) if x.dtype.kind in "biu"]
     scored.planner.know(whole_numbers, [*leaves, *parts.values])
+    scored.planner.graph.even.update(value for value in scored.planner.inputs[len(leaves) :] if value is not None)
     decided = decide(scored.planner, tactics)
     homes = scored.homes(decided.layouts)
     leaf_homes, site_homes = homes[: len(leaves)], homes[len(leaves) :]
-    _check_sites(parts.layout, site_homes, sizes)
     _, constrained = parts.constrained.follow([*leaf_homes, *site_homes])
     layouts, begun = parts.begun.follow([*leaf_homes, *(None for _ in parts.of_one_chain), None], site_homes)
     fixed_homes = dict(zip(parts.of_one_chain, parts.begun.homes(layouts)[len(leaves) : -1], strict=True))
@@ -220,16 +219,6 @@ class _Parts:
             return program.run(lowered, [*arrays[: counts[0]], *rest], arrays[start : start + counts[number + 1]])
 
         return run
-
-
-def _check_sites(layout: Layout, homes: Sequence[Home], sizes: Mapping[str, int]) -> None:
-    for (name, shape, _), home in zip(layout.sites, homes, strict=True):
-        if any(home) and not is_even(shape, home, sizes):
-            over = " and ".join(f"{axis!r} ({sizes[axis]} devices)" for axes in home for axis in axes)
-            raise PartitionError(
-                f"site {name!r}, {list(shape)} unconstrained, cannot be divided evenly over {over}. Data may be padded, sites not: the "
-                "padding would be coordinates that chains move. Add groups that no observation has, or split the site over another axis."
-            )
 
 
 def _padded(x: Any, struct: Any, home: Home, sizes: Mapping[str, int]) -> Any:

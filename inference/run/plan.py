@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh
 
+from ...sharding.explain import explain
 from ...sharding.hardware import Hardware
 from ...sharding.layout import Layout
 from ...sharding.local import COLLECTIVES
@@ -26,6 +27,7 @@ from ...transforms.autobatch import build_machine
 from ...transforms.errors import PartitionError
 from ...transforms.jax_compat import lowered_operations, named_axes, open_jaxpr, subjaxprs
 from ..kernels.coordinates import Per
+from ..placing.density import Placed
 from ..placing.names import CHAINS
 from .batching import one_chain
 from .compilation import local_run, lowered_sampler
@@ -64,6 +66,7 @@ class RunPlan:
         homes: name of an array or a site -> for each of its dimensions the axes that it is split over; the chains too.
         lowered: () -> the functions "enter", "advance" and "leave" as JAX lowers them (`jax.stages.Lowered`) for the devices of the mesh,
             which must be there: `plan.lowered()["advance"].compile().memory_analysis()`.
+        placed: the density under the tactics; None if only the chains are split.
     """
 
     mesh: Mapping[str, int]
@@ -77,11 +80,22 @@ class RunPlan:
     tactics: tuple[ManualPartition, ...]
     homes: Mapping[str, Layout]
     lowered: Callable[[], Mapping[str, Any]]
+    placed: Placed | None = None
 
     @property
     def conflicts(self) -> tuple[Any, ...]:
         """Operations that two layouts would split in two ways, and that were left whole."""
         return tuple(conflict for report in self.reports for conflict in report.conflicts)
+
+    def explain(self, name: str) -> str:
+        """Why values of this name ("sites.alpha", "data.x") lie where they lie: see `ls.Partitioned.explain`.
+
+        Raises:
+            PartitionError: there is no such name, or only the chains are split.
+        """
+        if self.placed is None:
+            raise PartitionError(f"{name!r} lies whole on every device: only the chains are split.")
+        return explain(self.placed.planner, self.placed.decided.layouts, self.placed.decided.tactics, name)
 
     def check(self) -> Mapping[str, Meetings]:
         """Lowers the functions of the run for the devices of the mesh, and compares; returns what stands there.
@@ -186,7 +200,7 @@ def plan_run(kernel: Any, density: Any, settings: Settings, where: Where, hardwa
     def lowered() -> Mapping[str, Any]:
         return lowered_sampler(spec(where.devices()))
 
-    return RunPlan(sizes, chains, collectives, sent, static, memory, seconds, reports, tuple(tactics), homes, lowered)
+    return RunPlan(sizes, chains, collectives, sent, static, memory, seconds, reports, tuple(tactics), homes, lowered, split.placed)
 
 
 def machine_plan(chain: Any, target: Any, num_chains: int) -> tuple[Meetings, Mapping[Per, int], Mapping[str, Meetings], int]:

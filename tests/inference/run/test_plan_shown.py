@@ -54,3 +54,11 @@ def test_chains_alone_have_no_picture():
     assert "8 devices (c=8), 1 chain on each" in str(alone) and alone.homes == {"chains": (("c",),)}
     with pytest.raises(lc.PartitionError, match=r"only the chains are split.*plate:row"):
         alone.plot()
+
+
+def test_it_explains_a_layout(split):
+    assert "dimension 0 over 'g'" in split.explain("data.y") and "dimension 0 over 'g'" in split.explain("sites.alpha")
+    with pytest.raises(lc.PartitionError, match=r"did you mean|Did you mean"):
+        split.explain("sites.alhpa")
+    with pytest.raises(lc.PartitionError, match="only the chains are split"):
+        plan(None, c=8).explain("sites.alpha")

@@ -1,6 +1,6 @@
 """A run over devices is the run on one: the same steps, the same draws, whatever is split; and what cannot be split is said before."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from luciole import dist
 from luciole import sharding as ls
 from luciole.inference.kernels import trajectory
 from luciole.inference.kernels.coordinates import Per
+from luciole.inference.kernels.kernel import Transition, TunedKernel, tuning_of
 from luciole.inference.kernels.layout import Layout
 from luciole.inference.run.lockstep import check_replicas
 from luciole.inference.run.parts import Parts
@@ -129,7 +130,27 @@ def test_pooled_adaptation_meets_over_devices(data):
     np.testing.assert_allclose(one.state.metric.inverse_mass, many.state.metric.inverse_mass, rtol=1e-6)
 
 
+@dataclass(frozen=True)
+class OwnTransition(Transition):
+    """A kernel of one's own, which knows nothing of vectors in parts."""
+
+    stats, uses_gradient = {"lp": "float", "n_steps": "int32"}, False
+
+
+@dataclass(frozen=True)
+class Own(TunedKernel):
+    model: object
+    init_strategy: object = lc.init_to_uniform()
+
+    def transition(self):
+        return OwnTransition()
+
+    def tuning(self, dim, dtype, density=None):
+        return tuning_of(1.0, np.ones(dim, dtype), False)
+
+
 REFUSED = {
+    "own kernel": (lambda: sampler(Own(model), "sites"), lc.PartitionError, r"'alpha'.*Own is not written for vectors that lie in parts"),
     "dense metric": (lambda: sampler(lc.NUTS(model, dense_mass=True), "sites"), lc.SamplerError, "'alpha'.*dense inverse mass"),
     "compact": (lambda: sampler(lc.NUTS(model), "chains", compact=True), lc.SamplerError, "compact is True.*split over devices"),
     "chains": (lambda: sampler(lc.NUTS(model), "chains", num_chains=6), lc.SamplerError, r"num_chains is 6.*8 devices.*num_chains=8"),
@@ -155,7 +176,7 @@ REFUSED = {
     "padded site": (
         lambda: lc.MCMC(lc.NUTS(model), mesh={"s": 7}, tactics=[split("plate:group", "s", pad=True)]),
         lc.PartitionError,
-        r"site 'alpha', \[16\].*sites not",
+        r"sites.alpha, \[16\].*cannot be padded",
     ),
     "no mesh": (lambda: lc.MCMC(lc.NUTS(model), tactics=[split("chains", "c")]), lc.SamplerError, "mesh is None"),
 }
