@@ -31,6 +31,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "Var",
+    "acts",
     "assemble_jaxpr",
     "bind",
     "context_values",
@@ -58,6 +59,11 @@ __all__ = [
     "varying_like",
     "written_out",
 ]
+
+
+def acts(eqn: JaxprEqn) -> bool:
+    """Whether an equation does more than compute; a collective, whose effect is the name of its axis, does not (0.10-0.12)."""
+    return any(not isinstance(effect, _core.NamedAxisEffect) for effect in eqn.effects)
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:

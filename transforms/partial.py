@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .equations import dependents, needed_equations, reads_any, run_equations, variables_of
-from .jax_compat import JaxprEqn, Literal, open_jaxpr
+from .jax_compat import JaxprEqn, Literal, acts, open_jaxpr
 
 __all__ = ["Split", "split"]
 
@@ -32,12 +32,12 @@ class Split:
 
 
 def split(jaxpr: Any, num_first: int) -> Split:
-    """Split a closed jaxpr after its first `num_first` inputs. Equations that have effects stay in the rest."""
+    """Split a closed jaxpr after its first `num_first` inputs. Equations that act stay in the rest; collectives need not."""
     inner, consts = open_jaxpr(jaxpr)
     first, second = inner.invars[:num_first], inner.invars[num_first:]
     moving = dependents(inner.eqns, second)
-    early = [e for e in inner.eqns if not e.effects and not reads_any(e, moving)]
-    late = [e for e in inner.eqns if e.effects or reads_any(e, moving)]
+    early = [e for e in inner.eqns if not acts(e) and not reads_any(e, moving)]
+    late = [e for e in inner.eqns if acts(e) or reads_any(e, moving)]
     late = [*_copies_read(early, late, inner.outvars), *late]
     elsewhere = {v for e in late for v in e.outvars} | set(second)
     reads = [x for e in late for x in e.invars] + list(inner.outvars)

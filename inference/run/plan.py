@@ -223,9 +223,9 @@ def machine_plan(chain: Any, target: Any, num_chains: int) -> tuple[Meetings, Ma
     once, constrain = (list(_collectives(program)) for program in (target.programs[0], target.programs[2]))
     per_call, per_block = (Counter((per, kind) for per, kind, _ in some) for some in (once, constrain))
     static = {
-        "enter": per_call + of_units(schedule.prologue),
+        "enter": of_units(schedule.prologue),  # what is prepared of the data is read in the tick alone
         "advance": per_call + of_units(schedule.tick) + of_units(schedule.epilogue),
-        "leave": per_call + per_block,
+        "leave": per_block,
     }
     occasions: Counter[tuple[Per, str]] = Counter()
     sent: Counter[Per] = Counter()

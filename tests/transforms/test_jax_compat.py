@@ -279,3 +279,26 @@ def test_context_values():
     assert {"compute_type", "threefry_partitionable", "xla_metadata", "cur_abstract_mesh"} <= values.keys()
     assert {name for name, value in compat.context_values(other.ctx) if value != values[name]} == {"threefry_partitionable"}
     assert all(f"{name}={value}" in repr(plain.ctx) for name, value in values.items())
+
+
+def test_collectives_are_traced_where_axes_have_names():
+    with compat.named_axes({"rows": 4, "columns": 2}):
+        jaxpr = jax.make_jaxpr(lambda x: jax.lax.psum(x, ("rows", "columns")) + jax.lax.axis_index("rows"))(1.0)
+    assert [e.primitive.name for e in compat.open_jaxpr(jaxpr)[0].eqns][:2] == ["psum", "axis_index"]
+    assert not any(compat.acts(eqn) for eqn in compat.open_jaxpr(jaxpr)[0].eqns)
+    with pytest.raises(NameError):
+        jax.make_jaxpr(lambda x: jax.lax.psum(x, "rows"))(1.0)
+
+
+def test_what_acts():
+    jaxpr = jax.make_jaxpr(lambda x: jax.debug.print("{}", x))(1.0)
+    assert any(compat.acts(eqn) for eqn in compat.open_jaxpr(jaxpr)[0].eqns)
+
+
+def test_operations_of_a_lowered_program_know_their_scope():
+    def function(x):
+        with jax.named_scope("a scope of its own"):
+            return jnp.cos(x)
+
+    found = compat.lowered_operations(jax.jit(function).lower(1.0))
+    assert [("a scope of its own" in place) for name, place in found if name == "stablehlo.cosine"] == [True]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from luciole.transforms.jax_compat import named_axes
 from luciole.transforms.partial import split
 
 # Every step takes values of shape (4,) to one of shape (4,); half of them only copy, so that chains of copies come up.
@@ -123,3 +124,11 @@ def test_constants_belong_to_the_first_part():
 def test_steps_are_all_used():
     used = set(itertools.chain.from_iterable(count(random_program(s), (jnp.ones(4),) * 2, (jnp.ones(4),) * 2) for s in range(30)))
     assert {"sin", "rev", "scan", "concatenate", "transpose", "reshape", "broadcast_in_dim"} <= used
+
+
+def test_a_collective_of_the_first_part_is_hoisted():
+    with named_axes({"d": 4}):
+        jaxpr = jax.make_jaxpr(lambda data, x: jax.lax.psum(data, "d") * x)(2.0, 3.0)
+        parts = split(jaxpr, 1)
+        early = jax.make_jaxpr(lambda data: parts.prepare([data]))(2.0)
+    assert "psum" in str(early) and parts.num_hoisted == 1
