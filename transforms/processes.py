@@ -4,6 +4,8 @@ Every function but `put` may communicate: then all processes call it, at the sam
 message costs a few milliseconds between processes of one machine.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -11,7 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-__all__ = ["agreed", "barrier", "put", "whole"]
+from .errors import StoreError
+
+__all__ = ["agreed", "barrier", "in_step", "put", "whole"]
+
+_REASON_BYTES = 2000  # of an error's words, as the other processes hear of it
 
 
 def whole(x: Any) -> np.ndarray:
@@ -53,6 +59,37 @@ def put(x: Any, sharding: Sharding) -> jax.Array:
         return jax.device_put(x, sharding)
     host = x if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+@contextmanager
+def in_step(what: str) -> Iterator[bool]:
+    """All processes end this block alike: where it fails on one it fails on all, once every one has come to its end.
+
+    The block gets whether this is the first process, which writes what is written once. Nothing in it may communicate. With one process it
+    is the block alone.
+
+    Args:
+        what: is done, for the words of the error.
+
+    Raises:
+        StoreError: on the processes where nothing failed, with the words of the one where it did. There it is the error itself.
+    """
+    if jax.process_count() == 1:
+        yield True
+        return
+    failed: BaseException | None = None
+    try:
+        yield jax.process_index() == 0
+    except BaseException as e:  # an interrupt, too: the others wait for this process
+        failed = e
+    if not agreed(0.0 if failed is None else 1.0):
+        return
+    words = "" if failed is None else f"process {jax.process_index()}: {type(failed).__name__}: {failed}"
+    reason = np.frombuffer(words.encode()[:_REASON_BYTES].ljust(_REASON_BYTES, b"\0"), np.uint8)
+    told = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(reason)]
+    if failed is not None:
+        raise failed
+    raise StoreError(f"{what} failed on another process. {next(filter(None, told))}")
 
 
 def barrier(name: str) -> None:

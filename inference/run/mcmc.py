@@ -233,11 +233,13 @@ class MCMC(Readable):
         num_samples: int | None = None,
         progress_bar: bool | Callable[[ProgressReport], object] = True,
         num_chains: int | None = None,
+        mesh: Any = None,
+        tactics: Sequence[Any] | None = None,
     ) -> Self:
         """Goes on with a stored run from wherever it ended: before its first chunk, in the warm-up, or after its last draw.
 
-        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions; with
-        `compact` up to rounding, as batches of other sizes are rounded otherwise.
+        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions, mesh
+        and number of processes; with `compact` up to rounding, as batches of other sizes are rounded otherwise.
 
         Args:
             store: the folder that `MCMC(store=...)` was given.
@@ -247,24 +249,27 @@ class MCMC(Readable):
             num_samples: transitions per chain after warm-up in all, at least as many as were asked for; None for just these.
             progress_bar: as for `MCMC`.
             num_chains: that of the run; another cannot be.
+            mesh, tactics: as for `MCMC`: where the run goes on. It may be elsewhere than it was: the store does not depend on it.
 
         Raises:
             StoreError: there is no run, or it is damaged, or being written by another process; model, data, kernel, number of chains or
                 float type are others than the run's.
 
         Warns:
-            StoreWarning: versions of JAX or NumPyro or the kind of machine are others: the last bits of the draws may be.
+            StoreWarning: versions of JAX or NumPyro, the kind of machine, the mesh, tactics or the number of processes are others: the last
+                bits of the draws may be.
         """
         if not isinstance(args, (tuple, list)):
             raise StoreError(f"MCMC.resume: args is a {type(args).__name__}, a tuple of the model's arguments expected; write args=(x, y).")
         if hasattr(model, "fit") and hasattr(model, "model"):
             found = type(model).__name__
             raise StoreError(f"MCMC.resume: found the kernel {found} where the model belongs; write kernel={found}(...), or its model.")
+        where = Where.of(mesh, tactics)
         opened = Store.open(path_of(store))
-        check_place(opened)
+        check_place(opened, where)
         kernel = kernel_of(opened, model, kernel)
         settings = _resumed(opened, num_samples, num_chains)
-        mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar)
+        mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar, mesh=mesh, tactics=tactics)
         words, extra = np.asarray(opened.recipe["key"], np.uint32), tuple(opened.recipe["extra_fields"])
         with Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
             try:
@@ -274,9 +279,9 @@ class MCMC(Readable):
                     check_run(opened, density)
                     opened.program = _program_of(density)
                     progress.phase("compiling")
-                    running = Running(kernel, density, words, settings, start_from(opened, kernel), found=opened.found)
+                    running = Running(kernel, density, words, settings, start_from(opened, kernel), where, opened.found)
                     with running.precision():
-                        opened.load(running.snapshot)
+                        opened.load(running.snapshot, running.placement)
                     if settings != opened.settings:
                         opened.grow(settings)
             except KeyboardInterrupt:
@@ -301,7 +306,8 @@ class MCMC(Readable):
         """Where the draws of a run go."""
         if self.store is None:
             return Memory(settings)
-        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, extra)
+        where = Where.of(self.mesh, self.tactics)
+        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, where, extra)
         store.program = _program_of(density)
         return store
 
@@ -356,7 +362,13 @@ class MCMC(Readable):
         )
 
     def _interrupted_early(self, instead: str) -> None:
-        """What is left of a run that was interrupted while it was traced or compiled: nothing, but for the store, if there is one."""
+        """What is left of a run that was interrupted while it was traced or compiled: nothing, but for the store, if there is one.
+
+        Raises:
+            KeyboardInterrupt: one of several processes was interrupted; the others go on, and would wait for it.
+        """
+        if jax.process_count() > 1:
+            raise KeyboardInterrupt
         self._last = self._running = None
         warnings.warn(
             f"The run was interrupted before its chains went on: there are no draws to read. Call {instead}.",

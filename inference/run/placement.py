@@ -135,6 +135,14 @@ class Placement(NamedTuple):
         """The data of a target."""
         return self.put(data, self._parts.data())
 
+    def put_plan(self, plan: Plan) -> Plan:
+        """The plan of a run."""
+        return self.put(plan, self._parts.plan(plan))
+
+    def put_begin(self, begin: Begin) -> Begin:
+        """How the chains find their starts."""
+        return self.put(begin, self._parts.begin(self.axes, begin))
+
     def put_chains(self, state: ChainState) -> ChainState:
         """Chains whose vectors are in program order, or are here already."""
         if self.mesh is None or isinstance(state.position, tuple) or _is_on(state.position, self.mesh):

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple, Self
 
-import numpy as np
+import jax
 from tqdm.auto import tqdm
 
+from ...transforms.processes import whole
 from .batching import Chunk
 from .observers import Observer, Seen
 from .spec import Snapshot
@@ -44,12 +45,13 @@ class Progress:
     Args:
         total: transitions per chain.
         num_chains: number of chains.
-        shown: whether there is a bar; or a function that is called with a `ProgressReport` instead.
+        shown: whether there is a bar, of several processes on the first; or a function that is called with a `ProgressReport` instead, on
+            each of them.
         begun: transitions that there are already.
     """
 
     def __init__(self, total: int, num_chains: int, shown: bool | Callable[[ProgressReport], object], begun: int = 0):
-        self._shown = shown if isinstance(shown, bool) else False
+        self._shown = shown is True and jax.process_index() == 0
         self._tell = shown if callable(shown) else None
         self._report = ProgressReport("compiling", begun, total, num_chains, 0.0)
         self._bar, self._start = None, perf_counter()
@@ -117,8 +119,8 @@ class Shown(Observer):
 
     def ended(self, chunk: Chunk, snapshot: Snapshot) -> Snapshot:
         counts = snapshot.counts
-        made = max(1, int(np.asarray(chunk.kept.tally.transitions).sum()))
-        names, sums = list(counts.sums), np.asarray(chunk.kept.tally.sums)[:, 0].sum(axis=0)
+        made = max(1, int(whole(chunk.kept.tally.transitions).sum()))
+        names, sums = list(counts.sums), whole(chunk.kept.tally.sums)[:, 0].sum(axis=0)
         lately = {name: float(sums[n]) / made for n, name in enumerate(names)}
         diverging = counts.divergences()
         total = None if diverging is None else int(diverging.sum())

@@ -16,6 +16,7 @@ import zarr
 
 import luciole as lc
 from luciole.inference.results import stored
+from luciole.inference.run import files
 from luciole.inference.run import store as store_module
 from luciole.transforms import StoreError
 
@@ -243,7 +244,7 @@ def test_files_of_another_time_or_cut_off(small, store, whole, monkeypatch):
 @pytest.mark.slow
 def test_lost_files_of_the_longer_chains(small, tmp_path, monkeypatch):
     """After an interrupt inside a chunk readers see what all chains have; to go on, the rest is needed too."""
-    monkeypatch.setattr(store_module, "_FILE_DRAWS", 1)
+    monkeypatch.setattr(files, "_FILE_DRAWS", 1)
     path = tmp_path / "run.zarr"
     small.run(store=path)
     store = store_module.Store.open(path)
@@ -269,9 +270,9 @@ class Full:
 
     def __init__(self, patch, well, name="", error=errno.ENOSPC):
         self.left, self.name, self.error = well, f".zarr/{name}" if name else "", error
-        put, replace = zarr.storage._local._put, store_module._replace
+        put, replace = zarr.storage._local._put, store_module.replace
         patch.setattr(zarr.storage._local, "_put", lambda path, *a, **k: self.spend(path) or put(path, *a, **k))
-        patch.setattr(store_module, "_replace", lambda file, *a: self.spend(file) or replace(file, *a))
+        patch.setattr(store_module, "replace", lambda file, *a: self.spend(file) or replace(file, *a))
 
     def spend(self, path):
         if self.name in path.as_posix() or self.left < 0:
