@@ -1,7 +1,7 @@
 """Several processes that run one program in step, as `python -m luciole.launch` starts them: what their hosts say to one another.
 
-Every function but `put` may communicate: then all processes call it, at the same place of the program. With one process none does. A
-message costs a few milliseconds between processes of one machine.
+Every function but `put` and `spans_processes` may communicate: then all processes call it, at the same place of the program. With one
+process none does. A message costs a few milliseconds between processes of one machine.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
 from .errors import StoreError
 
-__all__ = ["agreed", "barrier", "in_step", "put", "whole"]
+__all__ = ["agreed", "barrier", "in_step", "put", "spans_processes", "whole"]
 
 _REASON_BYTES = 2000  # of an error's words, as the other processes hear of it
 
@@ -34,6 +34,11 @@ def whole(x: Any) -> np.ndarray:
     if x.is_fully_replicated:
         return np.asarray(x.addressable_data(0))
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def spans_processes(mesh: Any) -> bool:
+    """Whether the devices of a `Mesh` are those of several processes; what is no mesh of devices spans none. Never communicates."""
+    return isinstance(mesh, Mesh) and jax.process_count() > 1 and len({device.process_index for device in mesh.devices.flat}) > 1
 
 
 def agreed(number: float) -> float:
@@ -62,19 +67,19 @@ def put(x: Any, sharding: Sharding) -> jax.Array:
 
 
 @contextmanager
-def in_step(what: str) -> Iterator[bool]:
+def in_step(what: str, together: bool = True) -> Iterator[bool]:
     """All processes end this block alike: where it fails on one it fails on all, once every one has come to its end.
 
-    The block gets whether this is the first process, which writes what is written once. Nothing in it may communicate. With one process it
-    is the block alone.
+    The block gets whether this process is to write what is written once: the first. Nothing in it may communicate.
 
     Args:
         what: is done, for the words of the error.
+        together: whether all processes do it; else this one alone, as where there is only one.
 
     Raises:
         StoreError: on the processes where nothing failed, with the words of the one where it did. There it is the error itself.
     """
-    if jax.process_count() == 1:
+    if not together or jax.process_count() == 1:
         yield True
         return
     failed: BaseException | None = None

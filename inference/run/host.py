@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
-import jax
 import numpy as np
 
 from ...transforms.autobatch import gather, scatter, smaller
@@ -47,7 +46,7 @@ def drive(compiled: Compiled, spec: RunSpec, snapshot: Snapshot, sink: Sink, obs
         Where the run stands then: after the last chunk that was kept. If `ok` is not true of all chains some found no start, and there are
         no draws.
     """
-    with _interrupts_agreed() as asked:
+    with _interrupts_noted(spec.placement.shared) as asked:
         return _drive(_Calls(compiled, spec, observers, asked), spec, snapshot, sink, observers)
 
 
@@ -60,14 +59,15 @@ def _drive(calls: "_Calls", spec: RunSpec, snapshot: Snapshot, sink: Sink, obser
             until = min(snapshot.done + length.next, spec.total, *(stop for stop in stops if stop > snapshot.done))
             begun = perf_counter()
             chunk, slots = calls.chunk(snapshot, until)
-            after = _with_chunk(snapshot, spec, chunk, slots, agreed(perf_counter() - begun))
+            after = _with_chunk(snapshot, spec, chunk, slots, calls.agreed(perf_counter() - begun))
             if after.ok.all():
                 for observer in observers:
                     after = observer.ended(chunk, after)
                 with _interrupts_deferred():
                     sink.append(chunk, snapshot.filled, after)
                     snapshot, before = after, snapshot
-                length.measured(snapshot.done - before.done, perf_counter() - begun)
+                if sink.seconds is not None:
+                    length.measured(snapshot.done - before.done, calls.agreed(perf_counter() - begun))
             else:
                 snapshot = after
     except KeyboardInterrupt:  # outside of a chunk, or twice within one
@@ -107,7 +107,7 @@ class _Length:
     def measured(self, transitions: int, seconds: float) -> None:
         """Learns from a chunk."""
         if self._seconds is not None:
-            wanted = int(max(transitions, 1) * self._seconds / max(agreed(seconds), 1e-9))
+            wanted = int(max(transitions, 1) * self._seconds / max(seconds, 1e-9))
             self.next = max(1, min(self._capacity, wanted, 4 * self.next))
 
 
@@ -124,10 +124,15 @@ class _Calls:
 
     def __init__(self, compiled: Compiled, spec: RunSpec, observers: Sequence[Observer], asked: Sequence[Any]):
         self._compiled, self._spec, self._observers, self._asked = compiled, spec, observers, asked
+        self._shared = spec.placement.shared
         self._data = spec.placement.put_data(spec.target.data)
         self._plan, self._begin = spec.placement.put_plan(spec.plan), spec.placement.put_begin(spec.begin)
         self._num_warmup = int(spec.plan.schedule.num_warmup)
         self._turns, self.interrupted = 64, False
+
+    def agreed(self, number: float) -> float:
+        """The largest of those of all processes that take part."""
+        return agreed(number) if self._shared else number
 
     def chunk(self, snapshot: Snapshot, until: int) -> tuple[Chunk, int]:
         """Lets all chains go on until they have made `until` transitions; also how many evaluations were computed, of idle chains too."""
@@ -157,7 +162,7 @@ class _Calls:
             try:
                 machine, report = advance(machine, self._data, self._plan, np.int32(self._turns), np.int32(left))
                 running, transitions = _sum(report.running), float(np.mean(whole(report.transitions)))
-                asked, seconds = agreed(len(self._asked)), agreed(perf_counter() - begun)
+                asked, seconds = self.agreed(len(self._asked)), self.agreed(perf_counter() - begun)
                 if asked and not self.interrupted:
                     raise KeyboardInterrupt
             except KeyboardInterrupt:
@@ -190,10 +195,10 @@ def _interrupts_deferred() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_agreed() -> Iterator[list[Any]]:
+def _interrupts_noted(shared: bool) -> Iterator[list[Any]]:
     """With several processes Ctrl-C only adds to a list while the block runs: one that left the loop alone would be waited for by all."""
     caught: list[Any] = []
-    with _interrupts_into(caught) if jax.process_count() > 1 else nullcontext():
+    with _interrupts_into(caught) if shared else nullcontext():
         yield caught
 
 

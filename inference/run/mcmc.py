@@ -50,7 +50,8 @@ class MCMC(Readable):
         num_samples: transitions per chain after warm-up; `num_samples // thinning` of them are kept.
         num_chains: number of chains; all run in one program on one device.
         thinning: keep every `thinning`-th draw.
-        progress_bar: whether to show one; or a function that is called with a `ProgressReport` ten times a second, for other front ends.
+        progress_bar: whether to show one, of several processes on the first; or a function that is called with a `ProgressReport` ten times
+            a second, for other front ends.
         keep_warmup: whether to keep the draws of the warm-up as well.
         collect: names of the sites, latent and deterministic, whose draws are kept; None keeps all.
         store: a folder for a Zarr store of the run: settings, data's fingerprint and, after every chunk, draws, statistics and the state of
@@ -165,7 +166,7 @@ class MCMC(Readable):
     def _run_compiled(self, words: np.ndarray, args: tuple, kwargs: dict[str, Any], given: Any, extra: tuple[str, ...]) -> Self:
         """See `run`."""
         settings = self._settings()
-        with Progress(settings.total, settings.num_chains, self.progress_bar) as progress, jax.disable_jit(False):
+        with Progress(settings.total, settings.num_chains, self._shown) as progress, jax.disable_jit(False):
             try:
                 progress.phase("tracing")
                 density = _density_of("MCMC.run", self.kernel.model, args, kwargs)
@@ -173,7 +174,7 @@ class MCMC(Readable):
                 self._sink = self._new_sink(density, words, settings, start, extra)
                 self._running = None  # an earlier run cannot be gone on with any more; its results stay until there are others
                 progress.phase("compiling")
-                running = Running(self.kernel, density, words, settings, start, Where.of(self.mesh, self.tactics))
+                running = Running(self.kernel, density, words, settings, start, self._where)
             except KeyboardInterrupt:
                 self._interrupted_early("mcmc.run again" if self.store is None else f"MCMC.resume({str(self.store)!r}, ...)")
                 return self
@@ -193,7 +194,7 @@ class MCMC(Readable):
             PartitionError: the tactics do not fit the model or the mesh.
         """
         settings = self._settings()
-        where = Where.of(self.mesh, self.tactics)
+        where = self._where
         if where.mesh is None:
             raise SamplerError("MCMC.plan: mesh is None, and a run on one device has no plan; write MCMC(kernel, mesh={'chains': 4}).")
         density = _density_of("MCMC.plan", self.kernel.model, args, kwargs)
@@ -214,7 +215,7 @@ class MCMC(Readable):
             raise SamplerError("MCMC.extend: there is no run to go on with; call mcmc.run(jax.random.key(0), ...) first.")
         settings = running.settings._replace(num_samples=running.settings.num_samples + more)
         done = running.snapshot.done
-        with Progress(settings.total, settings.num_chains, self.progress_bar, done) as progress, jax.disable_jit(False):
+        with Progress(settings.total, settings.num_chains, self._shown, done) as progress, jax.disable_jit(False):
             with self._sink.locked():
                 self._sink.grow(settings)
             running.extend(settings)
@@ -265,13 +266,13 @@ class MCMC(Readable):
             found = type(model).__name__
             raise StoreError(f"MCMC.resume: found the kernel {found} where the model belongs; write kernel={found}(...), or its model.")
         where = Where.of(mesh, tactics)
-        opened = Store.open(path_of(store))
+        opened = Store.open(path_of(store), where.shared)
         check_place(opened, where)
         kernel = kernel_of(opened, model, kernel)
         settings = _resumed(opened, num_samples, num_chains)
         mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar, mesh=mesh, tactics=tactics)
         words, extra = np.asarray(opened.recipe["key"], np.uint32), tuple(opened.recipe["extra_fields"])
-        with Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
+        with Progress(settings.total, settings.num_chains, mcmc._shown) as progress, jax.disable_jit(False):
             try:
                 with opened.locked():
                     progress.phase("tracing")
@@ -292,6 +293,16 @@ class MCMC(Readable):
         return mcmc
 
     @property
+    def _shown(self) -> bool | Callable[[ProgressReport], object]:
+        """What `Progress` is given: of several processes the first has the bar."""
+        second = self.progress_bar is True and self._where.shared and jax.process_index() > 0
+        return False if second else self.progress_bar
+
+    @property
+    def _where(self) -> Where:
+        return Where.of(self.mesh, self.tactics)
+
+    @property
     def results(self) -> Results:
         """The run as it is now; it does not change when the `MCMC` runs again, or goes on."""
         return Results(self._record)
@@ -306,8 +317,7 @@ class MCMC(Readable):
         """Where the draws of a run go."""
         if self.store is None:
             return Memory(settings)
-        where = Where.of(self.mesh, self.tactics)
-        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, where, extra)
+        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, self._where, extra)
         store.program = _program_of(density)
         return store
 
@@ -367,7 +377,7 @@ class MCMC(Readable):
         Raises:
             KeyboardInterrupt: one of several processes was interrupted; the others go on, and would wait for it.
         """
-        if jax.process_count() > 1:
+        if self._where.shared:
             raise KeyboardInterrupt
         self._last = self._running = None
         warnings.warn(

@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Shard
 
 from ...sharding.layout import local_shape, replicated
 from ...transforms.errors import SamplerError
-from ...transforms.processes import put, whole
+from ...transforms.processes import put, spans_processes, whole
 from ..kernels.layout import Home, Layout
 from ..kernels.pooling import pool_chains
 from ..kernels.records import ChainState, Plan
@@ -85,6 +85,11 @@ class Placement(NamedTuple):
     def num_devices(self) -> int:
         """How many groups of chains there are."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the devices are those of several processes, which then take every turn of the host loop in step."""
+        return spans_processes(self.mesh)
 
     @property
     def key(self) -> tuple[Any, ...]:

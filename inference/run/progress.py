@@ -4,7 +4,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple, Self
 
-import jax
 from tqdm.auto import tqdm
 
 from ...transforms.processes import whole
@@ -45,13 +44,12 @@ class Progress:
     Args:
         total: transitions per chain.
         num_chains: number of chains.
-        shown: whether there is a bar, of several processes on the first; or a function that is called with a `ProgressReport` instead, on
-            each of them.
+        shown: whether there is a bar; or a function that is called with a `ProgressReport` instead.
         begun: transitions that there are already.
     """
 
     def __init__(self, total: int, num_chains: int, shown: bool | Callable[[ProgressReport], object], begun: int = 0):
-        self._shown = shown is True and jax.process_index() == 0
+        self._shown = shown if isinstance(shown, bool) else False
         self._tell = shown if callable(shown) else None
         self._report = ProgressReport("compiling", begun, total, num_chains, 0.0)
         self._bar, self._start = None, perf_counter()

@@ -43,7 +43,9 @@ def new_store(
     Raises:
         StoreError: there is something at that place, or it cannot be written to.
     """
-    with in_step(f"store {str(path)!r}: looking whether the place is free"):  # before the data are read through for their fingerprint
+    with in_step(
+        f"store {str(path)!r}: looking whether the place is free", where.shared
+    ):  # before the data are read through for their fingerprint
         check_free(path)
     arrays: dict[str, np.ndarray] = {}
     recipe = {
@@ -60,7 +62,7 @@ def new_store(
     }
     attributes = {"kernel": type(kernel).__name__}
     attributes |= {name: int(value) for name, value in settings._asdict().items() if isinstance(value, (bool, int))}
-    return Store.create(path, settings, recipe, arrays, attributes)
+    return Store.create(path, settings, recipe, arrays, attributes, where.shared)
 
 
 def _machine(density: Any) -> dict[str, str]:
@@ -70,7 +72,7 @@ def _machine(density: Any) -> dict[str, str]:
 def _devices(where: Where) -> dict[str, Any]:
     """For information: the state of a run does not depend on it."""
     tactics = None if where.tactics is None else [str(tactic) for tactic in where.tactics]
-    return {"mesh": where.sizes, "tactics": tactics, "processes": jax.process_count()}
+    return {"mesh": where.sizes, "tactics": tactics, "processes": jax.process_count() if where.shared else 1}
 
 
 def _written_kernel(kernel: Kernel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -209,8 +211,8 @@ def check_place(store: Store, where: Where) -> None:
             f"store {shown} was written with {', '.join(changed)}: the draws continue the same chains, and may differ in the last bits"
             f"{unseen}."
         )
-    one_device = _devices(NOWHERE) | {"processes": 1}  # of stores from before there were others
-    was, here = {name: recipe.get(name, of) for name, of in one_device.items()}, _devices(where)
+    here = _devices(where)
+    was = {name: recipe.get(name, of) for name, of in _devices(NOWHERE).items()}  # of stores from before there were meshes
     if was != here:
         _warn(
             f"store {shown}: the run began {_place(**was)}, and goes on {_place(**here)}: the draws continue the same chains, and may "

@@ -9,11 +9,8 @@ each writes the draws that it has, and the first one all else, once all have wri
 """
 
 import json
-import os
-import shutil
-import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,6 @@ from ..results.stored import (
     OWN,
     StoredDraws,
     check_files,
-    check_free,
     check_whole,
     checksum_of,
     commit_of,
@@ -38,9 +34,10 @@ from ..results.stored import (
     quietly,
 )
 from .batching import Chunk
-from .files import Piece, consolidated, file_shape, pieces, replace, shortened, zarr, zarr_writes
+from .folder import LENGTH, Folder, make_folder, zarr, zarr_writes
 from .memory import blocks
 from .packing import index_of, packed, unpacked
+from .pieces import Piece, pieces
 from .placement import Placement
 from .spec import Settings, Snapshot
 
@@ -48,7 +45,6 @@ __all__ = ["Store"]
 
 _SECONDS = 20.0  # a chunk is lost if the process is killed in it
 _KIND = {group: kind for groups in GROUPS.values() for kind, group in enumerate(groups)}
-_LENGTH = {OWN: "draws"} | {group: "warmup_draws" if warming else "draws" for warming in GROUPS for group in GROUPS[warming]}
 
 
 class Store:
@@ -59,6 +55,7 @@ class Store:
         written: its changing part: settings, what was found, names, and what was committed.
         recipe, arrays: what `create` was given.
         attributes: for readers.
+        shared: whether the run goes over several processes, and all write.
 
     Attributes:
         snapshot: where the run stands with the draws that are there; None before the first chunk, or before `load`.
@@ -68,22 +65,32 @@ class Store:
     seconds = _SECONDS
 
     def __init__(
-        self, path: Path, written: dict[str, Any], recipe: dict[str, Any], arrays: dict[str, np.ndarray], attributes: dict[str, Any]
+        self,
+        path: Path,
+        written: dict[str, Any],
+        recipe: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        attributes: dict[str, Any],
+        shared: bool,
     ):
+        self._shared = shared
         self.path, self.recipe, self.arrays = path, recipe, arrays
         self._written, self._attributes = written, attributes
         self.snapshot: Snapshot | None = None
         self.program: Any = None
         self._placement = Placement("")
-        self._open: dict[tuple[str, str], Any] = {}  # Zarr arrays by group and site or statistic
         self._last: dict[tuple[str, str], int] = {}  # checksums of the last draws that readers see, where known
-        self._described: dict[str, dict[str, Any]] = {}  # metadata of the groups
-        self._metadata: dict[str, dict[str, Any]] = {}  # of every array, by path
-        self._state: Any = None
+        self._folder = Folder(path, attributes)
 
     @classmethod
     def create(
-        cls, path: Path, settings: Settings, recipe: dict[str, Any], arrays: dict[str, np.ndarray], attributes: dict[str, Any]
+        cls,
+        path: Path,
+        settings: Settings,
+        recipe: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        attributes: dict[str, Any],
+        shared: bool = False,
     ) -> "Store":
         """Makes the folder, which has no draws yet; all of it appears at once.
 
@@ -93,6 +100,7 @@ class Store:
             recipe: what the run can be taken up from, in JSON's types, `versions` among it.
             arrays: those that `recipe` refers to.
             attributes: for readers, numbers and words by name.
+            shared: see `Store`.
 
         Raises:
             StoreError: something is there already, or the folder cannot be written, or not all processes see it.
@@ -100,51 +108,33 @@ class Store:
         recipe = {**recipe, "arrays": list(arrays)}
         written = {"format": FORMAT, "versions": recipe["versions"], "settings": settings._asdict(), "found": {}}
         written |= {"sites": [], "stats": [], "commit": None}
-        with in_step(f"store {str(path)!r}: making it") as leads:
+        with in_step(f"store {str(path)!r}: making it", shared) as leads:
             if leads:
-                cls._make(path, written, recipe, arrays, attributes)
-        with in_step(f"store {str(path)!r}: looking for it"):
+                make_folder(path, written, recipe, arrays, attributes)
+        with in_step(f"store {str(path)!r}: looking for it", shared):
             if not path.is_dir():
                 raise StoreError(
                     f"store {str(path)!r}: the first process has made it, and it is not to be seen here; name a folder in a file system "
                     "that all processes see, at the same path."
                 )
-        return cls(path, written, recipe, arrays, attributes)
-
-    @staticmethod
-    def _make(
-        path: Path, written: dict[str, Any], recipe: dict[str, Any], arrays: dict[str, np.ndarray], attributes: dict[str, Any]
-    ) -> None:
-        """Writes the folder that `create` makes."""
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.draft")
-        try:
-            with zarr_writes():
-                root = zarr().create_group(draft, zarr_format=3, attributes={**attributes, OWN: written})
-                own = root.create_group(OWN, attributes=recipe)
-                for name, array in arrays.items():
-                    own.create_array(name, data=array, dimension_names=[f"{name}_dim_{axis}" for axis in range(array.ndim)])
-            if path.exists():
-                path.rmdir()
-            os.rename(draft, path)
-        except BaseException as e:
-            shutil.rmtree(draft, ignore_errors=True)
-            if not isinstance(e, OSError):
-                raise
-            check_free(path)
-            raise StoreError(f"store {str(path)!r} cannot be made: {e}. Name a folder that can be written to.") from e
+        return cls(path, written, recipe, arrays, attributes, shared)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
+    def open(cls, path: Path, shared: bool = False) -> "Store":
         """A folder that is there.
+
+        Args:
+            path: the folder.
+            shared: see `Store`.
 
         Raises:
             StoreError: it holds no run, or cannot be read, or files are missing.
         """
-        with in_step(f"store {str(path)!r}: opening it"):
-            return cls._opened(path)
+        with in_step(f"store {str(path)!r}: opening it", shared):
+            return cls._opened(path, shared)
 
     @classmethod
-    def _opened(cls, path: Path) -> "Store":
+    def _opened(cls, path: Path, shared: bool) -> "Store":
         """See `open`."""
         attributes = commit_of(path)
         written = attributes.pop(OWN)
@@ -155,7 +145,7 @@ class Store:
                 recipe = dict(own.attrs)
                 check_files(path, {f"{OWN}/{name}": own[name].metadata.to_dict() for name in recipe["arrays"]})
                 arrays = {name: np.asarray(own[name]) for name in recipe["arrays"]}
-                return cls(path, written, recipe, arrays, attributes)
+                return cls(path, written, recipe, arrays, attributes, shared)
         except (OSError, KeyError, ValueError, RuntimeError) as e:
             raise e if isinstance(e, StoreError) else damaged(path, e) from e
 
@@ -184,7 +174,7 @@ class Store:
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
-            with in_step(f"store {str(self.path)!r}: locking it") as leads:
+            with self._step("locking it") as leads:
                 if leads:
                     self._lock(lock)
             yield
@@ -221,30 +211,12 @@ class Store:
         warm = (True, False) if self.settings.num_warmup_kept else (False,)
         index, size = index_of(self._portable(snapshot))
         sites = [[name, variables.get(name), list(value.shape), str(value.dtype)] for name, value in values.items()]
+        made = {name: (group, of) for warming in warm for name, group, of in zip(GROUPS[warming], groups, like, strict=True)}
         with self._change(sites=sites, stats=list(chunk.stats)):
             with self._step("making the arrays") as leads:
                 if leads:
-                    for name in (*GROUPS[False], *GROUPS[True]):
-                        shutil.rmtree(self.path / name, ignore_errors=True)
-                    for warming in warm:
-                        for name, group, types in zip(GROUPS[warming], groups, like, strict=True):
-                            self._make_group(name, group, types)
-                    state = {"shape": (2, size), "chunks": (1, size), "dtype": "uint8", "compressors": None}
-                    own = zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
-                    own.create_array("state", attributes={"index": index}, overwrite=True, dimension_names=["slot", "byte"], **state)
+                    self._folder.make(made, index, size)
             self._resize()
-
-    def _make_group(self, name: str, group: Any, like: Mapping[str, Any]) -> None:
-        """A group of arrays without draws, given the types of the draws by variable."""
-        encoding = {v: {"chunks": file_shape(array.shape, array.dtype, like[v])} for v, array in group.data_vars.items()}
-        encoding["draw"] = {"chunks": (2**16,)}  # it is empty as yet
-        group.to_zarr(self.path, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
-        there = {file.parent.name for file in (self.path / name).glob("*/zarr.json")}
-        if there != set(group.variables):
-            raise StoreError(
-                f"store {str(self.path)!r}: {name} has the folders {sorted(there)} for the variables {sorted(group.variables)}: "
-                "this file system takes some of these names for the same. Rename the sites, or choose another file system."
-            )
 
     def _portable(self, snapshot: Snapshot) -> Snapshot:
         """Where the run stands, wherever it takes place. Communicates where this process has not all of it."""
@@ -273,14 +245,14 @@ class Store:
         """See `load`."""
         assert self._written["commit"] is not None
         try:
-            state = np.asarray(self._state[self._written["commit"]["slot"]])
-            snapshot = unpacked(template, state, self._state.attrs["index"])
+            state = np.asarray(self._folder.state[self._written["commit"]["slot"]])
+            snapshot = unpacked(template, state, self._folder.state.attrs["index"])
         except (KeyError, ValueError) as e:
             raise damaged(self.path, e) from e
         # Of an interrupted run some chains are longer than what readers see.
         lengths = [self._lengths(int(filled)) for filled in snapshot.filled]
-        arrays = {path: data for path, data in self._metadata.items() if not path.startswith(OWN)}
-        check_files(self.path, arrays, {path: np.array([of[_LENGTH[path.split("/")[0]]] for of in lengths]) for path in arrays})
+        arrays = {path: data for path, data in self._folder.metadata.items() if not path.startswith(OWN)}
+        check_files(self.path, arrays, {path: np.array([of[LENGTH[path.split("/")[0]]] for of in lengths]) for path in arrays})
         return snapshot
 
     def grow(self, settings: Settings) -> None:
@@ -292,43 +264,46 @@ class Store:
     def restart(self, found: dict[str, Any]) -> None:
         """Forgets all draws, and notes what was found."""
         with self._change(commit=None, found=found):
-            self.snapshot, self._metadata, self._described, self._last = None, {}, {}, {}
+            self.snapshot, self._last = None, {}
+            self._folder.forget()
 
     def append(self, chunk: Chunk, filled: np.ndarray, after: Snapshot) -> None:
         before, count = self._written["commit"], whole(chunk.kept.count)
         slot, number = (0, 0) if before is None else (1 - before["slot"], before["chunks"])
         lengths = self._lengths(int(after.filled.min()))
-        state = packed(self._portable(after), self._state.shape[1])
+        state = packed(self._portable(after), self._folder.state.shape[1])
         mine = self._mine(chunk)
         with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state.data), **lengths}):
+            if self._shared:
+                self._last = {}  # others write, too
             with self._step("writing draws"):
                 for (kind, name), parts in mine.items():
                     for piece in parts:
                         self._write(kind, name, piece, filled, count)
             with self._step("writing the state of the chains") as leads:
                 if leads:
-                    self._state[slot] = state
-                    self._check_last({key: lengths[_LENGTH[key[0]]] for key in self._open})
+                    self._folder.state[slot] = state
+                    self._check_last({key: lengths[LENGTH[key[0]]] for key in self._folder.arrays})
         self.snapshot = after
 
     def _mine(self, chunk: Chunk) -> dict[tuple[int, str], list[Piece]]:
         """What this process writes of a chunk, by kind and name."""
         new = {(0, site[0]): value for site, value in zip(self._written["sites"], chunk.values, strict=True) if site[1] is not None}
         new |= {(1, name): stat for name, stat in chunk.stats.items()}
-        files = {(_KIND[group], name): array.chunks for (group, name), array in self._open.items()}
+        files = {(_KIND[group], name): array.chunks for (group, name), array in self._folder.arrays.items()}
         return {key: pieces(value, files[key]) for key, value in new.items()}
 
     def _check_last(self, rows: dict[tuple[str, str], int]) -> None:
         """Notes the checksum of the last draws that readers will see."""
         unknown = [key for key, row in rows.items() if row and key not in self._last]
-        self._last |= {key: checksum_of([self._open[key][:, rows[key] - 1]]) for key in unknown}
+        self._last |= {key: checksum_of([self._folder.arrays[key][:, rows[key] - 1]]) for key in unknown}
         self._written["commit"]["last"] = sum(self._last[key] for key, row in rows.items() if row)
 
     def draws(self) -> StoredDraws:
         """What is there, to be read."""
         names = tuple(site[0] for site in self._written["sites"])
         empty = {site[0]: (site[2], site[3]) for site in self._written["sites"] if site[1] is None}
-        return StoredDraws(self.path, dict(self._open), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
+        return StoredDraws(self.path, dict(self._folder.arrays), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
 
     def _lengths(self, filled: int) -> dict[str, int]:
         """What readers see of so many draws of a chain."""
@@ -346,62 +321,19 @@ class Store:
                 part = new[chains, rows]
                 if part.shape[1]:
                     into = slice(beginning + (chains.start or 0), beginning + (chains.start or 0) + len(part))
-                    array = self._open[group, name]
+                    array = self._folder.arrays[group, name]
                     array[into, start : start + part.shape[1], *rest] = part
                     self._last.pop((group, name), None)
                     if part[:, -1].shape == array.shape[:1] + array.shape[2:]:  # of all chains: what readers see last
                         self._last[group, name] = checksum_of([part[:, -1]])
 
     def _resize(self) -> None:
-        """Opens the arrays and makes them as long as the run will be; readers see no more of them than before."""
+        """Opens the arrays, and makes them as long as the run will be."""
         with self._step("making it longer") as leads:
             if leads:
-                self._arrays(lengthen=True)
+                self._folder.lengthen(self._written, self.settings)
         with self._step("opening its arrays"):
-            self._open = self._arrays(lengthen=False)
-            self._read_metadata()
-
-    def _arrays(self, lengthen: bool) -> dict[tuple[str, str], Any]:
-        """The arrays of draws and statistics, which are made as long as the run will be."""
-        settings, found = self.settings, {}
-        lengths = {True: settings.num_warmup_kept, False: settings.num_kept - settings.num_warmup_kept}
-        names = {site[0]: site[1] for site in self._written["sites"] if site[1] is not None}, {n: n for n in self._written["stats"]}
-        for warming, group, variables in [(w, GROUPS[w][k], names[k]) for w in lengths if lengths[w] for k in (0, 1)]:
-            opened = zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
-            arrays, draw = {name: opened[variable] for name, variable in variables.items()}, opened["draw"]
-            if lengthen:
-                draw.resize((lengths[warming],))
-                draw[:] = np.arange(lengths[warming])  # also where it reads so already: a missing file reads as 0, as the first number is
-                for array in arrays.values():
-                    if array.shape[1] != lengths[warming]:
-                        array.resize((array.shape[0], lengths[warming], *array.shape[2:]))
-            found |= {(group, name): array for name, array in arrays.items()}
-        return found
-
-    def _read_metadata(self) -> None:
-        """Of all arrays and groups."""
-        own = zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
-        self._state = own["state"]
-        self._metadata, self._described = {}, {}
-        for group in (OWN, *GROUPS[False], *GROUPS[True]):
-            members = sorted((self.path / group).glob("*/zarr.json"))
-            self._metadata |= {f"{group}/{file.parent.name}": json.loads(file.read_text()) for file in members}
-            if members:
-                self._described[group] = json.loads((self.path / group / "zarr.json").read_text())
-                self._described[group].pop("consolidated_metadata", None)
-
-    def _publish(self) -> None:
-        """Says what readers may see: of every group its arrays, cut to the draws that all chains have, and last of the whole."""
-        commit = self._written["commit"] or {"warmup_draws": 0, "draws": 0}
-        seen: dict[str, Any] = {}
-        for group, described in self._described.items():
-            cut = {path: shortened(data, commit[_LENGTH[group]]) for path, data in self._metadata.items() if path.startswith(f"{group}/")}
-            seen |= {group: described, **cut}
-            if group != OWN:
-                inside = {path.removeprefix(f"{group}/"): data for path, data in cut.items()}
-                replace(self.path / group / "zarr.json", {**described, "consolidated_metadata": consolidated(inside)})
-        root = {"attributes": {**self._attributes, OWN: self._written}, "zarr_format": 3, "node_type": "group"}
-        replace(self.path / "zarr.json", {**root, "consolidated_metadata": consolidated(seen)})
+            self._folder.open(self._written, self.settings)
 
     @contextmanager
     def _change(self, **news: Any) -> Iterator[None]:
@@ -413,14 +345,14 @@ class Store:
                 yield
                 with self._step("saying what is there") as leads:
                     if leads:
-                        self._publish()
+                        self._folder.publish(self._written)
         except BaseException:
             self._written, self._last = before, {}
             raise
 
     def _step(self, what: str) -> AbstractContextManager[bool]:
         """See `in_step`."""
-        return in_step(f"store {str(self.path)!r}: {what}")
+        return in_step(f"store {str(self.path)!r}: {what}", self._shared)
 
     @contextmanager
     def _writing(self, commit: dict[str, Any] | None) -> Iterator[None]:

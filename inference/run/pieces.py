@@ -1,24 +1,19 @@
-"""The files of a store: how large they are, which process writes which part of them, and how metadata is replaced.
+"""Which process writes which of a chunk's draws into a store, and how large its files are.
 
 Draws are written by the process that has them. No two processes may write one file, so those of a run over several processes are cut as
 its devices' shards are. Where they are not, in a store of a run that went on on another mesh, the first process writes all.
 """
 
-import json
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ...transforms.processes import whole
-from ..results.stored import quietly
 
-__all__ = ["Piece", "consolidated", "file_shape", "pieces", "replace", "shortened", "zarr", "zarr_writes"]
+__all__ = ["Piece", "file_shape", "pieces"]
 
 _FILE_BYTES = 2**20
 _FILE_DRAWS = 2048  # of all chains; the last file of each array is written anew with every chunk
@@ -52,7 +47,7 @@ def file_shape(shape: Sequence[int], dtype: Any, like: Any) -> tuple[int, ...]:
 
 
 def pieces(values: Any, files: Sequence[int]) -> list[Piece]:
-    """What this process writes of the draws of a chunk. Communicates where the files are not cut as the draws are.
+    """What this process writes of the draws of a chunk. Communicates where it has not all of them, and the files are not cut as they are.
 
     Args:
         values: (chain, draw, ...).
@@ -79,35 +74,3 @@ def _aligned(values: jax.Array, files: Sequence[int]) -> bool:
             if axis != 1 and (start % files[axis] or (stop % files[axis] and stop != size)):
                 return False
     return True
-
-
-def zarr() -> Any:
-    """The library; it is heavy, and only runs with a store need it."""
-    import zarr
-
-    return zarr
-
-
-@contextmanager
-def zarr_writes() -> Iterator[None]:
-    """Zarr writes every file, also of nothing but zeros, so that one that is missing is known to be lost."""
-    with quietly(), zarr().config.set({"array.write_empty_chunks": True}):
-        yield
-
-
-def shortened(metadata: dict[str, Any], rows: int) -> dict[str, Any]:
-    """An array's metadata with that many draws, if it has draws."""
-    names = metadata.get("dimension_names") or ()
-    return {**metadata, "shape": [rows if name == "draw" else size for name, size in zip(names, metadata["shape"], strict=True)]}
-
-
-def consolidated(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Of all below a group, by path, as it stands in the group's own."""
-    return {"kind": "inline", "must_understand": False, "metadata": metadata}
-
-
-def replace(file: Path, content: dict[str, Any]) -> None:
-    """Writes a file so that there is the old one or the new one at any time."""
-    draft = file.with_name(f"{file.name}.draft")
-    draft.write_text(json.dumps(content))
-    os.replace(draft, file)
