@@ -83,11 +83,18 @@ def worker(how, way, store, out):
     if how == "interrupt":
         assert kept < 8, kept
         mcmc.extend(0)
+        settings = settings | {"store": None, "progress_bar": False}
+        again = lc.MCMC(lc.NUTS(model), **settings, **where).run(jax.random.key(0), *DATA)
+        assert not different(*map(everything, (mcmc, again))), "with a store it is another run"
+    np.savez(f"{out}-{jax.process_index()}.npz", kept=kept, seconds=mcmc.cost["sampling_seconds"], **everything(mcmc))
+
+
+def everything(mcmc):
+    """Draws, statistics and the last state, by name."""
     found = {f"draws {name}": value for name, value in mcmc.get_samples(True).items()}
     found |= {f"statistic {name}": value for name, value in (mcmc.sample_stats | {"warm": mcmc.warmup_stats["n_steps"]}).items()}
     found |= {f"state {jax.tree_util.keystr(path)}": x for path, x in jax.tree_util.tree_leaves_with_path(mcmc.state)}
-    found |= {"kept": np.asarray(kept), "seconds": np.asarray(mcmc.cost["sampling_seconds"])}
-    np.savez(f"{out}-{jax.process_index()}.npz", **found)
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _in_short_chunks():
@@ -147,7 +154,7 @@ def unlike(one, other):
 
 def different(one, other):
     """Names of what is not the same to the bit."""
-    return [name for name in one if name not in ("kept", "seconds") and one[name].tobytes() != other[name].tobytes()]
+    return [name for name in one if name != "seconds" and one[name].tobytes() != other[name].tobytes()]
 
 
 def stored(folder):

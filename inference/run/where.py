@@ -81,16 +81,16 @@ class Where(NamedTuple):
 
         Raises:
             PartitionError: there are fewer devices than the mesh needs.
-            SamplerError: of some of the processes only.
+            SamplerError: of some of the processes only, or of another one.
         """
         if self.mesh is None or jax.process_count() == 1:
             return False
         mesh = self.devices()
         there = {device.process_index for device in mesh.devices.flat}
-        if len(there) not in (1, jax.process_count()):
+        if there != {jax.process_index()} and len(there) != jax.process_count():
             raise SamplerError(
-                f"MCMC: the mesh has devices of {len(there)} of {jax.process_count()} processes, {sorted(there)}; all are needed, or one. "
-                "Write jax.devices() for the devices of all of them, jax.local_devices() for those of one."
+                f"MCMC: the mesh has devices of {len(there)} of {jax.process_count()} processes, {sorted(there)}, and this is process "
+                f"{jax.process_index()}; those of all are needed, or of this one alone. Make it of jax.devices(), or of jax.local_devices()."
             )
         return spans_processes(mesh)
 

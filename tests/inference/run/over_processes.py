@@ -30,7 +30,7 @@ def where(mesh=MESH):
 
 
 def sampled(store=None, **options):
-    """A run that has not warmed up much; the thinning leaves chunks without draws."""
+    """A short run with a warm-up that is kept."""
     settings = {"num_warmup": 3, "num_samples": 6, "num_chains": 4, "keep_warmup": True, "progress_bar": False} | options
     return lc.MCMC(lc.HMC(model, num_steps=3), store=store, **settings).run(jax.random.key(0), *DATA)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import luciole as lc
 from luciole.inference.results import stored
+from luciole.inference.run import running, where
 from luciole.inference.run.pieces import _aligned, file_shape, pieces
 
 from . import over_processes
@@ -63,6 +65,46 @@ def test_every_file_with_draws_is_looked_for(tmp_path):
         file.write_text("here")
 
 
+@pytest.mark.parametrize(("there", "shared"), [((1, 1), False), ((0, 2, 1), True), ((0, 1), None), ((0, 0), None)])
+def test_a_mesh_has_devices_of_this_process_or_of_all(monkeypatch, there, shared):
+    """This is the second of three."""
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(process_index=i) for i in there]))
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(where.Where, "devices", lambda _: mesh)
+    monkeypatch.setattr(where, "spans_processes", lambda mesh: len(mesh.devices) > 2)  # these are no devices
+    if shared is not None:
+        assert where.Where({"c": 2}).shared is shared
+        return
+    words = rf"of {len(set(there))} of 3 processes, \[0.*, and this is process 1; those of all are needed.*Make it of jax.devices\(\), or"
+    with pytest.raises(lc.SamplerError, match=words):
+        _ = where.Where({"c": 2}).shared
+    assert where.NOWHERE.shared is False
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """As if this were the second of several processes, before anything is said."""
+    monkeypatch.setattr(where.Where, "shared", property(lambda _: True))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+
+
+def test_an_interrupt_before_the_first_call_ends_the_process(second, monkeypatch):
+    """The others would wait for it."""
+
+    def interrupted(spec):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "compiled_sampler", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        over_processes.sampled()
+
+
+def test_the_first_process_has_the_bar(second):
+    shown = [lc.MCMC(lc.HMC(over_processes.model), progress_bar=bar)._shown for bar in (True, False, print)]
+    assert shown == [False, False, print]
+
+
 def close(one, other):
     """The same steps, and the same draws up to rounding."""
     one, other = over_processes.everything(one), other if isinstance(other, dict) else over_processes.everything(other)
@@ -75,8 +117,8 @@ def close(one, other):
 
 @pytest.mark.slow
 def test_a_stored_run_goes_on_on_other_devices(small, x64, tmp_path):
-    def resumed(path, **where):
-        return lc.MCMC.resume(path, over_processes.model, over_processes.DATA, progress_bar=False, **where)
+    def resumed(path, **there):
+        return lc.MCMC.resume(path, over_processes.model, over_processes.DATA, progress_bar=False, **there)
 
     there = over_processes.where()
     begun, one_begun = tmp_path / "mesh.zarr", tmp_path / "one.zarr"
