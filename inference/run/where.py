@@ -90,7 +90,7 @@ class Where(NamedTuple):
         if there != {jax.process_index()} and len(there) != jax.process_count():
             raise SamplerError(
                 f"MCMC: the mesh has devices of {len(there)} of {jax.process_count()} processes, {sorted(there)}, and this is process "
-                f"{jax.process_index()}; those of all are needed, or of this one alone. Make it of jax.devices(), or of jax.local_devices()."
+                f"{jax.process_index()}; those of all are needed, or of this one alone. Make it of jax.devices(), or jax.local_devices()."
             )
         return spans_processes(mesh)
 
