@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from ...ppl.factors import Factor
 from ...transforms.errors import BoundError
+from ...transforms.processes import whole
 from ..kernels.kernel import Fitted
 from ..run.batching import Chunk
 from ..run.observers import BeginAgain, Observer
@@ -76,7 +75,7 @@ class FittedFlyMC(Fitted):
             BoundError: a bound exceeded the likelihood; names the row.
         """
         conditional, site = self._conditional, self.factor.site if self.factor else ""
-        refuted = int(np.asarray(faults.refuted).max())
+        refuted = int(whole(faults.refuted).max())
         if refuted >= 0:
             name = conditional.kind.family.distribution.__name__
             raise BoundError(
@@ -84,7 +83,7 @@ class FittedFlyMC(Fitted):
                 "draws would be wrong. If the bound is your own (lc.bounds.register), it must return the slope l' at the anchor and a "
                 "curvature no smaller than the supremum of -l'' on the ball."
             )
-        if not np.asarray(faults.short).any():
+        if not whole(faults.short).any():
             return None
         larger = conditional.with_larger_buffer(self.num_rows)
         _log.warning(

@@ -11,9 +11,10 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,12 +156,13 @@ def check_whole(path: Path) -> None:
                 raise
 
 
-def check_files(path: Path, arrays: Mapping[str, Any]) -> None:
+def check_files(path: Path, arrays: Mapping[str, Any], rows: Mapping[str, np.ndarray] = MappingProxyType({})) -> None:
     """Looks for the files of arrays and groups.
 
     Args:
         path: of the store.
         arrays: metadata by path inside.
+        rows: of arrays that have draws how many there are of each chain, (chain,), by path inside; else as many as the metadata says.
 
     Raises:
         StoreError: names one that is missing or empty.
@@ -168,11 +170,23 @@ def check_files(path: Path, arrays: Mapping[str, Any]) -> None:
     for name, metadata in arrays.items():
         files = [path / name / "zarr.json"]
         if metadata["node_type"] == "array":
-            sizes = zip(metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
-            numbers = itertools.product(*(range(-(-size // of)) for size, of in sizes))
+            shape, of = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+            numbers = itertools.product(*(range(-(-size // part)) for size, part in zip(shape, of, strict=True)))
+            if name in rows:
+                numbers = _written(numbers, metadata, of, rows[name])
             files += [path.joinpath(name, "c", *map(str, number)) for number in numbers]
         for file in files:
             _check_file(path, file)
+
+
+def _written(numbers: Iterable[tuple[int, ...]], metadata: Mapping[str, Any], of: Sequence[int], rows: np.ndarray) -> Any:
+    """Those files of an array that have draws, given how many there are of each chain."""
+    names = metadata["dimension_names"]
+    if "draw" not in names:
+        return numbers
+    draw = names.index("draw")
+    longest = [rows[i : i + of[0]].max() for i in range(0, len(rows), of[0])] if draw == 1 else [rows.max()]
+    return [number for number in numbers if number[draw] * of[draw] < longest[number[0] if draw == 1 else 0]]
 
 
 def _check_file(path: Path, file: Path) -> None:

@@ -123,6 +123,8 @@ class _Programs:
         inputs, outputs = (None, place.together) if specs is None else map(place.shardings, getattr(specs, name))
         shardings: dict[str, Any] = {"in_shardings": inputs, "out_shardings": outputs}
         shardings = {name: given for name, given in shardings.items() if given is not None}
+        if specs is not None:  # NumPy arrays whose parts lie in other processes are refused, their types are not
+            args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
         lowered = jax.jit(function or getattr(self.sampler, name), donate_argnums=donate, **shardings).lower(*args)
 
         def typed(sharding: Any, below: Any) -> Any:

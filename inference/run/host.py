@@ -3,20 +3,22 @@
 A chunk is as many transitions as fit into the device's buffer, or fewer where the sink wants to keep them soon. It runs in short calls, so
 that the bar moves and an interrupt is handled; interrupted chains end the transition that they are in, and what they have drawn is kept.
 The loop knows no kernel, no model and no file.
+
+Several processes run it in step: whatever decides about the next call of the device is the same on all, or agreed upon.
 """
 
 import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from ...transforms.autobatch import gather, scatter, smaller
-from ...transforms.processes import whole
+from ...transforms.processes import agreed, whole
 from .batching import Chunk
 from .chain import counted
 from .compilation import Compiled
@@ -45,21 +47,28 @@ def drive(compiled: Compiled, spec: RunSpec, snapshot: Snapshot, sink: Sink, obs
         Where the run stands then: after the last chunk that was kept. If `ok` is not true of all chains some found no start, and there are
         no draws.
     """
-    calls, length = _Calls(compiled, spec, observers), _Length(spec.capacity, sink.seconds)
+    with _interrupts_noted(spec.placement.shared) as asked:
+        return _drive(_Calls(compiled, spec, observers, asked), spec, snapshot, sink, observers)
+
+
+def _drive(calls: "_Calls", spec: RunSpec, snapshot: Snapshot, sink: Sink, observers: Sequence[Observer]) -> Snapshot:
+    """See `drive`."""
+    length = _Length(spec.capacity, sink.seconds)
     stops = sorted({stop for observer in observers for stop in observer.stops})
     try:
         while snapshot.done < spec.total and snapshot.ok.all() and not calls.interrupted:
             until = min(snapshot.done + length.next, spec.total, *(stop for stop in stops if stop > snapshot.done))
             begun = perf_counter()
             chunk, slots = calls.chunk(snapshot, until)
-            after = _with_chunk(snapshot, spec, chunk, slots, perf_counter() - begun)
+            after = _with_chunk(snapshot, spec, chunk, slots, calls.agreed(perf_counter() - begun))
             if after.ok.all():
                 for observer in observers:
                     after = observer.ended(chunk, after)
                 with _interrupts_deferred():
                     sink.append(chunk, snapshot.filled, after)
                     snapshot, before = after, snapshot
-                length.measured(snapshot.done - before.done, perf_counter() - begun)
+                if sink.seconds is not None:
+                    length.measured(snapshot.done - before.done, calls.agreed(perf_counter() - begun))
             else:
                 snapshot = after
     except KeyboardInterrupt:  # outside of a chunk, or twice within one
@@ -106,24 +115,33 @@ class _Length:
 class _Calls:
     """Calls of the device, each about as long as an interrupt may wait to be handled.
 
+    Args:
+        asked: grows when the user interrupts one of several processes.
+
     Attributes:
         interrupted: whether the user has interrupted a call. The chains then end the transition that they are in, and with it the
             chunk.
     """
 
-    def __init__(self, compiled: Compiled, spec: RunSpec, observers: Sequence[Observer]):
-        self._compiled, self._spec, self._observers = compiled, spec, observers
+    def __init__(self, compiled: Compiled, spec: RunSpec, observers: Sequence[Observer], asked: Sequence[Any]):
+        self._compiled, self._spec, self._observers, self._asked = compiled, spec, observers, asked
+        self._shared = spec.placement.shared
         self._data = spec.placement.put_data(spec.target.data)
+        self._plan, self._begin = spec.placement.put_plan(spec.plan), spec.placement.put_begin(spec.begin)
         self._num_warmup = int(spec.plan.schedule.num_warmup)
         self._turns, self.interrupted = 1 if spec.debug else 64, False
+
+    def agreed(self, number: float) -> float:
+        """The largest of those of all processes that take part."""
+        return agreed(number) if self._shared else number
 
     def chunk(self, snapshot: Snapshot, until: int) -> tuple[Chunk, int]:
         """Lets all chains go on until they have made `until` transitions; also how many evaluations were computed, of idle chains too."""
         spec, compiled = self._spec, self._compiled
-        machine = compiled.enter(self._data, spec.plan, spec.begin, snapshot.chains, np.bool_(not snapshot.started), np.int32(until))
+        machine = compiled.enter(self._data, self._plan, self._begin, snapshot.chains, np.bool_(not snapshot.started), np.int32(until))
         machine, slots = self._to_the_end(machine, until, spec.num_chains)
-        chunk = compiled.leave(machine, self._data, spec.plan)
-        if spec.placement.shared:
+        chunk = compiled.leave(machine, self._data, self._plan)
+        if spec.placement.in_common:
             check_replicas(chunk.state.log_density, spec.placement)
         return chunk, slots
 
@@ -146,10 +164,13 @@ class _Calls:
         while running > left:
             begun = perf_counter()
             try:
-                machine, report = advance(machine, self._data, self._spec.plan, np.int32(self._turns), np.int32(left))
+                machine, report = advance(machine, self._data, self._plan, np.int32(self._turns), np.int32(left))
                 running, transitions = _sum(report.running), float(np.mean(whole(report.transitions)))
                 if self._spec.debug:
                     check_counters(machine[0], self._spec.placement, _sum(machine[1]))
+                asked, seconds = self.agreed(len(self._asked)), self.agreed(perf_counter() - begun)
+                if asked and not self.interrupted:
+                    raise KeyboardInterrupt
             except KeyboardInterrupt:
                 if self.interrupted:
                     raise
@@ -159,7 +180,7 @@ class _Calls:
             seen = (transitions * size + until * (self._spec.num_chains - size)) / self._spec.num_chains
             for observer in self._observers:
                 observer.called(Seen(seen, seen < self._num_warmup))
-            if running > left and perf_counter() - begun < _CALL_SECONDS and not self._spec.debug:
+            if running > left and seconds < _CALL_SECONDS and not self._spec.debug:
                 self._turns = min(2 * self._turns, 2**20)
         return machine, running
 
@@ -171,19 +192,31 @@ def _sum(counts: Any) -> int:
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended; in other threads than the main one there is none."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Ctrl-C waits until the block has ended."""
     caught: list[Any] = []
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is None:  # not set from Python
+    with _interrupts_into(caught) as usual:
         yield
+    if caught and callable(usual):
+        usual(*caught[0])
+
+
+@contextmanager
+def _interrupts_noted(shared: bool) -> Iterator[list[Any]]:
+    """With several processes Ctrl-C only adds to a list while the block runs: one that left the loop alone would be waited for by all."""
+    caught: list[Any] = []
+    with _interrupts_into(caught) if shared else nullcontext():
+        yield caught
+
+
+@contextmanager
+def _interrupts_into(caught: list[Any]) -> Iterator[Any]:
+    """Ctrl-C adds to a list while the block runs, which gets what it does else; in other threads than the main one there is none."""
+    usual = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    if usual is None:  # also where it is not set from Python
+        yield None
         return
     signal.signal(signal.SIGINT, lambda *seen: caught.append(seen))
     try:
-        yield
+        yield usual
     finally:
         signal.signal(signal.SIGINT, usual)
-        if caught and callable(usual):
-            usual(*caught[0])

@@ -50,7 +50,8 @@ class MCMC(Readable):
         num_samples: transitions per chain after warm-up; `num_samples // thinning` of them are kept.
         num_chains: number of chains; all run in one program, on one device or on those of a mesh.
         thinning: keep every `thinning`-th draw.
-        progress_bar: whether to show one; or a function that is called with a `ProgressReport` ten times a second, for other front ends.
+        progress_bar: whether to show one, of several processes on the first; or a function that is called with a `ProgressReport` ten times
+            a second, for other front ends.
         keep_warmup: whether to keep the draws of the warm-up as well.
         collect: names of the sites, latent and deterministic, whose draws are kept; None keeps all.
         store: a folder for a Zarr store of the run: settings, data's fingerprint and, after every chunk, draws, statistics and the state of
@@ -173,10 +174,10 @@ class MCMC(Readable):
     def _run_compiled(self, words: np.ndarray, args: tuple, kwargs: dict[str, Any], given: Any, extra: tuple[str, ...]) -> Self:
         """See `run`."""
         settings = self._settings()
-        with Progress(settings.total, settings.num_chains, self.progress_bar) as progress, jax.disable_jit(False):
+        with Progress(settings.total, settings.num_chains, self._shown) as progress, jax.disable_jit(False):
             try:
                 progress.phase("tracing")
-                where = Where.of(self.mesh, self.tactics)
+                where = self._where
                 args, kwargs = where.on_host((args, kwargs))
                 density = _density_of("MCMC.run", self.kernel.model, args, kwargs)
                 start = start_of(given, self.kernel, density, settings.num_chains)
@@ -203,7 +204,7 @@ class MCMC(Readable):
             PartitionError: the tactics do not fit the model or the mesh.
         """
         settings = self._settings()
-        where = Where.of(self.mesh, self.tactics)
+        where = self._where
         if where.mesh is None:
             raise SamplerError("MCMC.plan: mesh is None, and a run on one device has no plan; write MCMC(kernel, mesh={'chains': 4}).")
         args, kwargs = where.on_host((args, kwargs))
@@ -225,7 +226,7 @@ class MCMC(Readable):
             raise SamplerError("MCMC.extend: there is no run to go on with; call mcmc.run(jax.random.key(0), ...) first.")
         settings = running.settings._replace(num_samples=running.settings.num_samples + more)
         done = running.snapshot.done
-        with Progress(settings.total, settings.num_chains, self.progress_bar, done) as progress, jax.disable_jit(False):
+        with Progress(settings.total, settings.num_chains, self._shown, done) as progress, jax.disable_jit(False):
             with self._sink.locked():
                 self._sink.grow(settings)
             running.extend(settings)
@@ -244,11 +245,13 @@ class MCMC(Readable):
         num_samples: int | None = None,
         progress_bar: bool | Callable[[ProgressReport], object] = True,
         num_chains: int | None = None,
+        mesh: Any = None,
+        tactics: Sequence[Any] | None = None,
     ) -> Self:
         """Goes on with a stored run from wherever it ended: before its first chunk, in the warm-up, or after its last draw.
 
-        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions; with
-        `compact` up to rounding, as batches of other sizes are rounded otherwise.
+        The draws equal, bit for bit, those of a run that was never interrupted, on the same kind of machine with the same versions, mesh
+        and number of processes; with `compact` up to rounding, as batches of other sizes are rounded otherwise.
 
         Args:
             store: the folder that `MCMC(store=...)` was given.
@@ -258,36 +261,40 @@ class MCMC(Readable):
             num_samples: transitions per chain after warm-up in all, at least as many as were asked for; None for just these.
             progress_bar: as for `MCMC`.
             num_chains: that of the run; another cannot be.
+            mesh, tactics: as for `MCMC`: where the run goes on. It may be elsewhere than it was: the store does not depend on it.
 
         Raises:
             StoreError: there is no run, or it is damaged, or being written by another process; model, data, kernel, number of chains or
                 float type are others than the run's.
 
         Warns:
-            StoreWarning: versions of JAX or NumPyro or the kind of machine are others: the last bits of the draws may be.
+            StoreWarning: versions of JAX or NumPyro, the kind of machine, the mesh, tactics or the number of processes are others: the last
+                bits of the draws may be.
         """
         if not isinstance(args, (tuple, list)):
             raise StoreError(f"MCMC.resume: args is a {type(args).__name__}, a tuple of the model's arguments expected; write args=(x, y).")
         if hasattr(model, "fit") and hasattr(model, "model"):
             found = type(model).__name__
             raise StoreError(f"MCMC.resume: found the kernel {found} where the model belongs; write kernel={found}(...), or its model.")
-        opened = Store.open(path_of(store))
-        check_place(opened)
+        where = Where.of(mesh, tactics)
+        opened = Store.open(path_of(store), where.shared)
+        check_place(opened, where)
         kernel = kernel_of(opened, model, kernel)
         settings = _resumed(opened, num_samples, num_chains)
-        mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar)
+        mcmc = cls(kernel, **settings._asdict(), store=store, progress_bar=progress_bar, mesh=mesh, tactics=tactics)
         words, extra = np.asarray(opened.recipe["key"], np.uint32), tuple(opened.recipe["extra_fields"])
-        with Progress(settings.total, settings.num_chains, progress_bar) as progress, jax.disable_jit(False):
+        with Progress(settings.total, settings.num_chains, mcmc._shown) as progress, jax.disable_jit(False):
             try:
                 with opened.locked():
                     progress.phase("tracing")
-                    density = _density_of("MCMC.resume", kernel.model, tuple(args), dict(kwargs or {}))
+                    args, kwargs = where.on_host((tuple(args), dict(kwargs or {})))
+                    density = _density_of("MCMC.resume", kernel.model, args, kwargs)
                     check_run(opened, density)
                     opened.program = _program_of(density)
                     progress.phase("compiling")
-                    running = Running(kernel, density, words, settings, start_from(opened, kernel), found=opened.found)
+                    running = Running(kernel, density, words, settings, start_from(opened, kernel), where, opened.found)
                     with running.precision():
-                        opened.load(running.snapshot)
+                        opened.load(running.snapshot, running.placement)
                     if settings != opened.settings:
                         opened.grow(settings)
             except KeyboardInterrupt:
@@ -296,6 +303,16 @@ class MCMC(Readable):
             mcmc._sink = opened
             mcmc._go(running, progress, extra, level=4)
         return mcmc
+
+    @property
+    def _shown(self) -> bool | Callable[[ProgressReport], object]:
+        """What `Progress` is given: of several processes the first has the bar."""
+        second = self.progress_bar is True and self._where.shared and jax.process_index() > 0
+        return False if second else self.progress_bar
+
+    @property
+    def _where(self) -> Where:
+        return Where.of(self.mesh, self.tactics)
 
     @property
     def results(self) -> Results:
@@ -312,7 +329,7 @@ class MCMC(Readable):
         """Where the draws of a run go."""
         if self.store is None:
             return Memory(settings)
-        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, extra)
+        store = new_store(path_of(self.store), self.kernel, density, words, settings, start, self._where, extra)
         store.program = _program_of(density)
         return store
 
@@ -367,7 +384,13 @@ class MCMC(Readable):
         )
 
     def _interrupted_early(self, instead: str) -> None:
-        """What is left of a run that was interrupted while it was traced or compiled: nothing, but for the store, if there is one."""
+        """What is left of a run that was interrupted while it was traced or compiled: nothing, but for the store, if there is one.
+
+        Raises:
+            KeyboardInterrupt: one of several processes was interrupted; the others go on, and would wait for it.
+        """
+        if self._where.shared:
+            raise KeyboardInterrupt
         self._last = self._running = None
         warnings.warn(
             f"The run was interrupted before its chains went on: there are no draws to read. Call {instead}.",

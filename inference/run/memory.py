@@ -8,6 +8,7 @@ import numpy as np
 
 from ...transforms.processes import whole
 from .batching import Chunk
+from .placement import Placement
 from .spec import Settings, Snapshot
 
 __all__ = ["Memory", "blocks"]
@@ -60,13 +61,14 @@ class Memory:
         """What is here now; it stays so when more draws come."""
         return Arrays(dict(self._values), dict(self._stats))
 
-    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot) -> None:
+    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot, placement: Placement) -> None:
         """Makes place for all draws of a run that has none yet.
 
         Args:
             names: of the sites, in the order of a chunk's values.
             chunk: shapes and dtypes.
             snapshot: before the first chunk.
+            placement: where the run takes place.
         """
 
         def empty(like: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ class InterruptWarning(LucioleWarning):
 
 
 class StoreWarning(LucioleWarning):
-    """A stored run goes on with other versions, or on a machine of another kind: its draws may differ in the last bits."""
+    """A stored run goes on with other versions, on a machine of another kind or on other devices: its draws may differ in the last bits."""
 
 
 class ProgramFolderWarning(LucioleWarning):

@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Shard
 
 from ...sharding.layout import local_shape, replicated
 from ...transforms.errors import SamplerError
-from ...transforms.processes import put, whole
+from ...transforms.processes import put, spans_processes, whole
 from ..kernels.layout import Home, Layout
 from ..kernels.pooling import pool_chains
 from ..kernels.records import ChainState, Plan
@@ -88,7 +88,12 @@ class Placement(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """Whether devices share chains."""
+        """Whether the devices are those of several processes, which then take every turn of the host loop in step."""
+        return spans_processes(self.mesh)
+
+    @property
+    def in_common(self) -> bool:
+        """Whether devices have chains in common, of whose vectors each has a part."""
         return self.mesh is not None and any(axis not in self.axes for axis in self.mesh.shape)
 
     @property
@@ -139,6 +144,14 @@ class Placement(NamedTuple):
     def put_data(self, data: Any) -> Any:
         """The data of a target."""
         return self.put(data, self._parts.data())
+
+    def put_plan(self, plan: Plan) -> Plan:
+        """The plan of a run."""
+        return self.put(plan, self._parts.plan(plan))
+
+    def put_begin(self, begin: Begin) -> Begin:
+        """How the chains find their starts."""
+        return self.put(begin, self._parts.begin(self.axes, begin))
 
     def put_chains(self, state: ChainState) -> ChainState:
         """Chains whose vectors are in program order, or are here already."""

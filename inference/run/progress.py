@@ -4,9 +4,9 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple, Self
 
-import numpy as np
 from tqdm.auto import tqdm
 
+from ...transforms.processes import whole
 from .batching import Chunk
 from .observers import Observer, Seen
 from .spec import Snapshot
@@ -117,8 +117,8 @@ class Shown(Observer):
 
     def ended(self, chunk: Chunk, snapshot: Snapshot) -> Snapshot:
         counts = snapshot.counts
-        made = max(1, int(np.asarray(chunk.kept.tally.transitions).sum()))
-        names, sums = list(counts.sums), np.asarray(chunk.kept.tally.sums)[:, 0].sum(axis=0)
+        made = max(1, int(whole(chunk.kept.tally.transitions).sum()))
+        names, sums = list(counts.sums), whole(chunk.kept.tally.sums)[:, 0].sum(axis=0)
         lately = {name: float(sums[n]) / made for n, name in enumerate(names)}
         diverging = counts.divergences()
         total = None if diverging is None else int(diverging.sum())

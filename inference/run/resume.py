@@ -8,10 +8,12 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ...ppl.initial import as_strategy
 from ...transforms.errors import LucioleError, StoreError
+from ...transforms.processes import in_step
 from ..kernels.kernel import Kernel
 from ..kernels.layout import float_type
 from ..results.stored import check_free
@@ -21,23 +23,35 @@ from .recipe import Fingerprint, Unwritable, differences, fingerprint, kernel_se
 from .spec import Settings
 from .start import Start
 from .store import Store
+from .where import NOWHERE, Where
 
 __all__ = ["check_place", "check_run", "kernel_of", "new_store", "start_from"]
 
 
 def new_store(
-    path: Path, kernel: Kernel, density: Any, words: np.ndarray, settings: Settings, start: Start, extra_fields: tuple[str, ...]
+    path: Path,
+    kernel: Kernel,
+    density: Any,
+    words: np.ndarray,
+    settings: Settings,
+    start: Start,
+    where: Where,
+    extra_fields: tuple[str, ...],
 ) -> Store:
     """The store of a run that begins; `recipe` has what can be written of it.
 
     Raises:
         StoreError: there is something at that place, or it cannot be written to.
     """
-    check_free(path)  # before the data are read through for their fingerprint
+    with in_step(
+        f"store {str(path)!r}: looking whether the place is free", where.shared
+    ):  # before the data are read through for their fingerprint
+        check_free(path)
     arrays: dict[str, np.ndarray] = {}
     recipe = {
         "versions": dict(versions()),
         **_machine(density),
+        **_devices(where),
         "float": float_type(),
         "kernel": _written_kernel(kernel, arrays),
         "key": [int(word) for word in words],
@@ -48,11 +62,17 @@ def new_store(
     }
     attributes = {"kernel": type(kernel).__name__}
     attributes |= {name: int(value) for name, value in settings._asdict().items() if isinstance(value, (bool, int))}
-    return Store.create(path, settings, recipe, arrays, attributes)
+    return Store.create(path, settings, recipe, arrays, attributes, where.shared)
 
 
 def _machine(density: Any) -> dict[str, str]:
     return {"platform": Placement.of(density).platform, "machine": f"{platform.system()} {platform.machine()}"}
+
+
+def _devices(where: Where) -> dict[str, Any]:
+    """For information: the state of a run does not depend on it."""
+    tactics = None if where.tactics is None else [str(tactic) for tactic in where.tactics]
+    return {"mesh": where.sizes, "tactics": tactics, "processes": jax.process_count() if where.shared else 1}
 
 
 def _written_kernel(kernel: Kernel, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -170,14 +190,14 @@ def start_from(store: Store, kernel: Kernel) -> Start:
     return Start(**rest, strategy=read(written["strategy"], store.arrays) if written_down else as_strategy(kernel.init_strategy))
 
 
-def check_place(store: Store) -> None:
+def check_place(store: Store, where: Where) -> None:
     """Refuses what would change the run, and warns of what may change its last bits.
 
     Raises:
         StoreError: the float type is another.
 
     Warns:
-        StoreWarning: versions or platform are others.
+        StoreWarning: versions or devices are others.
     """
     recipe, shown = store.recipe, repr(str(store.path))
     if recipe["float"] != float_type():
@@ -191,6 +211,21 @@ def check_place(store: Store) -> None:
             f"store {shown} was written with {', '.join(changed)}: the draws continue the same chains, and may differ in the last bits"
             f"{unseen}."
         )
+    here = _devices(where)
+    was = {name: recipe.get(name, of) for name, of in _devices(NOWHERE).items()}  # of stores from before there were meshes
+    if was != here:
+        _warn(
+            f"store {shown}: the run began {_place(**was)}, and goes on {_place(**here)}: the draws continue the same chains, and may "
+            "differ in the last bits."
+        )
+
+
+def _place(mesh: Mapping[str, int], tactics: list[str] | None, processes: int) -> str:
+    """Devices in words that can be written again."""
+    if not mesh:
+        return "on one device"
+    split = "" if tactics is None else f", tactics=[{', '.join(tactics)}]"
+    return f"with mesh={dict(mesh)}{split}{f' over {processes} processes' if processes > 1 else ''}"
 
 
 def check_run(store: Store, density: Any) -> None:

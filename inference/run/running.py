@@ -39,7 +39,7 @@ class Keeper(Sink, Protocol):
 
     def locked(self) -> Any: ...
     def draws(self) -> Any: ...
-    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot) -> None: ...
+    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot, placement: Placement) -> None: ...
     def grow(self, settings: Settings) -> None: ...
     def restart(self, found: dict[str, Any]) -> None: ...
 
@@ -132,7 +132,7 @@ class Running:
         elif self.fitted.starts is not None:
             positions[:] = self.fitted.starts
         place = self.placement
-        chains = self.compiled.begin(self._words, self.spec.plan, place.put_vectors(positions))
+        chains = self.compiled.begin(self._words, place.put_plan(self.spec.plan), place.put_vectors(positions))
         if start.step_size is None:
             return chains
         return place.put_chains(tuned(place.whole_chains(chains), self.spec.plan.tuning, start.step_size, start.inverse_mass))
@@ -151,7 +151,7 @@ class Running:
         with self.precision():
             while True:
                 if sink.snapshot is None:
-                    sink.allocate(self.target.names, self.compiled.chunk, self.snapshot)
+                    sink.allocate(self.target.names, self.compiled.chunk, self.snapshot, self.placement)
                 else:
                     self.snapshot = sink.snapshot._replace(chains=self.placement.put_chains(sink.snapshot.chains))
                 try:
@@ -170,10 +170,13 @@ class Running:
 
     def chains(self) -> ChainState:
         """Where the chains stand, vectors in program order."""
-        return self.placement.whole_chains(self.snapshot.chains)
+        with self.precision():
+            return self.placement.whole_chains(self.snapshot.chains)
 
     def _meetings(self) -> tuple[Observer, ...]:
-        return (Meeting(self._stops, self.compiled.pool(), self.spec.plan.tuning),) if self._stops else ()
+        if not self._stops:
+            return ()
+        return (Meeting(self._stops, self.compiled.pool(), self.placement.put_plan(self.spec.plan).tuning),)
 
     def extend(self, settings: Settings) -> None:
         """Moves the end of the run."""

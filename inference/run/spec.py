@@ -165,7 +165,7 @@ def spec_of(
         begin=Begin(given, target.fixed),
         placement=placement,
         compact=settings.compact,
-        debug=settings.debug and placement.shared,
+        debug=settings.debug and placement.in_common,
     )
     return spec, meetings
 

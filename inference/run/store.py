@@ -3,16 +3,15 @@
 What is in the folder is described in `results/stored.py`. A chunk's draws are written behind those that are there, then the state, into
 the one of two places that does not hold the last one, and at the end, in one atomic replacement of the root's metadata, which of the two
 counts and how many draws there are. So whenever the process ends, the folder holds the run as it was after some chunk.
+
+What is there does not depend on where the run takes place: draws by site, vectors of the chains in program order. Of several processes
+each writes the draws that it has, and the first one all else, once all have written theirs. Every method is then called by all of them.
 """
 
 import json
-import math
-import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import filelock
 import numpy as np
 
 from ...transforms.errors import StoreError
+from ...transforms.processes import in_step, whole
 from ..results.export import empty_groups
 from ..results.stored import (
     FORMAT,
@@ -27,7 +27,6 @@ from ..results.stored import (
     OWN,
     StoredDraws,
     check_files,
-    check_free,
     check_whole,
     checksum_of,
     commit_of,
@@ -35,16 +34,17 @@ from ..results.stored import (
     quietly,
 )
 from .batching import Chunk
+from .folder import LENGTH, Folder, make_folder, zarr, zarr_writes
 from .memory import blocks
 from .packing import index_of, packed, unpacked
+from .pieces import Piece, pieces
+from .placement import Placement
 from .spec import Settings, Snapshot
 
 __all__ = ["Store"]
 
 _SECONDS = 20.0  # a chunk is lost if the process is killed in it
-_FILE_BYTES = 2**20
-_LENGTH = {OWN: "draws"} | {group: "warmup_draws" if warming else "draws" for warming in GROUPS for group in GROUPS[warming]}
-_FILE_DRAWS = 2048  # of all chains; the last file of each array is written anew with every chunk
+_KIND = {group: kind for groups in GROUPS.values() for kind, group in enumerate(groups)}
 
 
 class Store:
@@ -55,6 +55,7 @@ class Store:
         written: its changing part: settings, what was found, names, and what was committed.
         recipe, arrays: what `create` was given.
         attributes: for readers.
+        shared: whether the run goes over several processes, and all write.
 
     Attributes:
         snapshot: where the run stands with the draws that are there; None before the first chunk, or before `load`.
@@ -64,21 +65,32 @@ class Store:
     seconds = _SECONDS
 
     def __init__(
-        self, path: Path, written: dict[str, Any], recipe: dict[str, Any], arrays: dict[str, np.ndarray], attributes: dict[str, Any]
+        self,
+        path: Path,
+        written: dict[str, Any],
+        recipe: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        attributes: dict[str, Any],
+        shared: bool,
     ):
+        self._shared = shared
         self.path, self.recipe, self.arrays = path, recipe, arrays
         self._written, self._attributes = written, attributes
         self.snapshot: Snapshot | None = None
         self.program: Any = None
-        self._open: dict[tuple[str, str], Any] = {}  # Zarr arrays by group and site or statistic
+        self._placement = Placement("")
         self._last: dict[tuple[str, str], int] = {}  # checksums of the last draws that readers see, where known
-        self._described: dict[str, dict[str, Any]] = {}  # metadata of the groups
-        self._metadata: dict[str, dict[str, Any]] = {}  # of every array, by path
-        self._state: Any = None
+        self._folder = Folder(path, attributes)
 
     @classmethod
     def create(
-        cls, path: Path, settings: Settings, recipe: dict[str, Any], arrays: dict[str, np.ndarray], attributes: dict[str, Any]
+        cls,
+        path: Path,
+        settings: Settings,
+        recipe: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        attributes: dict[str, Any],
+        shared: bool = False,
     ) -> "Store":
         """Makes the folder, which has no draws yet; all of it appears at once.
 
@@ -88,48 +100,52 @@ class Store:
             recipe: what the run can be taken up from, in JSON's types, `versions` among it.
             arrays: those that `recipe` refers to.
             attributes: for readers, numbers and words by name.
+            shared: see `Store`.
 
         Raises:
-            StoreError: something is there already, or the folder cannot be written.
+            StoreError: something is there already, or the folder cannot be written, or not all processes see it.
         """
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.draft")
         recipe = {**recipe, "arrays": list(arrays)}
         written = {"format": FORMAT, "versions": recipe["versions"], "settings": settings._asdict(), "found": {}}
         written |= {"sites": [], "stats": [], "commit": None}
-        try:
-            with _zarr_writes():
-                root = _zarr().create_group(draft, zarr_format=3, attributes={**attributes, OWN: written})
-                own = root.create_group(OWN, attributes=recipe)
-                for name, array in arrays.items():
-                    own.create_array(name, data=array, dimension_names=[f"{name}_dim_{axis}" for axis in range(array.ndim)])
-            if path.exists():
-                path.rmdir()
-            os.rename(draft, path)
-        except BaseException as e:
-            shutil.rmtree(draft, ignore_errors=True)
-            if not isinstance(e, OSError):
-                raise
-            check_free(path)
-            raise StoreError(f"store {str(path)!r} cannot be made: {e}. Name a folder that can be written to.") from e
-        return cls(path, written, recipe, arrays, attributes)
+        with in_step(f"store {str(path)!r}: making it", shared) as leads:
+            if leads:
+                make_folder(path, written, recipe, arrays, attributes)
+        with in_step(f"store {str(path)!r}: looking for it", shared):
+            if not path.is_dir():
+                raise StoreError(
+                    f"store {str(path)!r}: the first process has made it, and it is not to be seen here; name a folder in a file system "
+                    "that all processes see, at the same path."
+                )
+        return cls(path, written, recipe, arrays, attributes, shared)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
+    def open(cls, path: Path, shared: bool = False) -> "Store":
         """A folder that is there.
+
+        Args:
+            path: the folder.
+            shared: see `Store`.
 
         Raises:
             StoreError: it holds no run, or cannot be read, or files are missing.
         """
+        with in_step(f"store {str(path)!r}: opening it", shared):
+            return cls._opened(path, shared)
+
+    @classmethod
+    def _opened(cls, path: Path, shared: bool) -> "Store":
+        """See `open`."""
         attributes = commit_of(path)
         written = attributes.pop(OWN)
         try:
             check_whole(path)
             with quietly():
-                own = _zarr().open_group(path / OWN, mode="r", use_consolidated=False)
+                own = zarr().open_group(path / OWN, mode="r", use_consolidated=False)
                 recipe = dict(own.attrs)
                 check_files(path, {f"{OWN}/{name}": own[name].metadata.to_dict() for name in recipe["arrays"]})
                 arrays = {name: np.asarray(own[name]) for name in recipe["arrays"]}
-                return cls(path, written, recipe, arrays, attributes)
+                return cls(path, written, recipe, arrays, attributes, shared)
         except (OSError, KeyError, ValueError, RuntimeError) as e:
             raise e if isinstance(e, StoreError) else damaged(path, e) from e
 
@@ -156,9 +172,19 @@ class Store:
         Raises:
             StoreError: another one writes, or has written; or the folder cannot be written to.
         """
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            with self._step("locking it") as leads:
+                if leads:
+                    self._lock(lock)
+            yield
+        finally:
+            lock.release()
+
+    def _lock(self, lock: filelock.BaseFileLock) -> None:
+        """See `locked`."""
         shown = repr(str(self.path))
         commit_of(self.path)
-        lock = filelock.FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -171,62 +197,63 @@ class Store:
                 f"store {shown} cannot be locked, so that nobody else writes there: {e}. Make the folder writable, or copy it to a file "
                 "system that has locks, and go on with the copy: MCMC.resume."
             ) from e
-        try:
-            if commit_of(self.path)[OWN] != json.loads(json.dumps(self._written)):
-                raise StoreError(
-                    f"store {shown}: another run has gone on with it since, and this one cannot; write MCMC.resume({shown}, model=...)."
-                )
-            yield
-        finally:
-            lock.release()
+        if commit_of(self.path)[OWN] != json.loads(json.dumps(self._written)):
+            raise StoreError(
+                f"store {shown}: another run has gone on with it since, and this one cannot; write MCMC.resume({shown}, model=...)."
+            )
 
-    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot) -> None:
+    def allocate(self, names: tuple[str, ...], chunk: Chunk, snapshot: Snapshot, placement: Placement) -> None:
         """Makes the arrays of a run that has no draws yet; see `Memory.allocate`."""
+        self._placement = placement
         values = dict(zip(names, chunk.values, strict=True))
         groups, variables = empty_groups(self.program, values, chunk.stats, self._attributes)
+        like = {variables[name]: value for name, value in values.items() if name in variables}, chunk.stats
         warm = (True, False) if self.settings.num_warmup_kept else (False,)
-        index, size = index_of(snapshot)
+        index, size = index_of(self._portable(snapshot))
         sites = [[name, variables.get(name), list(value.shape), str(value.dtype)] for name, value in values.items()]
+        made = {name: (group, of) for warming in warm for name, group, of in zip(GROUPS[warming], groups, like, strict=True)}
         with self._change(sites=sites, stats=list(chunk.stats)):
-            for name in (*GROUPS[False], *GROUPS[True]):
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for name, group in [pair for warming in warm for pair in zip(GROUPS[warming], groups, strict=True)]:
-                encoding = {variable: {"chunks": _file_shape(array)} for variable, array in group.data_vars.items()}
-                encoding["draw"] = {"chunks": (2**16,)}  # it is empty as yet
-                group.to_zarr(self.path, group=name, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
-                there = {file.parent.name for file in (self.path / name).glob("*/zarr.json")}
-                if there != set(group.variables):
-                    raise StoreError(
-                        f"store {str(self.path)!r}: {name} has the folders {sorted(there)} for the variables {sorted(group.variables)}: "
-                        "this file system takes some of these names for the same. Rename the sites, or choose another file system."
-                    )
-            state = {"shape": (2, size), "chunks": (1, size), "dtype": "uint8", "compressors": None, "dimension_names": ["slot", "byte"]}
-            own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
-            own.create_array("state", attributes={"index": index}, overwrite=True, **state)
+            with self._step("making the arrays") as leads:
+                if leads:
+                    self._folder.make(made, index, size)
             self._resize()
 
-    def load(self, template: Snapshot) -> None:
+    def _portable(self, snapshot: Snapshot) -> Snapshot:
+        """Where the run stands, wherever it takes place. Communicates where this process has not all of it."""
+        return snapshot._replace(chains=self._placement.whole_chains(snapshot.chains))
+
+    def load(self, template: Snapshot, placement: Placement) -> None:
         """Reads where the run stands.
 
         Args:
             template: a snapshot of the same run, whose shapes and dtypes count.
+            placement: where the run goes on.
 
         Raises:
             StoreError: what is there does not fit, or parts of the folder are missing.
         """
+        self._placement = placement
         if not self.started:
             return
+        template = self._portable(template)
         with self._writing(self._written["commit"]):
             self._resize()
+        with self._step("reading it"):
+            self.snapshot = self._loaded(template)
+
+    def _loaded(self, template: Snapshot) -> Snapshot:
+        """See `load`."""
+        assert self._written["commit"] is not None
         try:
-            state = np.asarray(self._state[self._written["commit"]["slot"]])
-            snapshot = unpacked(template, state, self._state.attrs["index"])
+            state = np.asarray(self._folder.state[self._written["commit"]["slot"]])
+            snapshot = unpacked(template, state, self._folder.state.attrs["index"])
         except (KeyError, ValueError) as e:
             raise damaged(self.path, e) from e
-        longest = self._lengths(int(snapshot.filled.max()))  # of an interrupted run some chains are longer than what readers see
-        arrays = {path: data for path, data in self._metadata.items() if not path.startswith(OWN)}
-        check_files(self.path, {path: _cut(data, longest[_LENGTH[path.split("/")[0]]]) for path, data in arrays.items()})
-        self.snapshot = snapshot
+        # Of an interrupted run some chains are longer than what readers see.
+        lengths = [self._lengths(int(filled)) for filled in snapshot.filled]
+        arrays = {path: data for path, data in self._folder.metadata.items() if not path.startswith(OWN)}
+        check_files(self.path, arrays, {path: np.array([of[LENGTH[path.split("/")[0]]] for of in lengths]) for path in arrays})
+        return snapshot
 
     def grow(self, settings: Settings) -> None:
         """Makes place for more draws."""
@@ -237,86 +264,76 @@ class Store:
     def restart(self, found: dict[str, Any]) -> None:
         """Forgets all draws, and notes what was found."""
         with self._change(commit=None, found=found):
-            self.snapshot, self._metadata, self._described, self._last = None, {}, {}, {}
+            self.snapshot, self._last = None, {}
+            self._folder.forget()
 
     def append(self, chunk: Chunk, filled: np.ndarray, after: Snapshot) -> None:
-        before, count = self._written["commit"], np.asarray(chunk.kept.count)
+        before, count = self._written["commit"], whole(chunk.kept.count)
         slot, number = (0, 0) if before is None else (1 - before["slot"], before["chunks"])
         lengths = self._lengths(int(after.filled.min()))
-        state = packed(after, self._state.shape[1])
+        state = packed(self._portable(after), self._folder.state.shape[1])
+        mine = self._mine(chunk)
         with self._change(commit={"slot": slot, "chunks": number + 1, "checksum": zlib.crc32(state.data), **lengths}):
-            for site, value in zip(self._written["sites"], chunk.values, strict=True):
-                if site[1] is not None:
-                    self._write(0, site[0], np.asarray(value), filled, count)
-            for name, stat in chunk.stats.items():
-                self._write(1, name, np.asarray(stat), filled, count)
-            self._state[slot] = state
-            rows = {key: lengths[_LENGTH[key[0]]] for key in self._open}
-            unknown = [key for key, row in rows.items() if row and key not in self._last]
-            self._last |= {key: checksum_of([self._open[key][:, rows[key] - 1]]) for key in unknown}
-            self._written["commit"]["last"] = sum(self._last[key] for key, row in rows.items() if row)
+            if self._shared:
+                self._last = {}  # others write, too
+            with self._step("writing draws"):
+                for (kind, name), parts in mine.items():
+                    for piece in parts:
+                        self._write(kind, name, piece, filled, count)
+            with self._step("writing the state of the chains") as leads:
+                if leads:
+                    self._folder.state[slot] = state
+                    self._check_last({key: lengths[LENGTH[key[0]]] for key in self._folder.arrays})
         self.snapshot = after
+
+    def _mine(self, chunk: Chunk) -> dict[tuple[int, str], list[Piece]]:
+        """What this process writes of a chunk, by kind and name."""
+        new = {(0, site[0]): value for site, value in zip(self._written["sites"], chunk.values, strict=True) if site[1] is not None}
+        new |= {(1, name): stat for name, stat in chunk.stats.items()}
+        files = {(_KIND[group], name): array.chunks for (group, name), array in self._folder.arrays.items()}
+        return {key: pieces(value, files[key]) for key, value in new.items()}
+
+    def _check_last(self, rows: dict[tuple[str, str], int]) -> None:
+        """Notes the checksum of the last draws that readers will see."""
+        unknown = [key for key, row in rows.items() if row and key not in self._last]
+        self._last |= {key: checksum_of([self._folder.arrays[key][:, rows[key] - 1]]) for key in unknown}
+        self._written["commit"]["last"] = sum(self._last[key] for key, row in rows.items() if row)
 
     def draws(self) -> StoredDraws:
         """What is there, to be read."""
         names = tuple(site[0] for site in self._written["sites"])
         empty = {site[0]: (site[2], site[3]) for site in self._written["sites"] if site[1] is None}
-        return StoredDraws(self.path, dict(self._open), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
+        return StoredDraws(self.path, dict(self._folder.arrays), empty, names, tuple(self._written["stats"]), self.settings.num_warmup_kept)
 
     def _lengths(self, filled: int) -> dict[str, int]:
         """What readers see of so many draws of a chain."""
         return dict(zip(("warmup_draws", "draws"), self.settings.split(filled), strict=True))
 
-    def _write(self, kind: int, name: str, new: np.ndarray, filled: np.ndarray, count: np.ndarray) -> None:
+    def _write(self, kind: int, name: str, piece: Piece, filled: np.ndarray, count: np.ndarray) -> None:
         """Writes the rows of a chunk, those of the warm-up into its own group."""
         offset = self.settings.num_warmup_kept
-        for chains, first, number in blocks(filled, count):
+        (own, *rest), new = piece
+        beginning = own.indices(len(filled))[0]
+        for chains, first, number in blocks(filled[own], count[own]):
             warm = max(0, min(offset - first, number))
             parts = (GROUPS[True][kind], first, slice(0, warm)), (GROUPS[False][kind], first + warm - offset, slice(warm, number))
             for group, start, rows in parts:
                 part = new[chains, rows]
                 if part.shape[1]:
-                    self._open[group, name][chains, start : start + part.shape[1]] = part
+                    into = slice(beginning + (chains.start or 0), beginning + (chains.start or 0) + len(part))
+                    array = self._folder.arrays[group, name]
+                    array[into, start : start + part.shape[1], *rest] = part
                     self._last.pop((group, name), None)
-                    if len(part) == len(new):  # all chains have as many: what readers see last
+                    if part[:, -1].shape == array.shape[:1] + array.shape[2:]:  # of all chains: what readers see last
                         self._last[group, name] = checksum_of([part[:, -1]])
 
     def _resize(self) -> None:
-        """Opens the arrays and makes them as long as the run will be; readers see no more of them than before."""
-        settings = self.settings
-        lengths = {True: settings.num_warmup_kept, False: settings.num_kept - settings.num_warmup_kept}
-        names = {site[0]: site[1] for site in self._written["sites"] if site[1] is not None}, {n: n for n in self._written["stats"]}
-        for warming, group, variables in [(w, GROUPS[w][k], names[k]) for w in lengths if lengths[w] for k in (0, 1)]:
-            opened = _zarr().open_group(self.path / group, mode="r+", use_consolidated=False)
-            arrays, draw = {name: opened[variable] for name, variable in variables.items()}, opened["draw"]
-            draw.resize((lengths[warming],))
-            draw[:] = np.arange(lengths[warming])  # also where it reads so already: a missing file reads as 0, as the first number is
-            for array in arrays.values():
-                if array.shape[1] != lengths[warming]:
-                    array.resize((array.shape[0], lengths[warming], *array.shape[2:]))
-            self._open |= {(group, name): array for name, array in arrays.items()}
-        own = _zarr().open_group(self.path / OWN, mode="r+", use_consolidated=False)
-        self._state = own["state"]
-        self._metadata, self._described = {}, {}
-        for group in (OWN, *GROUPS[False], *GROUPS[True]):
-            members = sorted((self.path / group).glob("*/zarr.json"))
-            self._metadata |= {f"{group}/{file.parent.name}": json.loads(file.read_text()) for file in members}
-            if members:
-                self._described[group] = json.loads((self.path / group / "zarr.json").read_text())
-                self._described[group].pop("consolidated_metadata", None)
-
-    def _publish(self) -> None:
-        """Says what readers may see: of every group its arrays, cut to the draws that all chains have, and last of the whole."""
-        commit = self._written["commit"] or {"warmup_draws": 0, "draws": 0}
-        seen: dict[str, Any] = {}
-        for group, described in self._described.items():
-            cut = {path: _cut(data, commit[_LENGTH[group]]) for path, data in self._metadata.items() if path.startswith(f"{group}/")}
-            seen |= {group: described, **cut}
-            if group != OWN:
-                inside = {path.removeprefix(f"{group}/"): data for path, data in cut.items()}
-                _replace(self.path / group / "zarr.json", {**described, "consolidated_metadata": _consolidated(inside)})
-        root = {"attributes": {**self._attributes, OWN: self._written}, "zarr_format": 3, "node_type": "group"}
-        _replace(self.path / "zarr.json", {**root, "consolidated_metadata": _consolidated(seen)})
+        """Opens the arrays, and makes them as long as the run will be."""
+        with self._step("making it longer") as leads:
+            if leads:
+                self._folder.lengthen(self._written, self.settings)
+        with self._step("opening its arrays"):
+            self._folder.open(self._written, self.settings)
 
     @contextmanager
     def _change(self, **news: Any) -> Iterator[None]:
@@ -326,16 +343,22 @@ class Store:
         try:
             with self._writing(before["commit"]):
                 yield
-                self._publish()
+                with self._step("saying what is there") as leads:
+                    if leads:
+                        self._folder.publish(self._written)
         except BaseException:
             self._written, self._last = before, {}
             raise
+
+    def _step(self, what: str) -> AbstractContextManager[bool]:
+        """See `in_step`."""
+        return in_step(f"store {str(self.path)!r}: {what}", self._shared)
 
     @contextmanager
     def _writing(self, commit: dict[str, Any] | None) -> Iterator[None]:
         """Errors of the file system as errors of the store, with as many draws as the commit has."""
         try:
-            with _zarr_writes():
+            with zarr_writes():
                 yield
         except RuntimeError as e:  # a codec's: the file that a chunk's draws go into is not what was written
             raise damaged(self.path, e) from e
@@ -347,41 +370,3 @@ class Store:
                 f"store {str(self.path)!r} cannot be written: {e}. {kept}; make it possible to write, and go on with "
                 f"MCMC.resume({str(self.path)!r}, model=...)."
             ) from e
-
-
-def _zarr() -> Any:
-    """The library; it is heavy, and only runs with a store need it."""
-    import zarr
-
-    return zarr
-
-
-@contextmanager
-def _zarr_writes() -> Iterator[None]:
-    """Zarr writes every file, also of nothing but zeros, so that one that is missing is known to be lost."""
-    with quietly(), _zarr().config.set({"array.write_empty_chunks": True}):
-        yield
-
-
-def _file_shape(array: Any) -> tuple[int, ...]:
-    """Of an array (chain, draw, ...), how much of it is in one file."""
-    chains, _, *rest = array.shape
-    row = max(1, math.prod((chains, *rest)) * array.dtype.itemsize)
-    return (chains, max(1, min(_FILE_DRAWS, _FILE_BYTES // row)), *rest)
-
-
-def _cut(metadata: dict[str, Any], rows: int) -> dict[str, Any]:
-    """An array's metadata with that many draws, if it has draws."""
-    names = metadata.get("dimension_names") or ()
-    return {**metadata, "shape": [rows if name == "draw" else size for name, size in zip(names, metadata["shape"], strict=True)]}
-
-
-def _consolidated(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": "inline", "must_understand": False, "metadata": metadata}
-
-
-def _replace(file: Path, content: dict[str, Any]) -> None:
-    """Writes a file so that there is the old one or the new one at any time."""
-    draft = file.with_name(f"{file.name}.draft")
-    draft.write_text(json.dumps(content))
-    os.replace(draft, file)

@@ -10,7 +10,7 @@ from ...sharding.hardware import Hardware
 from ...sharding.partition import axis_sizes, mesh_of
 from ...sharding.tactics import AutomaticPartition, ManualPartition
 from ...transforms.errors import PartitionError, SamplerError
-from ...transforms.processes import whole
+from ...transforms.processes import spans_processes, whole
 from ..kernels.kernel import Fitted, SplitTransition, TunedKernel
 from ..kernels.target import Target, trace_target
 from ..placing.density import Placed, place_density
@@ -95,6 +95,25 @@ class Where(NamedTuple):
         """
         assert self.mesh is not None
         return self.mesh if isinstance(self.mesh, Mesh) else mesh_of(self.sizes)
+
+    @property
+    def shared(self) -> bool:
+        """Whether these are devices of several processes.
+
+        Raises:
+            PartitionError: there are fewer devices than the mesh needs.
+            SamplerError: of some of the processes only, or of another one.
+        """
+        if self.mesh is None or jax.process_count() == 1:
+            return False
+        mesh = self.devices()
+        there = {device.process_index for device in mesh.devices.flat}
+        if there != {jax.process_index()} and len(there) != jax.process_count():
+            raise SamplerError(
+                f"MCMC: the mesh has devices of {len(there)} of {jax.process_count()} processes, {sorted(there)}, and this is process "
+                f"{jax.process_index()}; those of all are needed, or of this one alone. Make it of jax.devices(), or jax.local_devices()."
+            )
+        return spans_processes(mesh)
 
 
 def _check_mesh(mesh: Any) -> None:

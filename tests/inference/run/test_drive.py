@@ -68,7 +68,7 @@ def run(targets):
         snapshot = first_snapshot(spec, compiled.begin(np.arange(2, dtype=np.uint32), plan, np.zeros((CHAINS, 3), np.float32)))
         sink = Memory(settings)
         sink.seconds = seconds
-        sink.allocate(target.names, compiled.chunk, snapshot)
+        sink.allocate(target.names, compiled.chunk, snapshot, spec.placement)
         for total in upto:
             snapshot = drive(compiled, spec._replace(total=total), snapshot, sink, observers)
         return SimpleNamespace(snapshot=snapshot, draws=sink.draws(), spec=spec, compiled=compiled)
@@ -188,7 +188,7 @@ def test_nuts_over_eight_devices_goes_on_from_a_shared_adapted_state(targets):
             spec = together.spec._replace(placement=place, total=160)
             compiled = compiled_sampler(spec)
             sink = Memory(settings)
-            sink.allocate(together.target.names, compiled.chunk, together.snapshot)
+            sink.allocate(together.target.names, compiled.chunk, together.snapshot, together.placement)
             started = together.snapshot._replace(chains=place.put_chains(together.snapshot.chains))
             ends.append((drive(compiled, spec, started, sink), sink.draws()))
     (one, drawn), (eight, spread) = ends

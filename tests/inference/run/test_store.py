@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import arviz
+import filelock
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import zarr
 
 import luciole as lc
 from luciole.inference.results import stored
-from luciole.inference.run import store as store_module
+from luciole.inference.run import folder, pieces
+from luciole.inference.run.store import Store
 from luciole.transforms import StoreError
 
 
@@ -164,7 +166,7 @@ def test_whatever_file_is_lost_it_is_noticed(small, store, whole):
         content = file.read_bytes()
         for cut in (None, b""):
             file.unlink() if cut is None else file.write_bytes(cut)
-            for use in (lc.open_store, lambda path: store_module.Store.open(Path(path))):
+            for use in (lc.open_store, lambda path: Store.open(Path(path))):
                 with pytest.raises(StoreError, match=r"damaged|no run of Luciole found"):
                     use(store)
             file.write_bytes(content)
@@ -188,7 +190,7 @@ def test_lost_settings_and_starts(small, tmp_path):
 
 def test_a_run_that_was_to_begin_again(small, store, whole):
     """And whose process ended, or whose disk was full, when the old draws were removed and the new place was not made yet."""
-    opened = store_module.Store.open(Path(store))
+    opened = Store.open(Path(store))
     opened._resize()
     opened.restart({})
     with pytest.raises(StoreError, match="no draws yet"):
@@ -243,13 +245,13 @@ def test_files_of_another_time_or_cut_off(small, store, whole, monkeypatch):
 @pytest.mark.slow
 def test_lost_files_of_the_longer_chains(small, tmp_path, monkeypatch):
     """After an interrupt inside a chunk readers see what all chains have; to go on, the rest is needed too."""
-    monkeypatch.setattr(store_module, "_FILE_DRAWS", 1)
+    monkeypatch.setattr(pieces, "_FILE_DRAWS", 1)
     path = tmp_path / "run.zarr"
     small.run(store=path)
-    store = store_module.Store.open(path)
+    store = Store.open(path)
     store._resize()
     with store._change(commit={**store._written["commit"], "draws": 15}):  # as if another chain had only 15
-        store._written["commit"]["last"] = stored.checksum_of([array[:, 14] for array in store._open.values()])
+        store._written["commit"]["last"] = stored.checksum_of([array[:, 14] for array in store._folder.arrays.values()])
     small.resume(path)
     Path(path, "posterior/a.level/c/0/19").unlink()
     assert lc.open_store(path).posterior.sizes["draw"] == 15
@@ -269,9 +271,9 @@ class Full:
 
     def __init__(self, patch, well, name="", error=errno.ENOSPC):
         self.left, self.name, self.error = well, f".zarr/{name}" if name else "", error
-        put, replace = zarr.storage._local._put, store_module._replace
+        put, replace = zarr.storage._local._put, folder._replace
         patch.setattr(zarr.storage._local, "_put", lambda path, *a, **k: self.spend(path) or put(path, *a, **k))
-        patch.setattr(store_module, "_replace", lambda file, *a: self.spend(file) or replace(file, *a))
+        patch.setattr(folder, "_replace", lambda file, *a: self.spend(file) or replace(file, *a))
 
     def spend(self, path):
         if self.name in path.as_posix() or self.left < 0:
@@ -313,7 +315,7 @@ def test_a_folder_that_cannot_be_locked(small, store, monkeypatch, error):
     def acquire(*args, **options):
         raise error
 
-    monkeypatch.setattr(store_module.filelock.FileLock, "acquire", acquire)
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
     before = small.contents(store)
     with pytest.raises(StoreError, match=r"cannot be locked.*(Permission denied|no flock here).*copy it to a file system that has locks"):
         small.resume(store)
