@@ -25,7 +25,7 @@ from ..kernels.coordinates import Per
 from ..kernels.layout import Home, Layout
 from ..kernels.target import Data, Target, collected
 from .names import Tactic, data_names, site_names
-from .programs import PartProgram, is_even, local_struct
+from .programs import PartProgram, is_even, local_struct, struct_of
 
 __all__ = ["Placed", "place_density"]
 
@@ -155,7 +155,7 @@ class _Parts:
             position = rebuilt(leaves).init(random_key(words), strategy, fixed)
             return tuple(position[name] for name in sites)
 
-        data = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in self.leaves]
+        data = [struct_of(x) for x in self.leaves]
         self.values = tuple(density.positions.values())
         self.of_one_chain = {name: jax.ShapeDtypeStruct(value.shape[1:], value.dtype) for name, value in self.fixed.items()}
         keeps = {1 + i: len(data) + i for i in range(len(sites))} if gradient else {}

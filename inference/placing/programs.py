@@ -17,7 +17,7 @@ from ...sharding.propagate import Layouts, propagate
 from ...transforms.jax_compat import Literal, live_jaxpr
 from ..kernels.layout import Home
 
-__all__ = ["PartProgram", "local_struct"]
+__all__ = ["PartProgram", "local_struct", "struct_of"]
 
 
 class PartProgram:
@@ -112,7 +112,14 @@ class PartProgram:
 
 def local_struct(x: Any, home: Home, sizes: Mapping[str, int]) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a device's part; a dimension that its devices do not divide is padded."""
-    return jax.ShapeDtypeStruct(local_shape(tuple(x.shape), home or replicated(len(x.shape)), sizes), x.dtype)
+    whole = struct_of(x)
+    return jax.ShapeDtypeStruct(local_shape(whole.shape, home or replicated(len(whole.shape)), sizes), whole.dtype)
+
+
+def struct_of(x: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array as JAX will have it, which knows float64 only where the user has switched it on."""
+    dtype = x.dtype if is_key(x) else jax.dtypes.canonicalize_dtype(x.dtype)
+    return jax.ShapeDtypeStruct(tuple(x.shape), dtype)
 
 
 def is_even(shape: Sequence[int], home: Home, sizes: Mapping[str, int]) -> bool:

@@ -19,6 +19,7 @@ from ...transforms import placed
 from ...transforms.autobatch import gather
 from ...transforms.jax_compat import named_axes
 from ..kernels.pooling import pool_chains
+from ..placing.programs import struct_of
 from .batching import Chunk, batch
 from .lockstep import met_over
 from .placement import Specs, over_devices, pool_over_devices
@@ -79,11 +80,10 @@ class _Programs:
 
     def __init__(self, spec: RunSpec) -> None:
         place = spec.placement
-        self.spec, self.specs, self.data = spec, None, spec.target.data
+        self.spec, self.specs = spec, None
         with named_axes(place.sizes):
             self.sampler = batch(*local_run(spec), met=met_over(place) if spec.debug else None)
         if place.mesh is not None:
-            self.data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.data)  # wherever they lie now
             self.specs = Specs.of(place, spec.plan, spec.begin, len(spec.target.shapes))
             self.sampler = over_devices(self.sampler, place, self.specs, place.local(spec.num_chains))
 
@@ -94,17 +94,17 @@ class _Programs:
 
     def enter(self, chains: Any) -> Any:
         spec = self.spec
-        return self._lower("enter", self.data, spec.plan, spec.begin, chains, np.bool_(False), np.int32(0))
+        return self._lower("enter", spec.target.data, spec.plan, spec.begin, chains, np.bool_(False), np.int32(0))
 
     def advance(self, machine: Any, size: int) -> Any:
         members, spec = machine, self.spec
         if size != spec.num_chains:  # only where chains are together
             rows = jax.eval_shape(lambda state: gather(state, size)[0], machine[0])
             members = jax.tree.map(lambda leaf: _type(leaf, spec.placement.together), rows), machine[1]
-        return self._lower("advance", members, self.data, spec.plan, np.int32(0), np.int32(0), donate=0)
+        return self._lower("advance", members, spec.target.data, spec.plan, np.int32(0), np.int32(0), donate=0)
 
     def leave(self, machine: Any) -> Any:
-        return self._lower("leave", machine, self.data, self.spec.plan)
+        return self._lower("leave", machine, self.spec.target.data, self.spec.plan)
 
     def pool(self, chains: Any) -> Any:
         function = pool_chains if self.specs is None else pool_over_devices(self.spec.placement, self.specs)
@@ -123,8 +123,8 @@ class _Programs:
         inputs, outputs = (None, place.together) if specs is None else map(place.shardings, getattr(specs, name))
         shardings: dict[str, Any] = {"in_shardings": inputs, "out_shardings": outputs}
         shardings = {name: given for name, given in shardings.items() if given is not None}
-        if specs is not None:  # NumPy arrays whose parts lie in other processes are refused, their types are not
-            args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+        if specs is not None:  # wherever arrays lie now, and whichever process has them
+            args = jax.tree.map(struct_of, args)
         lowered = jax.jit(function or getattr(self.sampler, name), donate_argnums=donate, **shardings).lower(*args)
 
         def typed(sharding: Any, below: Any) -> Any:

@@ -18,13 +18,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from ...sharding.layout import local_shape, replicated
 from ...transforms.errors import SamplerError
 from ...transforms.processes import put, spans_processes, whole
-from ..kernels.layout import Home, Layout
+from ..kernels.layout import Layout
 from ..kernels.pooling import pool_chains
 from ..kernels.records import ChainState, Plan
 from ..kernels.target import Target
+from ..placing.programs import local_struct
 from .batching import Sampler
 from .chain import Begin
 from .parts import Parts
@@ -175,9 +175,9 @@ class Placement(NamedTuple):
         """A target whose data and fixed values are the shapes of one device's parts."""
         if self.parts is None or not self.parts.leaves:
             return target
-        leaves = (_local(x, home, self.sizes) for x, home in zip(target.data.leaves, self.parts.leaves, strict=True))
+        leaves = (local_struct(x, home, self.sizes) for x, home in zip(target.data.leaves, self.parts.leaves, strict=True))
         homes = dict(self.parts.fixed)
-        fixed = {name: _local(x, ((), *homes[name]) if homes.get(name) else (), self.sizes) for name, x in target.fixed.items()}
+        fixed = {name: local_struct(x, ((), *homes[name]) if homes.get(name) else (), self.sizes) for name, x in target.fixed.items()}
         return target._replace(data=target.data._replace(leaves=tuple(leaves)), fixed=fixed)
 
     def local_plan(self, plan: Plan) -> Plan:
@@ -186,7 +186,7 @@ class Placement(NamedTuple):
             return plan
         homes = dict(self.parts.options)
         options = jax.tree_util.tree_map_with_path(
-            lambda path, x: _local(x, homes.get(jax.tree_util.keystr(path), ()), self.sizes), plan.tuning.options
+            lambda path, x: local_struct(x, homes.get(jax.tree_util.keystr(path), ()), self.sizes), plan.tuning.options
         )
         vector = jax.ShapeDtypeStruct((self.parts.layout.dim,), np.dtype(self.parts.layout.dtype))
         return plan._replace(tuning=plan.tuning._replace(inverse_mass_matrix=vector, options=options))
@@ -194,11 +194,6 @@ class Placement(NamedTuple):
     @property
     def _parts(self) -> Parts:
         return self.parts or Parts(Layout((), "float32"))
-
-
-def _local(x: Any, home: Home, sizes: dict[str, int]) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of a device's part."""
-    return jax.ShapeDtypeStruct(local_shape(x.shape, home or replicated(len(x.shape)), sizes), x.dtype)
 
 
 def _is_spec(x: Any) -> bool:

@@ -174,7 +174,7 @@ def test_chains_that_cannot_be_split():
         Placement.over(jax.make_mesh((8,), ("chains",))).local(9)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_nuts_over_eight_devices_goes_on_from_a_shared_adapted_state(targets):
     """Without any collective, each device counting for itself; five transitions take the same steps, and end within rounding."""
     with jax.enable_x64(True):

@@ -94,7 +94,7 @@ def same_draws(one, other, tolerance):
 def cases():
     for name in KERNELS:
         for way in WAYS:
-            usual = (way == "all" and name != "RWM") or (name == "RWM" and way == "sites")
+            usual = way == "all" and name in ("NUTS", "Slice")
             for wide in (True, False):
                 mark = pytest.mark.slow if usual and wide else pytest.mark.exhaustive
                 yield pytest.param(name, way, wide, marks=mark, id=f"{name}, {way}, {'float64' if wide else 'float32'}")
@@ -219,7 +219,7 @@ PLANNED = [(name, way) for name in ("NUTS", "HMC", "Slice") for way in ("chains"
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [pytest.param(*case, marks=[] if case == ("HMC", "all") else pytest.mark.exhaustive) for case in PLANNED]
+    ("name", "way"), [pytest.param(*case, marks=pytest.mark.slow if case == ("HMC", "all") else pytest.mark.exhaustive) for case in PLANNED]
 )
 def test_the_plan_says_what_is_lowered(data, name, way):
     plan = sampler(KERNELS[name], way).plan(*data)
@@ -233,6 +233,7 @@ def test_the_plan_says_what_is_lowered(data, name, way):
         assert "per gradient" in str(plan) and plan.chains == CHAINS // 2
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_wrong_is_noticed(data):
     plan = sampler(KERNELS["RWM"], "data").plan(*data)
     wrong = replace(plan, static={**plan.static, "advance": {}})
