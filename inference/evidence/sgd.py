@@ -165,15 +165,19 @@ def sgd_evidence(
         progress_bar=progress_bar,
     )
     check(words)
-    place = placement(mesh, tactics, int(num_restarts))
-    args, kwargs, test = on_one_device(place, (args, kwargs, test))
+    where = placement(mesh, tactics, int(num_restarts))
+    args, kwargs, test = on_one_device(where, (args, kwargs, test))
     density = log_density(model, *args, **kwargs)
     check_model(density.program)
     objective = Objective(density.program, Layout.of(density.positions))
     now = resolved(words, objective.layout.dim)
-    batches = None if batch_size is None else cut(model, args, kwargs, density, objective, batch_size, plate)
     held_out, test_data = _held_out(model, test, density, objective.layout)
-    train, tested = tuple(jax.device_put(density.data)), tuple(jax.device_put(test_data))
+    spread = None if where is None else Spread.of(where, density, test_data)
+    if spread is not None and spread.rows:  # no device has all rows
+        train, tested = spread.train, spread.test
+    else:
+        train, tested = tuple(jax.device_put(density.data)), tuple(jax.device_put(test_data))
+    batches = None if batch_size is None else cut(model, args, kwargs, density, train, objective, batch_size, plate)
     problem = Problem(
         objective=objective,
         batches=batches,
@@ -186,7 +190,7 @@ def sgd_evidence(
         evaluate_every=int(evaluate_every or (1 if batches is None else batches.count)),
         fits=Fits(objective, train, now.fits),
         key=key_data,
-        spread=None if place is None else Spread.of(place, train, tested),
+        spread=spread,
     )
     estimate = replace(_estimate(problem, now, int(num_restarts), bool(progress_bar)), seconds=perf_counter() - begun)
     warn(estimate)
