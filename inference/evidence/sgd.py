@@ -119,8 +119,8 @@ def sgd_evidence(
             restarts, without a word to the others. `ls.ManualPartition({"plate:rows": 0}, axis="d")`, or by argument, `{"data.x": 0,
             "data.y": 0}`: every device has its own rows, of the data alone; a plate with latent sites in it is refused, for a restart
             has all parameters on each of its devices. Both together, or either. Rows are split by XLA: which collectives there are is
-            its choice, and nothing predicts them as `mcmc.plan` does. Held-out data are whole on every device, and of a minibatch every
-            device has a copy. For one start the numbers are those of one device, to 1e-10 of their size in float64 and 1e-5 in float32.
+            its choice, and nothing predicts them as `mcmc.plan` does. Held-out data are whole on every device, and every device goes
+            through a copy of the whole minibatch. For one start the numbers are those of one device, to 1e-10 of their size in float64 and 1e-5 in float32.
             A start that is fitted is as exact as L-BFGS is: it sums over rows in another order, stops elsewhere by a rounding's
             square root, and the estimate is that of another q_0: in float32 up to some thousandths of a nat, as for rows in another
             order on one device. Where rows are whole, one device has the fits, the restarts that choose a path where the devices do

@@ -42,7 +42,8 @@ def _check_even(tactic: ManualPartition, name: str, shape: tuple[int, ...], home
     for dim, (size, axes) in enumerate(zip(shape, home, strict=True)):
         count = math.prod(sizes[axis] for axis in axes)
         if size % count:
+            fewer = f"Leave out {size % count} of its {size} rows, or write" if size > count else "Name arrays with more rows, or write"
             raise PartitionError(
                 f"{tactic}: dimension {dim} of {name}, {list(shape)}, cannot be divided among the {count} devices of "
-                f"{' and '.join(map(repr, axes))}. Leave out {size % count} of its {size} rows, or write a mesh whose axis divides {size}."
+                f"{' and '.join(map(repr, axes))}. {fewer} a mesh whose axis divides {size}."
             )
