@@ -120,11 +120,11 @@ def sgd_evidence(
             "data.y": 0}`: every device has its own rows, of the data alone; a plate with latent sites in it is refused, for a restart
             has all parameters on each of its devices. Both together, or either. Rows are split by XLA: which collectives there are is
             its choice, and nothing predicts them as `mcmc.plan` does. Held-out data are whole on every device, and every device goes
-            through a copy of the whole minibatch. For one start the numbers are those of one device, to 1e-10 of their size in float64 and 1e-5 in float32.
-            A start that is fitted is as exact as L-BFGS is: it sums over rows in another order, stops elsewhere by a rounding's
-            square root, and the estimate is that of another q_0: in float32 up to some thousandths of a nat, as for rows in another
-            order on one device. Where rows are whole, one device has the fits, the restarts that choose a path where the devices do
-            not divide their number, and what is done once at the end. Where restarts are split, a path that is read at its peak,
+            through a copy of the whole minibatch. For one start the numbers are those of one device, to 1e-10 of their size in float64
+            and 1e-5 in float32. A start that is fitted is as exact as L-BFGS is: over other devices it sums rows in another order and
+            stops elsewhere by the square root of a rounding, and the estimate is that of another q_0: in float32 up to some thousandths
+            of a nat, as for rows in another order on one device. Where rows are whole, one device has the fits, the restarts that
+            choose a path where the devices do not divide their number, and what is done once at the end. Where restarts are split, a path that is read at its peak,
             `start="prior"`, is followed a second time up to there, because finding the peak takes all restarts.
 
     Returns:
