@@ -124,8 +124,8 @@ def sgd_evidence(
             and 1e-5 in float32. A start that is fitted is as exact as L-BFGS is: over other devices it sums rows in another order and
             stops elsewhere by the square root of a rounding, and the estimate is that of another q_0: in float32 up to some thousandths
             of a nat, as for rows in another order on one device. Where rows are whole, one device has the fits, the restarts that
-            choose a path where the devices do not divide their number, and what is done once at the end. Where restarts are split, a path that is read at its peak,
-            `start="prior"`, is followed a second time up to there, because finding the peak takes all restarts.
+            choose a path where the devices do not divide their number, and what is done once at the end. Where restarts are split,
+            a path that is read at its peak, `start="prior"`, is followed a second time up to there, because finding it takes all restarts.
 
     Returns:
         The estimate: `bound`, `bound_stderr`, `importance_weighted`, `laplace`, `certified`, `samples`, `plot()`, `to_arviz()`.
