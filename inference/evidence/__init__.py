@@ -17,7 +17,7 @@ steps       one step and its Jacobian
 estimators  the change of entropy in one step, from products with the Hessian
 curvature   how near a step comes to folding space: the guard of those estimators
 descent     the path of all restarts as one compiled program
-spread      restarts split over the devices of a mesh
+spread      restarts and rows split over the devices of a mesh
 host        the loop around it, which reports, stores, and hears an interrupt
 objective   a model as a sampler of its prior, a log likelihood and a log prior on one vector
 batches     a plate's rows cut into minibatches, and the proof that they add up

@@ -72,13 +72,20 @@ class Batches:
 
 
 def cut(
-    model: Callable[..., Any], args: tuple, kwargs: dict, density: LogDensity, objective: Objective, batch_size: int, plate: str | None
+    model: Callable[..., Any],
+    args: tuple,
+    kwargs: dict,
+    density: LogDensity,
+    data: Sequence[Any],
+    objective: Objective,
+    batch_size: int,
+    plate: str | None,
 ) -> Batches:
     """Cuts a plate's rows into batches, and checks that its likelihood is the sum over them.
 
     Args:
         model, args, kwargs: the model and all the data.
-        density, objective: the same, traced.
+        density, objective: the same, traced. data: those of the density, on the devices.
         batch_size: rows in a batch.
         plate: the plate's name; None if there is one candidate.
 
@@ -93,7 +100,7 @@ def cut(
         raise _does_not_split(name, "a latent site changes its shape with the number of rows; sample it outside of the plate, once")
     is_rows = _row_data(density.data, part.data, order[:batch_size], name)
     batches = Batches(Objective(part.program, objective.layout), is_rows, num_rows, batch_size)
-    _check_sum(batches, objective, density.data, order, name)
+    _check_sum(batches, objective, data, order, name)
     return batches
 
 

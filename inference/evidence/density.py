@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,10 +28,12 @@ class Density:
 
     Attributes:
         program: the model, with its data. layout: of the vectors.
+        data: the data where they are on devices; None: the program's own, put there for each call.
     """
 
     program: ModelProgram
     layout: Layout
+    data: Sequence[Any] | None = field(default=None, compare=False)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """(draw, dim), unconstrained -> log gamma, (draw,), nats, float64."""
@@ -55,7 +57,8 @@ class Density:
 
     def _in_batches(self, function: Callable[..., Any], rows: Any) -> np.ndarray:
         total = len(jax.tree.leaves(rows)[0])
-        forward, data, parts = Forward(self.program), jax.device_put(self.program.data), []
+        forward, parts = Forward(self.program), []
+        data = jax.device_put(self.program.data) if self.data is None else self.data
         for begin in range(0, total, self._size):
             numbers = np.minimum(np.arange(begin, begin + self._size), total - 1)  # the last batch is filled up with the last row
             batch = function(forward, self.layout, data, jax.tree.map(lambda v, n=numbers: v[n], rows))

@@ -43,5 +43,5 @@ def doubts(fits: Fits, plan: Plan, inflate: float, log_evidence: float) -> Doubt
     if plan.start == "prior":
         return Doubts(known, np.nan, None, fit.converged, fit.evaluations)
     mean, root = fits.normal(plan.start)
-    tail = pareto_k(fits.objective.program, fits.objective.layout, mean, inflate * root)
+    tail = pareto_k(fits.objective.program, fits.objective.layout, fits.data, mean, inflate * root)
     return Doubts(known, tail, other_mode(fits, plan.start, log_evidence, _SHARE), fit.converged, fit.evaluations)

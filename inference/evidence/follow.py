@@ -40,7 +40,7 @@ class Problem(NamedTuple):
         objective: the model. batches, held_out: on a batch, and on the test data, or None. train, test: their data.
         asked: keywords that make a path. num_probes, fresh, evaluate_every: as in `Path`.
         fits: to start from. key: the user's, two words.
-        spread: where restarts are split, if they are; those that choose a path, only if their number is divided evenly too.
+        spread: where restarts or rows are split, if they are; of restarts that choose a path see `Spread.of_restarts`.
     """
 
     objective: Objective
@@ -57,8 +57,8 @@ class Problem(NamedTuple):
     spread: Spread | None
 
     def spread_of(self, num_restarts: int) -> Spread | None:
-        """Where so many restarts are split; None if they are together."""
-        return None if self.spread is None or num_restarts % self.spread.place.num_devices else self.spread
+        """Where so many restarts lie; None if all is on one device."""
+        return None if self.spread is None else self.spread.of_restarts(num_restarts)
 
     def path(self, plan: Plan, num_restarts: int) -> Path:
         """What the programs of a plan are compiled for."""
@@ -68,7 +68,7 @@ class Problem(NamedTuple):
             batches=self.batches,
             held_out=self.held_out,
             joint=plan.joint,
-            peak=not plan.joint and spread is None,
+            peak=not plan.joint and not (spread and spread.place.axes),
             order=self.asked.order,
             num_probes=self.num_probes,
             fresh=self.fresh,

@@ -8,6 +8,9 @@ Source: Vehtari, Simpson, Gelman, Yao & Gabry (2024), "Pareto smoothed importanc
 Simpson & Gelman (2018), "Yes, but did it work?", ICML. We deviate: the Pareto distribution is fitted by maximum likelihood.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from scipy.stats import genpareto
 
@@ -22,13 +25,13 @@ _FEWEST = 1000
 _WORK = 2**28  # elements of the model's largest value, over all draws
 
 
-def pareto_k(program: ModelProgram, layout: Layout, mean: np.ndarray, root: np.ndarray) -> float:
+def pareto_k(program: ModelProgram, layout: Layout, data: Sequence[Any], mean: np.ndarray, root: np.ndarray) -> float:
     """The shape k of the tail of the weights p(y, u) / N(u; mean, root root'), from draws that are always the same.
 
     Args:
-        mean: (dim,). root: (dim, dim).
+        data: of the program, on devices. mean: (dim,). root: (dim, dim).
     """
-    density = Density(program, layout)
+    density = Density(program, layout, data)
     number = int(np.clip(_WORK // density.largest, _FEWEST, _DRAWS))
     normal = np.random.default_rng(0).standard_normal((number, layout.dim))
     log_weights = density(mean + normal @ root.T) + 0.5 * (normal**2).sum(axis=1)

@@ -115,11 +115,17 @@ def sgd_evidence(
             at the same steps.
         progress_bar: whether to show one.
         mesh: devices, `jax.make_mesh((8,), ("r",))`. None: the default device, or where the data are.
-        tactics: what is split over the mesh: `[ls.ManualPartition({"restarts": 0}, axis="r")]`. Every device then follows the paths of its
-            own restarts, on a copy of the data and without a word to the others; the numbers are the same, to 1e-10 of their size in
-            float64 and 1e-5 in float32. On one device remain fits, the restarts that choose a path where the devices do not divide
-            their number, and what is done once at the end. A path that is read at its peak, `start="prior"`, is followed a second
-            time up to there, because finding the peak takes all restarts.
+        tactics: what is split over the mesh. `ls.ManualPartition({"restarts": 0}, axis="r")`: every device follows the paths of its own
+            restarts, without a word to the others. `ls.ManualPartition({"plate:rows": 0}, axis="d")`, or by argument, `{"data.x": 0,
+            "data.y": 0}`: every device has its own rows, of the data alone; a plate with latent sites in it is refused, for a restart
+            has all parameters on each of its devices. Both together, or either. Rows are split by XLA: which collectives there are is
+            its choice, and nothing predicts them as `mcmc.plan` does. Held-out data are whole on every device, and every device goes
+            through a copy of the whole minibatch. For one start the numbers are those of one device, to 1e-10 of their size in float64
+            and 1e-5 in float32. A start that is fitted is as exact as L-BFGS is: over other devices it sums rows in another order and
+            stops elsewhere by the square root of a rounding, and the estimate is that of another q_0: in float32 up to some thousandths
+            of a nat, as for rows in another order on one device. Where rows are whole, one device has the fits, the restarts that
+            choose a path where the devices do not divide their number, and what is done once at the end. Where restarts are split,
+            a path that is read at its peak, `start="prior"`, is followed a second time up to there, because finding it takes all restarts.
 
     Returns:
         The estimate: `bound`, `bound_stderr`, `importance_weighted`, `laplace`, `certified`, `samples`, `plot()`, `to_arviz()`.
@@ -130,7 +136,8 @@ def sgd_evidence(
         EvidenceError: an argument makes no sense; a latent site is scaled, masked or has an improper prior; the plate does not split into
             batches of that size; there is no fit, or no mode; every restart became infinite or NaN; no path was ever valid; the devices
             do not divide the restarts.
-        PartitionError: a tactic names something other than restarts, no axis of the mesh, or one that has been used. SamplerError: rows.
+        PartitionError: a tactic names something other than restarts and data, no axis of the mesh, or one that has been used; it pads;
+            the devices do not divide the rows.
 
     Warns:
         EvidenceRangeWarning: steps were too long for the curvature there; their paths are not counted after them.
@@ -165,15 +172,19 @@ def sgd_evidence(
         progress_bar=progress_bar,
     )
     check(words)
-    place = placement(mesh, tactics, int(num_restarts))
-    args, kwargs, test = on_one_device(place, (args, kwargs, test))
+    where = placement(mesh, tactics, int(num_restarts))
+    args, kwargs, test = on_one_device(where, (args, kwargs, test))
     density = log_density(model, *args, **kwargs)
     check_model(density.program)
     objective = Objective(density.program, Layout.of(density.positions))
     now = resolved(words, objective.layout.dim)
-    batches = None if batch_size is None else cut(model, args, kwargs, density, objective, batch_size, plate)
     held_out, test_data = _held_out(model, test, density, objective.layout)
-    train, tested = tuple(jax.device_put(density.data)), tuple(jax.device_put(test_data))
+    spread = None if where is None else Spread.of(where, density, test_data)
+    if spread is not None and spread.rows:  # no device has all rows
+        train, tested = spread.train, spread.test
+    else:
+        train, tested = tuple(jax.device_put(density.data)), tuple(jax.device_put(test_data))
+    batches = None if batch_size is None else cut(model, args, kwargs, density, train, objective, batch_size, plate)
     problem = Problem(
         objective=objective,
         batches=batches,
@@ -186,7 +197,7 @@ def sgd_evidence(
         evaluate_every=int(evaluate_every or (1 if batches is None else batches.count)),
         fits=Fits(objective, train, now.fits),
         key=key_data,
-        spread=None if place is None else Spread.of(place, train, tested),
+        spread=spread,
     )
     estimate = replace(_estimate(problem, now, int(num_restarts), bool(progress_bar)), seconds=perf_counter() - begun)
     warn(estimate)

@@ -1,6 +1,6 @@
-"""The names of a posterior for tactics: chains, sites, data, and plates.
+"""The names of a posterior for tactics: chains or restarts, sites, data, and plates.
 
-    "chains"            the chains of a run, split outside of the density
+    "chains"            the chains of a run, split outside of the density; "restarts", the paths of an estimate
     "sites.alpha"       the unconstrained values of a latent site
     "data.x"            an array that the model was given, by parameter and path; "data.constants.0" one that the model brought along
     "plate:group"       the axis of a plate, in every site and array of which it is known to be an axis
@@ -20,10 +20,11 @@ from ...sharding.schedule import check_axes
 from ...sharding.tactics import REPLICATED, AutomaticPartition, ManualPartition
 from ...transforms.errors import PartitionError
 
-__all__ = ["CHAINS", "Named", "Tactic", "data_names", "named_tactics", "plates_of", "site_names"]
+__all__ = ["CHAINS", "PLATE", "RESTARTS", "Named", "Tactic", "data_names", "named_tactics", "plates_of", "site_names"]
 
 CHAINS = "chains"
-_PLATE = "plate:"
+RESTARTS = "restarts"
+PLATE = "plate:"
 
 Tactic = ManualPartition | AutomaticPartition
 
@@ -32,7 +33,7 @@ class Named(NamedTuple):
     """Tactics of a run, sorted.
 
     Attributes:
-        chain_axes: of the mesh, over which the chains are split.
+        chain_axes: of the mesh, over which the chains or restarts are split.
         density: the tactics for the density, plates written out by site and array.
     """
 
@@ -40,13 +41,16 @@ class Named(NamedTuple):
     density: tuple[Tactic, ...]
 
 
-def named_tactics(tactics: Sequence[Tactic], mesh: Mapping[str, int], plates: Mapping[str, Mapping[str, int]]) -> Named:
+def named_tactics(
+    tactics: Sequence[Tactic], mesh: Mapping[str, int], plates: Mapping[str, Mapping[str, int]] | None, chains: str = CHAINS
+) -> Named:
     """What tactics say of chains, and what they say of the density.
 
     Args:
         tactics: the user's.
         mesh: axis -> size.
-        plates: see `plates_of`.
+        plates: see `plates_of`; None if they are not known yet, then they stay as they are written.
+        chains: what is split outside of the density, `CHAINS` or `RESTARTS`.
 
     Raises:
         PartitionError: an axis or a plate does not exist, or an axis is used for chains and for something else.
@@ -59,42 +63,42 @@ def named_tactics(tactics: Sequence[Tactic], mesh: Mapping[str, int], plates: Ma
             rest.append(tactic)
             continue
         values = dict(tactic.values)
-        where = values.pop(CHAINS, None)
+        where = values.pop(chains, None)
         if where is not None:
-            _check_chains(tactic, where, chain_axes)
+            _check_chains(tactic, chains, where, chain_axes)
             chain_axes.append(tactic.axis)
         if values or tactic.atomic:
-            rest.append(replace(tactic, values=_without_plates(tactic, values, plates)))
+            rest.append(replace(tactic, values=values if plates is None else _without_plates(tactic, values, plates)))
     for tactic in rest:
         for axis in (tactic.axes,) if isinstance(tactic.axes, str) else tactic.axes:
             if axis in chain_axes:
                 raise PartitionError(
-                    f"{tactic}: the chains are split over {axis!r} already, so that its devices have no chain in common. Write another "
+                    f"{tactic}: the {chains} are split over {axis!r} already, so that its devices have none in common. Write another "
                     f"axis of the mesh; it has {', '.join(map(repr, mesh))}."
                 )
     return Named(tuple(chain_axes), tuple(rest))
 
 
-def _check_chains(tactic: ManualPartition, where: Any, before: Sequence[str]) -> None:
+def _check_chains(tactic: ManualPartition, chains: str, where: Any, before: Sequence[str]) -> None:
     if where is not REPLICATED and (isinstance(where, bool) or where != 0):
-        raise PartitionError(f"{tactic}: chains have one dimension; write ls.ManualPartition({{'chains': 0}}, axis={tactic.axis!r}).")
+        raise PartitionError(f"{tactic}: {chains} have one dimension; write ls.ManualPartition({{{chains!r}: 0}}, axis={tactic.axis!r}).")
     if where is REPLICATED or tactic.pad:
-        raise PartitionError(f"{tactic}: chains can be split, 0, and nothing else; leave 'chains' out, or choose their number to fit.")
+        raise PartitionError(f"{tactic}: {chains} can be split, 0, and nothing else; leave {chains!r} out, or choose their number to fit.")
     if tactic.axis in before:
-        raise PartitionError(f"{tactic}: the chains are split over {tactic.axis!r} already.")
+        raise PartitionError(f"{tactic}: the {chains} are split over {tactic.axis!r} already.")
 
 
 def _without_plates(tactic: ManualPartition, values: Mapping[str, Any], plates: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """The entries of a tactic, each plate written out."""
     written: dict[str, Any] = {}
     for name, where in values.items():
-        if not name.startswith(_PLATE):
+        if not name.startswith(PLATE):
             written[name] = where
             continue
-        plate = name[len(_PLATE) :]
+        plate = name[len(PLATE) :]
         if plate not in plates:
             near = difflib.get_close_matches(plate, plates, n=1, cutoff=0.5)
-            hint = f"did you mean {_PLATE + near[0]!r}?" if near else f"its plates are {', '.join(map(repr, plates)) or 'none'}."
+            hint = f"did you mean {PLATE + near[0]!r}?" if near else f"its plates are {', '.join(map(repr, plates)) or 'none'}."
             raise PartitionError(f"{tactic}: the model has no plate {plate!r}, or none that is known to be an axis of anything; {hint}")
         if where is not REPLICATED and (isinstance(where, bool) or where != 0):
             raise PartitionError(f"{tactic}: a plate is one axis; write {{{name!r}: 0}} or {{{name!r}: ls.REPLICATED}}, found {where!r}.")

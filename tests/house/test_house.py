@@ -98,7 +98,7 @@ BELOW_IN_INFERENCE = {
     "placing": {"kernels"},
     "run": {"kernels", "results", "placing"},
     "flymc": {"kernels", "run"},
-    "evidence": {"kernels", "results", "run"},
+    "evidence": {"kernels", "placing", "results", "run"},
 }
 
 

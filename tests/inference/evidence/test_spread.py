@@ -1,4 +1,6 @@
-"""Restarts that are split over devices: the same numbers, no collective on the way, and what is refused before anything runs."""
+"""Restarts and rows that are split over devices: the same numbers, what each device holds, and what is refused.
+
+Restarts are followed without a collective on the way; rows meet where XLA adds sums."""
 
 import re
 
@@ -8,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import luciole as lc
+from luciole import dist
 from luciole import sharding as ls
 from luciole.inference.evidence import host, sgd
 from luciole.inference.evidence.spread import placement
@@ -18,6 +21,13 @@ COLLECTIVE = re.compile(r"(all|reduce|collective)[-_](reduce|gather|scatter|perm
 
 def over(number, axis="r", **more):
     return {"mesh": jax.make_mesh((number,), (axis,)), "tactics": [ls.ManualPartition({"restarts": 0}, axis=axis, **more)]}
+
+
+def over_both(values, rows=4, **more):
+    """Restarts over two devices, rows over four; or rows alone, over what is left of eight devices."""
+    tactics = [ls.ManualPartition({"restarts": 0}, axis="r"), ls.ManualPartition(values, axis="d", **more)]
+    mesh = jax.make_mesh((8 // rows, rows), ("r", "d"))
+    return {"mesh": mesh, "tactics": tactics if rows < 8 else tactics[1:]}
 
 
 def assert_same(found, expected, tolerance):
@@ -73,6 +83,63 @@ def test_a_path_that_ends_at_a_peak_of_all_restarts(conjugate, quiet):
     assert_same(found, expected, 1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [4, 8])
+def test_every_device_has_its_own_rows(conjugate, quiet, monkeypatch, rows):
+    """In float32: the numbers, with restarts split too and without; shards, memory, and the sum that XLA must have added."""
+    problem, options, programs, placed = conjugate.random(1600, 3), RUN | {"step_size": 1e-4, "num_steps": 3}, [], []
+    monkeypatch.setattr(sgd, "with_samples", lambda problem, plan, key, evidence, descended: evidence)
+
+    def watched(path, *args):
+        if not programs:
+            lowered = jax.jit(host_advance.__wrapped__, static_argnums=0, donate_argnums=1).lower(path, *args)
+            programs.append(lowered.compile())
+            placed.extend(args[1].train)
+        return programs[0](*args)
+
+    host_advance = host.advance
+    expected = quiet(conjugate.model, jax.random.key(0), *problem, **options)
+    monkeypatch.setattr(host, "advance", watched)
+    found = quiet(conjugate.model, jax.random.key(0), *problem, **options, **over_both({"plate:rows": 0}, rows))
+    np.testing.assert_allclose(found.log_evidence, expected.log_evidence, rtol=1e-5)
+    local = {x.shape: x.addressable_shards[0].data.shape for x in placed if x.size > 1}
+    assert local == {(1600, 3): (1600 // rows, 3), (1600,): (1600 // rows,)}
+    whole, text = sum(x.nbytes for x in placed), programs[0].as_text()
+    assert whole / rows < programs[0].memory_analysis().argument_size_in_bytes < whole / rows + 4000  # the state, the sizes of 256 steps
+    assert "all-reduce" in text and "all-gather" not in text
+
+
+ROWS = {
+    "plain": RUN,
+    "fit": {"num_restarts": 16},
+    "laplace": {"num_restarts": 16, "start": "laplace", "order": 4},
+    "prior": {"num_restarts": 16, "start": "prior"},
+    "shared minibatches": {"num_restarts": 16, "batch_size": 5},
+    "minibatches of each": RUN | {"batch_size": 8, "minibatches": "fresh"},
+    "threshold": RUN | {"gradient_threshold": 1.0},
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rows", [4, 8])
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_change_no_number(x64, conjugate, quiet, name, rows):
+    problem, options = conjugate.random(40, 3), ROWS[name] | {"test": tuple(conjugate.random(6, 3, 1))}
+    expected = quiet(conjugate.model, jax.random.key(0), *problem, **options)
+    found = quiet(conjugate.model, jax.random.key(0), *problem, **options, **over_both({"data.x": 0, "data.y": 0}, rows))
+    np.testing.assert_allclose(found.log_evidence, expected.log_evidence, rtol=1e-10)
+    assert_same(found, expected, 2e-9 if name == "laplace" else 1e-10)  # a mode is found to the square root of a rounding
+
+
+@pytest.mark.exhaustive
+def test_rows_of_a_large_model(x64, conjugate, quiet):
+    """Its mode is where L-BFGS ends, which rounding moves."""
+    problem, options = conjugate.random(60, 140), {"num_restarts": 24}
+    expected = quiet(conjugate.model, jax.random.key(0), *problem, **options)
+    found = quiet(conjugate.model, jax.random.key(0), *problem, **options, **over_both({"plate:rows": 0}))
+    assert_same(found, expected, 1e-6)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("start", ["fit", "prior"])
 def test_preconditioned_paths_and_held_out_data(x64, conjugate, quiet, start):
@@ -103,15 +170,17 @@ REFUSED = {
     "no tactics": ({"tactics": None}, lc.EvidenceError, r"tactics are None; a list expected .*\"restarts\": 0"),
     "one tactic": ({"tactics": ls.ManualPartition({"restarts": 0}, axis="r")}, lc.EvidenceError, "a list expected"),
     "uneven": ({"num_restarts": 20}, lc.EvidenceError, r"num_restarts=20 cannot be split evenly over the 8 devices of 'r'; .*=24"),
-    "uneven, padded": (tactic({"restarts": 0}, pad=True) | {"num_restarts": 3}, lc.EvidenceError, r"num_restarts=3 .*write num_restarts=8"),
+    "padded": (tactic({"restarts": 0}, pad=True) | {"num_restarts": 3}, lc.PartitionError, r"cannot pad, pad=True: .*axis 'r' divides"),
+    "padded rows": (tactic({"plate:rows": 0}, pad=True), lc.PartitionError, "cannot pad, pad=True"),
     "axis": (tactic({"restarts": 0}, "row"), lc.PartitionError, r"the mesh has no axis 'row'; its axes are 'r'"),
-    "twice": ({"tactics": 2 * over(8)["tactics"]}, lc.PartitionError, r"the axis 'r' is used by ManualPartition.* already"),
+    "twice": ({"tactics": 2 * over(8)["tactics"]}, lc.PartitionError, r"the restarts are split over 'r' already"),
+    "both over one": (tactic({"restarts": 0, "data.x": 0}), lc.PartitionError, r"the restarts are split over 'r' already.*another axis"),
     "name": (tactic({"restart": 0}), lc.PartitionError, r"nothing that is called 'restart'\. Did you mean 'restarts'\?"),
-    "chains": (tactic({"chains": 0}), lc.PartitionError, r"nothing that is called 'chains'\. .*'restarts'"),
-    "dimension": (tactic({"restarts": 1}), lc.PartitionError, r"restarts have one dimension, 0; found 1"),
-    "plate": (tactic({"plate:rows": 0}), lc.SamplerError, r"'plate:rows' means rows, and rows of sgd_evidence cannot be split"),
-    "data": (tactic({"restarts": 0, "data.x": 0}), lc.SamplerError, r"'data\.x' means rows"),
-    "automatic": ({"tactics": [ls.AutomaticPartition(["r"])]}, lc.PartitionError, r"nothing to search for"),
+    "chains": (tactic({"chains": 0}), lc.PartitionError, r"nothing that is called 'chains'\. There are 'restarts', 'data\."),
+    "site": (tactic({"sites.w": 0}), lc.PartitionError, r"'sites\.w' is a latent site, .*only data can be split"),
+    "dimension": (tactic({"restarts": 1}), lc.PartitionError, r"restarts have one dimension; write ls\.Manual"),
+    "whole": (tactic({"restarts": ls.REPLICATED}), lc.PartitionError, r"restarts can be split, 0, and nothing else; leave 'restarts' out"),
+    "automatic": ({"tactics": [ls.AutomaticPartition(["r"])]}, lc.PartitionError, r"searches for nothing"),
     "no tactic": ({"tactics": ["r"]}, lc.PartitionError, r"a tactic is a ManualPartition"),
 }
 
@@ -123,13 +192,31 @@ def test_what_is_refused(quiet, name):
         quiet(lambda: pytest.fail("the model was run"), jax.random.key(0), **over(8) | options)
 
 
-def test_what_stays_whole_is_not_split():
-    """`REPLICATED`, a function that says nothing, and the order of axes."""
+def test_the_order_of_axes():
     mesh = jax.make_mesh((4, 2), ("a", "b"))
-    split = [
-        ls.ManualPartition({"restarts": where}, axis=axis) for where, axis in [(ls.FIRST_DIVISIBLE, "b"), (lambda name, shape: -1, "a")]
-    ]
-    place = placement(mesh, split, 16)
-    assert place.axes == ("b", "a") and place.num_devices == 8
-    assert placement(mesh, [ls.ManualPartition({"restarts": ls.REPLICATED}, axis="a")], 3) is None
+    where = placement(mesh, [ls.ManualPartition({"restarts": 0}, axis=axis) for axis in "ba"], 16)
+    assert where.place.axes == ("b", "a") and where.place.num_devices == 8 and not where.rows
     assert placement(None, [], 3) is None
+
+
+def grouped(x, y):
+    m = lc.sample("m", dist.Normal(0, 1))
+    with lc.plate("rows", len(x)):
+        effect = lc.sample("effect", dist.Normal(m, 1))
+        lc.sample("y", dist.Normal(effect + x, 1), obs=y)
+
+
+REFUSED_ROWS = {
+    "uneven": ({"data.x": 0}, r"dimension 0 of data\.x, \[10\], cannot be divided among the 8 devices of 'r'\. Leave out 2 of its 10 rows"),
+    "argument": ({"data.z": 0}, r"no value of the program is called 'data\.z'\. Did you mean .*'data\.x'"),
+    "plate": ({"plate:row": 0}, r"the model has no plate 'row'.*did you mean 'plate:rows'"),
+    "latent sites": ({"plate:rows": 0}, r"'sites\.effect' is a latent site, .*without a plate that has latent sites"),
+    "dimension": ({"data.x": 1}, r"data\.x has shape \[10\], hence no dimension 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_ROWS)
+def test_rows_that_are_refused(quiet, name):
+    values, words = REFUSED_ROWS[name]
+    with pytest.raises(lc.PartitionError, match=words):
+        quiet(grouped, jax.random.key(0), np.zeros(10), np.zeros(10), **over(8) | tactic(values))
