@@ -87,6 +87,12 @@ class RunPlan:
         """Operations that two layouts would split in two ways, and that were left whole."""
         return tuple(conflict for report in self.reports for conflict in report.conflicts)
 
+    @property
+    def idle_axes(self) -> tuple[str, ...]:
+        """The axes over which nothing is split: the devices along them do the same work."""
+        used = {axis for home in self.homes.values() for axes in home for axis in axes}
+        return tuple(axis for axis in self.mesh if axis not in used)
+
     def explain(self, name: str) -> str:
         """Why values of this name ("sites.alpha", "data.x") lie where they lie: see `ls.Partitioned.explain`.
 
@@ -137,6 +143,7 @@ class RunPlan:
             lines.append(f"  {'time':9} {in_seconds(self.seconds)} for a gradient of all its chains, on {self.reports[-1].hardware}")
         lines += [f"  conflict: {conflict}" for conflict in self.conflicts]
         lines += [f"  note: {note}" for note in dict.fromkeys(note for report in self.reports for note in report.notes)]
+        lines += [f"  note: nothing is split over {axis!r}: its devices do the same work" for axis in self.idle_axes]
         if self.tactics:
             lines += ["", "tactics = [", *(f"    ls.{tactic}," for tactic in self.tactics), "]"]
         return "\n".join(lines)

@@ -56,9 +56,13 @@ class Where(NamedTuple):
                 )
             return cls()
         _check_mesh(mesh)
+        if tactics is not None and not tactics:
+            raise SamplerError(
+                "MCMC: tactics is [], which splits nothing over the mesh; leave it out to split the chains over all axes, or write "
+                "[ls.ManualPartition({'plate:rows': 0}, axis='d')]."
+            )
         where = cls(mesh, None if tactics is None else tuple(tactics))
-        if tactics is None or not any("plate:" in str(tactic) for tactic in tactics):
-            named_tactics(where.tactics or (), where.sizes, {})
+        named_tactics(where.tactics or (), where.sizes, None)
         return where
 
     @property
@@ -126,7 +130,7 @@ def _check_mesh(mesh: Any) -> None:
         )
 
 
-NOWHERE = Where()  # in particular: one device
+NOWHERE = Where()  # one device
 
 
 class Split(NamedTuple):

@@ -56,6 +56,11 @@ def test_chains_alone_have_no_picture():
         alone.plot()
 
 
+def test_an_axis_that_nothing_uses_is_named():
+    idle = plan([ls.ManualPartition({"chains": 0}, axis="c")], c=2, g=4)
+    assert idle.idle_axes == ("g",) and "nothing is split over 'g': its devices do the same work" in str(idle)
+
+
 def test_it_explains_a_layout(split):
     assert "dimension 0 over 'g'" in split.explain("data.y") and "dimension 0 over 'g'" in split.explain("sites.alpha")
     with pytest.raises(lc.PartitionError, match=r"did you mean|Did you mean"):

@@ -178,6 +178,7 @@ REFUSED = {
         lc.PartitionError,
         r"sites.alpha, \[16\].*cannot be padded",
     ),
+    "no tactic": (lambda: lc.MCMC(lc.NUTS(model), mesh={"c": 8}, tactics=[]), lc.SamplerError, r"tactics is \[\], which splits nothing"),
     "no mesh": (lambda: lc.MCMC(lc.NUTS(model), tactics=[split("chains", "c")]), lc.SamplerError, "mesh is None"),
 }
 
