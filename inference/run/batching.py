@@ -98,7 +98,7 @@ def capacity_of(target: Target, num_chains: int) -> int:
 
     Where sites are split, as many as one device would hold: what splitting saves is not filled up again.
     """
-    shares = target.layout.whole.dim / max(1, target.layout.dim)
+    shares = target.layout.whole.dim / target.layout.dim if target.layout.parts else 1
     size = target.layout.dim * jnp.dtype(target.layout.dtype).itemsize + sum(_bytes(spec) for spec in target.shapes) + 64
     return max(1, min(_MAX_CAPACITY, int(_MAX_CHUNK_BYTES // (shares * size * num_chains))))
 

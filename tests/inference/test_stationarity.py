@@ -80,9 +80,9 @@ def test_nuts_with_weight_sign_flipped_is_not(monkeypatch):
     assert worst_z(NUTS(None, step_size=0.6, inverse_mass_matrix=np.ones(3))) > 2 * MAX_Z
 
 
-def unchecked(density, max_depth):
+def unchecked(density, max_depth, layout):
     """`trajectory.iterative` without its check of the sub-trees."""
-    step = trajectory._step(density)
+    step = trajectory._step(density, layout)
 
     @program
     def grow(start, step_size, walk, depth):
@@ -93,7 +93,7 @@ def unchecked(density, max_depth):
             growing = leaf < jax.lax.shift_left(jnp.int32(1), depth) and not walk.stops
         return walk
 
-    return trajectory._doubling(grow, max_depth)
+    return trajectory._doubling(grow, max_depth, layout)
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_elliptical_slice_is_stationary(factor):
 
 @pytest.mark.slow
 def test_elliptical_slice_that_counts_the_prior_twice_is_not(monkeypatch):
-    monkeypatch.setattr(elliptical, "log_likelihood", lambda log_density, whitened: log_density)
+    monkeypatch.setattr(elliptical, "log_likelihood", lambda log_density, whitened, *_: log_density)
     assert worst_z(with_prior(LOWER)) > 2 * MAX_Z
 
 
