@@ -110,12 +110,13 @@ def test_the_same_draws_from_one_adapted_state(data, name, way, wide):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:.*diverged")
 def test_warm_up_from_scratch_over_chains(data):
     with jax.enable_x64(True):
         options = {"num_warmup": 40, "num_samples": 20, "keep_warmup": True}
         one, many = (sampler(KERNELS["NUTS"], way, **options).run(jax.random.key(2), *data) for way in (None, "chains"))
-    for group in ("sample_stats", "warmup_sample_stats"):
-        np.testing.assert_array_equal(one.to_arviz()[group]["n_steps"], many.to_arviz()[group]["n_steps"])
+        for group in ("sample_stats", "warmup_sample_stats"):
+            np.testing.assert_array_equal(one.to_arviz()[group]["n_steps"], many.to_arviz()[group]["n_steps"])
     assert many.cost["gradient_slots"] < one.cost["gradient_slots"]  # a device leaves when its own chain has ended
 
 
@@ -201,6 +202,7 @@ def test_a_kernel_that_forgets_to_sum_is_found(data, monkeypatch):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:.*diverged")
 def test_the_debug_mode_changes_nothing(data):
     plain, debug = (sampler(KERNELS["NUTS"], "all", num_warmup=20, debug=d).run(jax.random.key(0), *data) for d in (False, True))
     same_draws(plain, debug, 0)
