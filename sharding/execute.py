@@ -13,7 +13,7 @@ from ..transforms.jax_compat import Literal, bind, equation_context, scan_layout
 from .factors import NEUTRAL, Local
 from .local import Collective, Compute, Keep, LocalProgram, Mask, Nested, Slots, Step, axes_of, results_of
 
-__all__ = ["is_key", "neutral_element", "padded_to", "run_local"]
+__all__ = ["is_key", "neutral_element", "padded_to", "run_local", "shard_index"]
 
 
 def run_local(program: LocalProgram, slots: Slots, mesh: Mapping[str, int], operands: Sequence[Any]) -> list[Any]:
@@ -26,6 +26,14 @@ def run_local(program: LocalProgram, slots: Slots, mesh: Mapping[str, int], oper
         operands: this device's parts of the inputs.
     """
     return _Device(slots, mesh).run(program, operands)
+
+
+def shard_index(axes: Sequence[str], mesh: Mapping[str, int]) -> Any:
+    """The number of a device among those along some axes, major to minor, int32 (); to be called where the axes have names."""
+    number = jnp.int32(0)
+    for axis in axes:
+        number = number * jnp.int32(mesh[axis]) + lax.axis_index(axis).astype(jnp.int32)
+    return number
 
 
 def neutral_element(combine: str, dtype: Any) -> Any:
@@ -49,10 +57,7 @@ class _Device:
         return math.prod(self.mesh[a] for a in axes)
 
     def index(self, axes: tuple[str, ...]) -> Any:
-        number = jnp.int32(0)
-        for axis in axes:
-            number = number * jnp.int32(self.mesh[axis]) + lax.axis_index(axis).astype(jnp.int32)
-        return number
+        return shard_index(axes, self.mesh)
 
     def run(self, program: LocalProgram, operands: Sequence[Any]) -> list[Any]:
         env: dict[int, Any] = dict(zip(program.inputs, operands, strict=True))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...sharding.execute import shard_index
 from ...transforms.errors import SamplerError
 from ...transforms.streams import Stream
 from .layout import Layout
@@ -103,7 +104,7 @@ def taken(layout: Layout | None, number: Any, vectors: Sequence[jax.Array]) -> l
     """The coordinate of a number, int32 (), of each of some vectors; shape () each, the same on all devices."""
     if layout is None or not layout.parts:
         return [vector[number] for vector in vectors]
-    index, _ = _index(layout, number)
+    index = _index(layout, number)
     rest = layout.parts[0].start
     own = jnp.stack([vector.at[index].get(mode="fill", fill_value=0) for vector in vectors])
     total = jnp.where(index < rest, own, 0)
@@ -117,14 +118,13 @@ def moved(layout: Layout | None, vector: jax.Array, number: Any, value: jax.Arra
     """The vector with another value for the coordinate of a number."""
     if layout is None or not layout.parts:
         return vector.at[number].set(value)
-    index, _ = _index(layout, number)
+    index = _index(layout, number)
     return vector.at[index].set(value, mode="drop")
 
 
-def _index(layout: Layout, number: Any) -> tuple[jax.Array, int]:
-    """Where a device has the coordinate of a number, int32 (); behind the end of its vector if it has it not. And the length."""
-    dim = layout.dim
-    index = jnp.int32(dim)
+def _index(layout: Layout, number: Any) -> jax.Array:
+    """Where a device has the coordinate of a number, int32 (); behind the end of its vector if it has it not."""
+    index = jnp.int32(layout.dim)
     for place in layout.places():
         rest = number - place.first
         mine, local = (rest >= 0) & (rest < math.prod(place.shape)), jnp.int32(place.start)
@@ -132,15 +132,12 @@ def _index(layout: Layout, number: Any) -> tuple[jax.Array, int]:
             along, rest = rest // stride - _first_of(layout, place, d), rest % stride
             mine, local = mine & (along >= 0) & (along < place.local_shape[d]), local + own * along
         index = jnp.where(mine, local, index)
-    return index, dim
+    return index
 
 
 def _first_of(layout: Layout, place: Any, dim: int) -> Any:
     """The first index along a dimension of a site that a device has."""
-    sizes, shard = dict(layout.mesh), jnp.int32(0)
-    for axis in place.home[dim] if place.home else ():
-        shard = shard * sizes[axis] + lax.axis_index(axis).astype(jnp.int32)
-    return shard * place.local_shape[dim]
+    return shard_index(place.home[dim] if place.home else (), dict(layout.mesh)) * place.local_shape[dim]
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:

@@ -36,7 +36,6 @@ class Placed(NamedTuple):
     Attributes:
         target: the programs of one device, on a device's vector; its data are whole, padded where they have to be.
         leaves: how each leaf of the data is split.
-        local: shapes and dtypes of one device's parts of them.
         fixed: how the constrained values that a strategy brings are split, by site.
         values: how constrained and deterministic values are split, in the target's order.
         planner, decided: of the density, for reports.
@@ -44,16 +43,10 @@ class Placed(NamedTuple):
 
     target: Target
     leaves: tuple[Home, ...]
-    local: tuple[jax.ShapeDtypeStruct, ...]
     fixed: dict[str, Home]
     values: tuple[Home, ...]
     planner: Planner
     decided: Decided
-
-    @property
-    def lowered(self) -> Lowered:
-        """The device-local program of the density."""
-        return self.decided.plans[-1].lowered
 
 
 def place_density(
@@ -102,7 +95,7 @@ def place_density(
     values = tuple(constrained.outputs)
     shapes = tuple(local_struct(x, home, sizes) for x, home in zip(parts.constrained.results, values, strict=True))
     target = Target(layout, tuple(parts.value_names), shapes, programs, data, parts.fixed)
-    return Placed(target, tuple(leaf_homes), local, fixed_homes, values, scored.planner, decided)
+    return Placed(target, tuple(leaf_homes), fixed_homes, values, scored.planner, decided)
 
 
 class _Parts:

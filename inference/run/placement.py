@@ -10,14 +10,14 @@ This is the only file of inference/ that asks which platform there is.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from ...sharding.execute import shard_index
 from ...transforms.errors import SamplerError
 from ...transforms.processes import put, spans_processes, whole
 from ..kernels.layout import Layout
@@ -29,7 +29,7 @@ from .batching import Sampler
 from .chain import Begin
 from .parts import Parts
 
-__all__ = ["Placement", "Specs", "over_devices", "pool_over_devices"]
+__all__ = ["Placement", "Specs", "chains_of_one", "over_devices", "pool_over_devices"]
 
 
 class Placement(NamedTuple):
@@ -116,11 +116,7 @@ class Placement(NamedTuple):
         Raises:
             SamplerError: the chains cannot be split evenly.
         """
-        if num_chains % self.num_devices:
-            raise SamplerError(
-                f"MCMC: num_chains is {num_chains}, which cannot be split evenly over {self.num_devices} devices; write a multiple of that."
-            )
-        return num_chains // self.num_devices
+        return chains_of_one(num_chains, self.axes, self.sizes)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -204,6 +200,26 @@ def _is_on(x: Any, mesh: Mesh) -> bool:
     return isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
 
 
+def chains_of_one(num_chains: int, axes: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """Number of chains of one device.
+
+    Args:
+        num_chains: of all.
+        axes: over which they are split.
+        sizes: of the mesh, axis -> size.
+
+    Raises:
+        SamplerError: the chains cannot be split evenly.
+    """
+    count = math.prod(sizes[axis] for axis in axes)
+    if num_chains % count:
+        raise SamplerError(
+            f"MCMC: num_chains is {num_chains}, which cannot be split evenly over {count} devices ({', '.join(map(repr, axes))}); "
+            f"write num_chains={max(1, num_chains // count) * count}, or another multiple of {count}."
+        )
+    return num_chains // count
+
+
 class Specs(NamedTuple):
     """For each function of a `Sampler` how its arguments and what it returns are split: prefixes of their trees."""
 
@@ -252,9 +268,7 @@ def over_devices(sampler: Sampler, placement: Placement, specs: Specs, num_chain
         return jax.shard_map(function, mesh=mesh, in_specs=spec[0], out_specs=spec[1], check_vma=False)
 
     def begin(run_key, plan, start):
-        group = jnp.int32(0)
-        for axis in placement.axes:
-            group = group * mesh.shape[axis] + lax.axis_index(axis).astype(jnp.int32)
+        group = shard_index(placement.axes, mesh.shape)
         start = parts.layout.join(start) if parts.split else start
         return parts.cut_state(sampler.begin(run_key, parts.join_plan(plan), start, group * num_chains))
 

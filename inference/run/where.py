@@ -16,7 +16,7 @@ from ..kernels.target import Target, trace_target
 from ..placing.density import Placed, place_density
 from ..placing.names import CHAINS, Named, Tactic, data_names, named_tactics, plates_of
 from .parts import Parts
-from .placement import Placement
+from .placement import Placement, chains_of_one
 from .spec import Settings
 from .start import Start
 
@@ -199,15 +199,8 @@ def _named(density: Any, where: Where) -> Named:
 
 
 def _check_chains(settings: Settings, axes: Sequence[str], sizes: Mapping[str, int]) -> None:
-    count = 1
-    for axis in axes:
-        count *= sizes[axis]
-    if settings.num_chains % count:
-        raise SamplerError(
-            f"MCMC: num_chains is {settings.num_chains}, which cannot be split evenly over {count} devices ({', '.join(map(repr, axes))}); "
-            f"write num_chains={max(1, settings.num_chains // count) * count}, or another multiple of {count}."
-        )
-    if settings.compact and count > 1:
+    of_one = chains_of_one(settings.num_chains, axes, sizes)
+    if settings.compact and of_one < settings.num_chains:
         raise SamplerError(
             "MCMC: compact is True and the chains are split over devices, each of which leaves a chunk when its own chains have ended; "
             "write compact=False."
