@@ -139,39 +139,36 @@ class Member:
         assert self.process.stdout is not None and self.process.stderr is not None
         streams = ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
         self.readers = [threading.Thread(target=self.pass_on, args=pair, daemon=True) for pair in streams]
-        threading.Thread(target=self.wait, args=(ends,), daemon=True).start()
         for reader in self.readers:
             reader.start()
+        threading.Thread(target=self.wait, args=(ends,), daemon=True).start()
 
     def pass_on(self, source: IO[str], sink: TextIO) -> None:
-        for line in source:
-            self.heard = time.monotonic()
-            if self.log is not None:
-                self.log.write(line)
-                self.log.flush()
-            if not CHATTER.fullmatch(line):
-                if not FRAME.match(line):
-                    self.lines.append(line)
-                with suppress(BrokenPipeError):  # nobody reads: no reason for the process to stand still
-                    sink.write(f"[{self.name}] {line.rstrip()}\n")
-                    sink.flush()
+        with source:  # closed here, whenever the last process that holds its other end is gone
+            for line in source:
+                self.heard = time.monotonic()
+                if self.log is not None:
+                    self.log.write(line)
+                    self.log.flush()
+                if not CHATTER.fullmatch(line):
+                    if not FRAME.match(line):
+                        self.lines.append(line)
+                    with suppress(BrokenPipeError):  # nobody reads: no reason for the process to stand still
+                        sink.write(f"[{self.name}] {line.rstrip()}\n")
+                        sink.flush()
 
     def wait(self, ends: "queue.Queue[Member]") -> None:
         self.process.wait()
         ends.put(self)
+        for reader in self.readers:
+            reader.join()
+        if self.log is not None:
+            self.log.close()
 
     def drain(self) -> None:
-        """Waits for the last lines of an ended process."""
+        """Waits a while for the last lines of an ended process."""
         for reader in self.readers:
             reader.join(2.0)  # what the process has started may hold its streams open
-
-    def close(self) -> None:
-        """After the end: its lines read, its files closed."""
-        self.drain()
-        if not any(reader.is_alive() for reader in self.readers):
-            for file in (self.process.stdout, self.process.stderr, self.log):
-                if file is not None:
-                    file.close()
 
     def signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):  # gone already; macOS says the latter of one not yet buried
@@ -249,7 +246,7 @@ def end(members: Sequence[Member]) -> None:
         while any(m.process.poll() is None for m in members) and time.monotonic() < deadline:
             time.sleep(0.02)
     for member in members:
-        member.close()
+        member.drain()
 
 
 @contextmanager
