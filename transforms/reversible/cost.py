@@ -1,0 +1,70 @@
+"""What a strategy keeps for the way back, and how often it evaluates a step: known before anything runs."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..autodiff.checkpoints import Checkpoints
+from ..errors import DerivativeError
+from .reversal import Reversal
+
+__all__ = ["STRATEGIES", "Choice", "choose", "costs"]
+
+_log = logging.getLogger("luciole")
+
+STRATEGIES = ("tape", "sqrt", "reversible", "tree")
+
+
+class Choice(NamedTuple):
+    """strategy: its name. kept_bytes: for the way back, at the most. evaluations: of a step, forwards and backwards."""
+
+    strategy: str
+    kept_bytes: int
+    evaluations: int
+
+    def __str__(self) -> str:
+        return f'"{self.strategy}" (keeps {self.kept_bytes / 1e6:,.3g} MB, {self.evaluations:,} evaluations of a step)'
+
+
+def costs(carry: Sequence[Any], num_steps: int, reversal: Reversal | None, fanout: int) -> dict[str, Choice]:
+    """By strategy; the reversible one only where there is a reversal."""
+    size = sum(x.size * x.dtype.itemsize for x in carry)
+    found = {}
+    for name in STRATEGIES:
+        if name == "reversible":
+            if reversal is not None:
+                found[name] = Choice(name, reversal.kept_bytes, reversal.evaluations)
+        else:
+            way = Checkpoints.of(name, num_steps, fanout)
+            found[name] = Choice(name, way.carries_held * size, way.evaluations())
+    return found
+
+
+def choose(
+    where: str, strategy: str, carry: Sequence[Any], num_steps: int, reversal: Reversal | None, memory_bytes: float, fanout: int
+) -> Choice:
+    """The strategy to take; see `reversible_loop`.
+
+    Raises:
+        DerivativeError: the reversible one is asked for and there is none; the one asked for keeps more than `memory_bytes`.
+    """
+    if strategy == "reversible" and reversal is None:
+        raise DerivativeError(
+            f'{where}: strategy="reversible" needs an update that can be undone, an `Update` of `Add` and `Multiply` as SGD with momentum '
+            'is; found a function from state to state. Write strategy="tree", or "auto".'
+        )
+    known = costs(carry, num_steps, reversal, fanout)
+    if strategy != "auto":
+        chosen = known[strategy]
+        if chosen.kept_bytes > memory_bytes:
+            others = ", ".join(map(str, sorted((c for c in known.values() if c != chosen), key=lambda c: c.kept_bytes)))
+            raise DerivativeError(
+                f"{where}: {chosen} for {num_steps:,} steps, which is more than memory_bytes={memory_bytes:g}. The others: {others}. Choose "
+                "one of these, or give more memory."
+            )
+        return chosen
+    fitting = [c for c in known.values() if c.kept_bytes <= memory_bytes]
+    chosen = min(fitting, key=lambda c: (c.evaluations, c.kept_bytes)) if fitting else min(known.values(), key=lambda c: c.kept_bytes)
+    others = "; ".join(str(c) for c in known.values() if c != chosen)
+    _log.info("%s: %d steps by the strategy %s. Not taken: %s.", where, num_steps, chosen, others)
+    return chosen
