@@ -22,6 +22,7 @@ from .evidence import (
     sgd_evidence,
 )
 from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
+from .hypergradient import Hypergradient, RoughHypergradientWarning, hypergradient
 from .kernels.elliptical import EllipticalSlice
 from .kernels.hmc import HMC
 from .kernels.nuts import NUTS
@@ -53,6 +54,7 @@ __all__ = [
     "FewEffectiveDrawsWarning",
     "FlyMC",
     "FullEvaluationWarning",
+    "Hypergradient",
     "InterruptWarning",
     "KinkWarning",
     "NonNormalPosteriorWarning",
@@ -62,6 +64,7 @@ __all__ = [
     "ProgramFolderWarning",
     "ProgressReport",
     "Results",
+    "RoughHypergradientWarning",
     "RowsOnDeviceWarning",
     "Slice",
     "StoreWarning",
@@ -69,6 +72,7 @@ __all__ = [
     "bounds",
     "bridge_evidence",
     "compare_evidence",
+    "hypergradient",
     "open_store",
     "predict",
     "sgd_evidence",

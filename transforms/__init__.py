@@ -3,6 +3,7 @@
 if __name__ == "transforms":
     raise ImportError("this folder is part of the package luciole: write `from luciole import transforms`")
 
+from . import reversible
 from .affine import (
     Affine,
     ContractBlock,
@@ -44,6 +45,7 @@ from .errors import (
     SamplerError,
     StoreError,
 )
+from .reversible import reversible_loop
 from .streams import Stream, key_words, normal, stream_for, uniform
 from .structure import placed, structure
 
@@ -85,6 +87,8 @@ __all__ = [
     "normal",
     "placed",
     "program",
+    "reversible",
+    "reversible_loop",
     "scratch",
     "stream_for",
     "structure",

@@ -19,6 +19,7 @@ from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FewEffectiveDrawsWarning as FewEffectiveDrawsWarning
 from .inference import FlyMC as FlyMC
 from .inference import FullEvaluationWarning as FullEvaluationWarning
+from .inference import Hypergradient as Hypergradient
 from .inference import InterruptWarning as InterruptWarning
 from .inference import KinkWarning as KinkWarning
 from .inference import NonNormalPosteriorWarning as NonNormalPosteriorWarning
@@ -28,6 +29,7 @@ from .inference import PreconditionerWarning as PreconditionerWarning
 from .inference import ProgramFolderWarning as ProgramFolderWarning
 from .inference import ProgressReport as ProgressReport
 from .inference import Results as Results
+from .inference import RoughHypergradientWarning as RoughHypergradientWarning
 from .inference import RowsOnDeviceWarning as RowsOnDeviceWarning
 from .inference import Slice as Slice
 from .inference import StoreWarning as StoreWarning
@@ -35,6 +37,7 @@ from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
 from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
+from .inference import hypergradient as hypergradient
 from .inference import open_store as open_store
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
@@ -101,6 +104,7 @@ __all__ = [
     "FlyMC",
     "FullEvaluationWarning",
     "InitError",
+    "Hypergradient",
     "InterruptWarning",
     "KeywordError",
     "KinkWarning",
@@ -124,6 +128,7 @@ __all__ = [
     "ProgramFolderWarning",
     "ProgressReport",
     "Results",
+    "RoughHypergradientWarning",
     "RowsOnDeviceWarning",
     "SamplerError",
     "SaturatedDrawWarning",
@@ -137,6 +142,7 @@ __all__ = [
     "bounds",
     "bridge_evidence",
     "compare_evidence",
+    "hypergradient",
     "condition",
     "deterministic",
     "dist",

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from ..autodiff.checkpoints import Checkpoints
 from ..errors import DerivativeError
-from .reversal import Reversal
 
-__all__ = ["STRATEGIES", "Choice", "choose", "costs"]
+__all__ = ["STRATEGIES", "Choice", "choose", "cost_of_reversal", "costs"]
 
 _log = logging.getLogger("luciole")
 
@@ -26,14 +25,27 @@ class Choice(NamedTuple):
         return f'"{self.strategy}" (keeps {self.kept_bytes / 1e6:,.3g} MB, {self.evaluations:,} evaluations of a step)'
 
 
-def costs(carry: Sequence[Any], num_steps: int, reversal: Reversal | None, fanout: int) -> dict[str, Choice]:
-    """By strategy; the reversible one only where there is a reversal."""
+def cost_of_reversal(sizes: Sequence[int], slots: Sequence[int], words: Sequence[int], num_steps: int, segment: int) -> Choice:
+    """Of undoing the steps: states and remainders in 64 bits, what they spill, the tables of the factors, the snapshots.
+
+    Args:
+        sizes: numbers in each leaf of the state. slots: in each remainder. words: of each.
+        segment: steps from one snapshot to the next.
+    """
+    snapshots = -(-num_steps // segment)
+    spilled = sum(2 * (w + 1) * size for w, size in zip(words, slots, strict=True))
+    kept = 8 * (sum(sizes) + sum(slots)) * snapshots + spilled + 5 * num_steps * len(slots)
+    return Choice("reversible", kept, 3 * num_steps)
+
+
+def costs(carry: Sequence[Any], num_steps: int, reversible: Choice | None, fanout: int) -> dict[str, Choice]:
+    """By strategy; the reversible one only where steps can be undone."""
     size = sum(x.size * x.dtype.itemsize for x in carry)
     found = {}
     for name in STRATEGIES:
         if name == "reversible":
-            if reversal is not None:
-                found[name] = Choice(name, reversal.kept_bytes, reversal.evaluations)
+            if reversible is not None:
+                found[name] = reversible
         else:
             way = Checkpoints.of(name, num_steps, fanout)
             found[name] = Choice(name, way.carries_held * size, way.evaluations())
@@ -41,19 +53,19 @@ def costs(carry: Sequence[Any], num_steps: int, reversal: Reversal | None, fanou
 
 
 def choose(
-    where: str, strategy: str, carry: Sequence[Any], num_steps: int, reversal: Reversal | None, memory_bytes: float, fanout: int
+    where: str, strategy: str, carry: Sequence[Any], num_steps: int, reversible: Choice | None, memory_bytes: float, fanout: int
 ) -> Choice:
     """The strategy to take; see `reversible_loop`.
 
     Raises:
         DerivativeError: the reversible one is asked for and there is none; the one asked for keeps more than `memory_bytes`.
     """
-    if strategy == "reversible" and reversal is None:
+    if strategy == "reversible" and reversible is None:
         raise DerivativeError(
             f'{where}: strategy="reversible" needs an update that can be undone, an `Update` of `Add` and `Multiply` as SGD with momentum '
             'is; found a function from state to state. Write strategy="tree", or "auto".'
         )
-    known = costs(carry, num_steps, reversal, fanout)
+    known = costs(carry, num_steps, reversible, fanout)
     if strategy != "auto":
         chosen = known[strategy]
         if chosen.kept_bytes > memory_bytes:

@@ -78,7 +78,7 @@ def reversible_loop(
         traced = trace_step(where, step, jnp.int32(0), state).with_constants_as_params()
         turn, consts, params, carry, tree = traced.turn, traced.consts, traced.params, traced.carry, traced.carry_tree
         reversal = None
-    chosen = choose(where, strategy, carry, num_steps, reversal, memory_bytes, fanout)
+    chosen = choose(where, strategy, carry, num_steps, reversal and reversal.cost, memory_bytes, fanout)
     way: WayBack = Backwards(reversal) if chosen.strategy == "reversible" else Checkpoints.of(chosen.strategy, num_steps, fanout)
     return jax.tree.unflatten(tree, differentiable_loop(turn, way, jnp.int32(num_steps), consts, carry, params))
 
@@ -96,9 +96,7 @@ class Backwards:
     def run(self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
         return self.record(n, turn, consts, carry, params)[0]
 
-    def record(
-        self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]
-    ) -> tuple[list[Any], list[Any]]:
+    def record(self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         half = _Record(self.reversal, len(consts), len(params))
         operands = [*consts, *params, *carry]
         made = linear_op(half, half, operands, [], half.types(operands))

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from ..autodiff import vjp
+from .cost import Choice, cost_of_reversal
 from .numbers import DENOMINATOR, LIMIT, decode, divide, encode, multiply, numerator, to_units
 from .store import pop, push, schedule
 from .traced import Operation, Program
@@ -102,19 +103,11 @@ class Reversal:
         return -(-self.program.num_steps // self.segment) if self.program.num_steps else 1
 
     @property
-    def kept_bytes(self) -> int:
-        """For the way back: the state in integers, the remainders, what they spill, the tables, the snapshots."""
+    def cost(self) -> Choice:
+        """What it keeps, and how often it evaluates a step if no segment must be run again."""
         p = self.program
         sizes = [t.size for t in p.types]
-        of_slots = [sizes[leaf] for leaf in p.slot_leaf]
-        once = 8 * sum(sizes) + 8 * sum(of_slots)
-        words = sum(2 * (w + 1) * size for w, size in zip(p.words, of_slots, strict=True))
-        return once * self.num_segments + words + 5 * p.num_steps * len(of_slots)
-
-    @property
-    def evaluations(self) -> int:
-        """Of a step, if no segment must be run again: forwards, to undo it, and to linearize it."""
-        return 3 * self.program.num_steps
+        return cost_of_reversal(sizes, [sizes[leaf] for leaf in p.slot_leaf], p.words, p.num_steps, self.segment)
 
     # forwards
 

@@ -19,7 +19,7 @@ from ..jax_compat import assemble_jaxpr, open_jaxpr
 from .store import words_for, words_within
 from .update import Add, Multiply, Update, entry_of, increment_of, rational
 
-__all__ = ["Function", "Operation", "Program", "trace_update"]
+__all__ = ["Function", "Operation", "Program", "trace_update", "words_needed"]
 
 
 class Function(NamedTuple):
@@ -90,7 +90,12 @@ class Program:
         """The factors of all steps, (step, slot), before they are rounded."""
 
         def of_step(i: Any) -> Any:
-            made = [f for op in self.operations if op.slots for f in eval_jaxpr(op.function.jaxpr, (), *op.function.inputs(consts, theta, i, ()))]
+            made = [
+                f
+                for op in self.operations
+                if op.slots
+                for f in eval_jaxpr(op.function.jaxpr, (), *op.function.inputs(consts, theta, i, ()))
+            ]
             return jnp.stack(made) if made else jnp.zeros((0,))
 
         return jax.vmap(of_step)(jnp.arange(self.num_steps, dtype=jnp.int32))
@@ -115,12 +120,24 @@ class Program:
         return Turn(assemble_jaxpr(jaxpr, constants, jaxpr.invars[m:], jaxpr.outvars, jaxpr.eqns)[0], m, n)
 
 
-def trace_update(build: Callable[[Any], Update], theta: Any, state: Any, num_steps: int) -> tuple[Program, list[Any], list[Any]]:
+def words_needed(update: Update, state: Any, num_steps: int) -> tuple[int, ...]:
+    """For each slot, the words that its remainders spill: exactly, if the factors are known, else at the most.
+
+    Raises:
+        DerivativeError: a factor is outside (0, 1] or below its bound, or does not fit its entry.
+    """
+    return tuple(w for op in update.operations if isinstance(op, Multiply) for w in _words(op, state, num_steps))
+
+
+def trace_update(
+    build: Callable[[Any], Update], theta: Any, state: Any, num_steps: int, words: Sequence[int] | None = None
+) -> tuple[Program, list[Any], list[Any]]:
     """An update as a program.
 
     Args:
         build: theta -> the update; what its functions close over may be traced.
         theta: a pytree. state: a dict of floating point arrays.
+        words: as `words_needed` has them; by default it is asked.
 
     Returns:
         The program, its constants, and theta: the leaves of the argument, then the traced values that the functions close over.
@@ -134,10 +151,11 @@ def trace_update(build: Callable[[Any], Update], theta: Any, state: Any, num_ste
     theta_leaves, theta_tree = jax.tree.flatten(theta)
     tracer = _Tracer(list(theta_leaves))
     operations: list[Operation] = []
-    words: list[int] = []
     slot_leaf: list[int] = []
     places = jax.tree.unflatten(tree, range(len(leaves)))
-    for number, operation in enumerate(build(theta).operations):
+    update = build(theta)
+    words = words_needed(update, state, num_steps) if words is None else tuple(words)
+    for number, operation in enumerate(update.operations):
         target = tuple(jax.tree.leaves(entry_of(places, operation.target)))
 
         def run(theta: Sequence[Any], i: Any, values: Sequence[Any], number: int = number) -> list[Any]:
@@ -149,8 +167,7 @@ def trace_update(build: Callable[[Any], Update], theta: Any, state: Any, num_ste
 
         slots = ()
         if isinstance(operation, Multiply):
-            slots = tuple(range(len(words), len(words) + len(target)))
-            words += _words(operation, state, num_steps)
+            slots = tuple(range(len(slot_leaf), len(slot_leaf) + len(target)))
             slot_leaf += target
         operations.append(Operation(target, tracer.function(run, [] if slots else leaves), slots))
     return (
@@ -159,7 +176,7 @@ def trace_update(build: Callable[[Any], Update], theta: Any, state: Any, num_ste
             tuple(leaf_names(tree)),
             tuple(jax.typeof(v) for v in leaves),
             len(tracer.theta),
-            tuple(words),
+            words,
             tuple(slot_leaf),
             num_steps,
             bool(jax.config.jax_enable_x64),
@@ -215,7 +232,7 @@ def _check_state(state: Any) -> None:
 
 def _words(operation: Multiply, state: Any, num_steps: int) -> list[int]:
     """Words for each leaf of the operation's entry; checks its factors if they are known."""
-    entry = state[operation.target]
+    entry = entry_of(state, operation.target)
     made = jax.eval_shape(lambda: operation.factors(jnp.int32(0), entry))
     names = [f"[{operation.target!r}]{'' if name == 'the value' else name}" for name in leaf_names(jax.tree.structure(entry))]
     for f, name in zip(jax.tree.leaves(made), names, strict=True):
@@ -258,5 +275,3 @@ def _check_factors(operation: Multiply, factors: np.ndarray, names: Sequence[str
             f"Multiply({operation.target!r}): the factor of {names[leaf]} at step {step} is {factors[step, leaf]:g}, {expected}. The store "
             "holds log2(1/factor) bits for each number and step; a factor of 0 would forget all."
         )
-
-

@@ -1,0 +1,170 @@
+"""The programs of a hypergradient, compiled once for each function, structure and types."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...transforms import vjp
+from ...transforms.autodiff.checkpoints import Checkpoints
+from ...transforms.autodiff.turns import trace_step
+from ...transforms.bounded import bounded_jit
+from ...transforms.reversible.reversal import Report, Reversal
+from ...transforms.reversible.traced import trace_update
+from .training import Training
+
+__all__ = ["Compiled", "Outcome", "Problem", "compiled", "roomy", "trained"]
+
+_MAX_PROGRAMS = 16
+
+
+class Outcome(NamedTuple):
+    """What a program returns.
+
+    Attributes:
+        value: of valid_loss. gradient: like hypers. initial_gradient: like params. params: at the end.
+        report: how the way back went.
+    """
+
+    value: Any
+    gradient: Any
+    initial_gradient: Any
+    params: Any
+    report: Report
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that a program is compiled for but the types of its arguments.
+
+    Attributes:
+        training: the inner loop. valid_loss: (params, hypers) -> a real scalar.
+        initial: hypers -> params; None if params are given.
+        num_steps: of the loop. strategy: one of the four. words: of the store; empty for the other strategies.
+        segment: steps between snapshots. fanout: of a tree.
+    """
+
+    training: Training
+    valid_loss: Callable[[Any, Any], Any]
+    initial: Callable[[Any], Any] | None
+    num_steps: int
+    strategy: str
+    words: tuple[int, ...]
+    segment: int
+    fanout: int
+
+    def start(self, params: Any, hypers: Any) -> Any:
+        """The state before the first step."""
+        made = params if self.initial is None else jax.tree.map(jnp.asarray, self.initial(hypers))
+        return self.training.start(made, hypers)
+
+    def differentiate(self, params: Any, hypers: Any) -> Outcome:
+        """Train, evaluate, and go back to the first step."""
+        state, pull_start = vjp(self.start, params, hypers)
+        leaves, tree = jax.tree.flatten(state)
+        after, back = self.train(state, hypers)
+        end = jax.tree.unflatten(tree, after)
+        value, pull_end = vjp(self.valid_loss, end["position"], hypers)
+        of_end, direct = pull_end(jnp.ones((), value.dtype))
+        arriving = {name: of_end if name == "position" else jax.tree.map(_zero, entry) for name, entry in end.items()}
+        of_start, of_hypers, report = back([ct for ct in jax.tree.leaves(arriving) if _moves(ct)])
+        rest = iter(of_start)
+        of_state = jax.tree.unflatten(tree, [next(rest) if _moves(x) else _zero(x) for x in leaves])
+        of_params, by_start = pull_start(of_state)
+        rest = iter(of_hypers)
+        through = jax.tree.map(lambda h: next(rest) if _moves(h) else _zero(h), hypers)
+        gradient = jax.tree.map(lambda h, *cts: sum(cts) if _moves(h) else _zero(h), hypers, direct, through, by_start)
+        return Outcome(value, gradient, of_state["position"] if self.initial else of_params, end["position"], report)
+
+    def train(self, state: Any, hypers: Any) -> tuple[list[Any], Callable[[Sequence[Any]], tuple[list[Any], list[Any], Report]]]:
+        """The leaves of the state after the last step; and the way back from their cotangents to those at the start and of hypers."""
+        if self.strategy == "reversible":
+            program, consts, theta = trace_update(self.training.step, hypers, state, self.num_steps, self.words)
+            reversal, carry = Reversal(program, self.segment), jax.tree.leaves(state)
+            outs, kept = reversal.record(consts, theta, carry)
+
+            def undo(cts: Sequence[Any]) -> tuple[list[Any], list[Any], Report]:
+                of_carry, of_theta, report = reversal.reverse(consts, theta, carry, kept, cts)
+                return of_carry, [ct for ct in of_theta if ct is not None], report
+
+            return outs, undo
+        traced = trace_step("hypergradient", lambda i, s, h: self.training.step(h)(i, s), jnp.int32(0), state, hypers)
+        way, n = Checkpoints.of(self.strategy, self.num_steps, self.fanout), jnp.int32(self.num_steps)
+        outs, rows = way.record(n, traced.turn, traced.consts, traced.carry, traced.params)
+        nowhere = jnp.full((len(outs),), self.num_steps, jnp.int32)
+
+        def again(cts: Sequence[Any]) -> tuple[list[Any], list[Any], Report]:
+            made = way.backwards(n, traced.turn, traced.consts, traced.params, rows, cts)
+            return *made, Report(jnp.bool_(True), jnp.int32(0), jnp.bool_(True), nowhere)
+
+        return outs, again
+
+    def only_train(self, params: Any, hypers: Any) -> Any:
+        """The params after the last step, in floating point."""
+        traced = trace_step("hypergradient", lambda i, s, h: self.training.step(h)(i, s), jnp.int32(0), self.start(params, hypers), hypers)
+        way = Checkpoints.of("tape", self.num_steps)
+        outs = way.run(jnp.int32(self.num_steps), traced.turn, traced.consts, traced.carry, traced.params)
+        return jax.tree.unflatten(traced.carry_tree, outs)["position"]
+
+
+def _moves(value: Any) -> bool:
+    """Whether a value has a derivative."""
+    return jnp.issubdtype(jnp.result_type(value), np.inexact)
+
+
+def _zero(value: Any) -> Any:
+    return jnp.zeros_like(value) if _moves(value) else np.zeros(jnp.shape(value), jax.dtypes.float0)
+
+
+class Compiled(NamedTuple):
+    """run: the compiled `Problem.differentiate`. seconds: of tracing and compiling. bytes: beside arguments and results."""
+
+    run: Callable[[Any, Any], Outcome]
+    seconds: float
+    bytes: int
+
+
+def compiled(problem: Problem, params: Any, hypers: Any) -> Compiled:
+    """The program of a problem for arguments of these types."""
+    return _compiled(problem, *_types((params, hypers)), bool(jax.config.jax_enable_x64))
+
+
+@functools.lru_cache(_MAX_PROGRAMS)
+def _compiled(problem: Problem, tree: Any, avals: tuple[Any, ...], wide: bool) -> Compiled:
+    begun = perf_counter()
+    run = jax.jit(problem.differentiate).lower(*jax.tree.unflatten(tree, avals)).compile()
+    return Compiled(run, perf_counter() - begun, run.memory_analysis().temp_size_in_bytes)
+
+
+def roomy(problem: Problem, arguments: Any, words: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of the store for so many words: those of an earlier program for the same problem if they serve, so that it serves again."""
+    earlier = _earlier(problem, *_types(arguments))
+    if not earlier or not all(w <= had <= 1.25 * w + 4 for w, had in zip(words, earlier, strict=True)):
+        earlier[:] = [int(w * 1.05) for w in words]
+    return tuple(earlier)
+
+
+@functools.lru_cache(_MAX_PROGRAMS)
+def _earlier(problem: Problem, tree: Any, avals: tuple[Any, ...]) -> list[int]:
+    """The sizes last taken."""
+    return []
+
+
+def trained(problem: Problem, params: Any, hypers: Any) -> Any:
+    """The params that training ends at."""
+    return _only_train(replace(problem, strategy="tape", words=(), segment=1), params, hypers)
+
+
+@bounded_jit(static_argnums=0, maxsize=_MAX_PROGRAMS)
+def _only_train(problem: Problem, params: Any, hypers: Any) -> Any:
+    return problem.only_train(params, hypers)
+
+
+def _types(values: Any) -> tuple[Any, tuple[Any, ...]]:
+    leaves, tree = jax.tree.flatten(values)
+    return tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)

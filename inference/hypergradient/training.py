@@ -1,0 +1,78 @@
+"""The loop that trains: which optimiser, from which state, by which step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...transforms import DerivativeError, grad
+from ...transforms.reversible import Update, nesterov, sgd, sgd_momentum
+
+__all__ = ["NAMES", "Training"]
+
+NAMES = ("sgd_momentum", "sgd", "nesterov")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training by gradient descent on train_loss(params, hypers, step).
+
+    Attributes:
+        loss: train_loss. optimiser: a name of `NAMES`; or an optax gradient transformation, or (hypers) -> one.
+    """
+
+    loss: Callable[..., Any]
+    optimiser: Any
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The entries of hypers that the optimiser itself reads."""
+        return {"sgd": ("step_size",)}.get(self.optimiser, ("step_size", "decay")) if isinstance(self.optimiser, str) else ()
+
+    @property
+    def reversible(self) -> bool:
+        return self.optimiser == "sgd_momentum"
+
+    def start(self, params: Any, hypers: Any) -> dict[str, Any]:
+        """The state before the first step."""
+        if isinstance(self.optimiser, str):
+            extra = {} if self.optimiser == "sgd" else {"velocity": jax.tree.map(jnp.zeros_like, params)}
+            return {"position": params, **extra}
+        return {"position": params, "optimiser": self.transformation(hypers).init(params)}
+
+    def step(self, hypers: Any) -> Update | Callable[[Any, Any], Any]:
+        """(i, state) -> state."""
+
+        def loss(params: Any, i: Any) -> Any:
+            return self.loss(params, hypers, i)
+
+        if self.optimiser == "sgd_momentum":
+            return sgd_momentum(loss, hypers["step_size"], hypers["decay"])
+        if self.optimiser == "nesterov":
+            return nesterov(loss, hypers["step_size"], hypers["decay"])
+        if self.optimiser == "sgd":
+            return sgd(loss, hypers["step_size"])
+        transformation = self.transformation(hypers)
+
+        def step(i: Any, state: Any) -> Any:
+            params = state["position"]
+            changes, after = transformation.update(grad(loss)(params, i), state["optimiser"], params)
+            moved = jax.tree.map(lambda x, change: x + change.astype(x.dtype), params, changes)
+            return {
+                "position": moved,
+                "optimiser": jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), after, state["optimiser"]),
+            }
+
+        return step
+
+    def transformation(self, hypers: Any) -> Any:
+        """The optax gradient transformation."""
+        made = self.optimiser if hasattr(self.optimiser, "update") else self.optimiser(hypers)
+        if not (hasattr(made, "init") and hasattr(made, "update")):
+            raise DerivativeError(
+                f"hypergradient: optimiser(hypers) is a {type(made).__name__}, an optax gradient transformation expected, as "
+                'optimiser=lambda hypers: optax.adam(hypers["step_size"]).'
+            )
+        return made
