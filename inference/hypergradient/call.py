@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms import DerivativeError
-from ...transforms.reversible import Update
 from ...transforms.reversible.cost import choose, cost_of_reversal
 from ...transforms.reversible.traced import words_needed
 from ...transforms.settings import choice, flag, number, whole
@@ -100,9 +99,9 @@ def hypergradient(
         smooth = smoothness(lambda h: trained(problem, params, h), hypers, gradient)
         if not smooth >= ROUGH:
             warnings.warn(
-                f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per cent along the gradient, and one "
-                "more, change the trained params in unlike ways. The gradient is the right one of this very run, and no guide for a step. Use "
-                "smaller step sizes or fewer steps, or average over seeds.",
+                f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per cent along the gradient, and "
+                "one more, change the trained params in unlike ways. The gradient is the right one of this very run, and no guide for a "
+                "step. Use smaller step sizes or fewer steps, or average over seeds.",
                 RoughHypergradientWarning,
                 stacklevel=2,
             )
@@ -129,9 +128,8 @@ def _planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) ->
     state = problem.start(params, hypers)
     reversible, words = None, ()
     if problem.training.reversible:
-        update = problem.training.step(hypers)
-        assert isinstance(update, Update)
-        words = roomy(problem, (params, hypers), words_needed(update, state, problem.num_steps))
+        needed = words_needed(problem.training.update(hypers), state, problem.num_steps)
+        words = roomy(problem, (params, hypers), needed)
         sizes, slots = [[x.size for x in jax.tree.leaves(tree)] for tree in (state, state["velocity"])]
         reversible = cost_of_reversal(sizes, slots, words, problem.num_steps, problem.segment)
     chosen = choose(_OWNER, problem.strategy, jax.tree.leaves(state), problem.num_steps, reversible, memory_bytes, problem.fanout)

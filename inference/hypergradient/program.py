@@ -84,7 +84,7 @@ class Problem:
     def train(self, state: Any, hypers: Any) -> tuple[list[Any], Callable[[Sequence[Any]], tuple[list[Any], list[Any], Report]]]:
         """The leaves of the state after the last step; and the way back from their cotangents to those at the start and of hypers."""
         if self.strategy == "reversible":
-            program, consts, theta = trace_update(self.training.step, hypers, state, self.num_steps, self.words)
+            program, consts, theta = trace_update(self.training.update, hypers, state, self.num_steps, self.words)
             reversal, carry = Reversal(program, self.segment), jax.tree.leaves(state)
             outs, kept = reversal.record(consts, theta, carry)
 
@@ -131,14 +131,15 @@ class Compiled(NamedTuple):
 
 def compiled(problem: Problem, params: Any, hypers: Any) -> Compiled:
     """The program of a problem for arguments of these types."""
-    return _compiled(problem, *_types((params, hypers)), bool(jax.config.jax_enable_x64))
+    return _compiled(problem, *_types((params, hypers)), jnp.result_type(float) == jnp.float64)
 
 
 @functools.lru_cache(_MAX_PROGRAMS)
 def _compiled(problem: Problem, tree: Any, avals: tuple[Any, ...], wide: bool) -> Compiled:
     begun = perf_counter()
     run = jax.jit(problem.differentiate).lower(*jax.tree.unflatten(tree, avals)).compile()
-    return Compiled(run, perf_counter() - begun, run.memory_analysis().temp_size_in_bytes)
+    memory: Any = run.memory_analysis()
+    return Compiled(run, perf_counter() - begun, memory.temp_size_in_bytes)
 
 
 def roomy(problem: Problem, arguments: Any, words: Sequence[int]) -> tuple[int, ...]:

@@ -79,7 +79,11 @@ def reversible_loop(
         turn, consts, params, carry, tree = traced.turn, traced.consts, traced.params, traced.carry, traced.carry_tree
         reversal = None
     chosen = choose(where, strategy, carry, num_steps, reversal and reversal.cost, memory_bytes, fanout)
-    way: WayBack = Backwards(reversal) if chosen.strategy == "reversible" else Checkpoints.of(chosen.strategy, num_steps, fanout)
+    way: WayBack
+    if reversal is not None and chosen.strategy == "reversible":
+        way = Backwards(reversal)
+    else:
+        way = Checkpoints.of(chosen.strategy, num_steps, fanout)
     return jax.tree.unflatten(tree, differentiable_loop(turn, way, jnp.int32(num_steps), consts, carry, params))
 
 

@@ -112,7 +112,7 @@ class Program:
     def turn(self, consts: Sequence[Any], theta: Sequence[Any]) -> Turn:
         """The same step as the turn of a loop, of these constants and parameters."""
         n, m = len(self.types), len(consts)
-        avals = [*map(jax.typeof, consts), jax.core.ShapedArray((), np.dtype("int32")), *self.types, *map(jax.typeof, theta)]
+        avals = [*map(jax.typeof, consts), jax.typeof(jnp.int32(0)), *self.types, *map(jax.typeof, theta)]
         run = lambda *xs: self.step(xs[:m], xs[m + 1 + n :], xs[m], xs[m + 1 : m + 1 + n])  # noqa: E731
         jaxpr, none = open_jaxpr(jax.make_jaxpr(run)(*avals))
         assert not none
@@ -179,7 +179,7 @@ def trace_update(
             words,
             tuple(slot_leaf),
             num_steps,
-            bool(jax.config.jax_enable_x64),
+            jnp.result_type(float) == jnp.float64,
         ),
         tracer.consts,
         tracer.theta,
@@ -238,8 +238,8 @@ def _words(operation: Multiply, state: Any, num_steps: int) -> list[int]:
     for f, name in zip(jax.tree.leaves(made), names, strict=True):
         if f.shape != ():
             raise DerivativeError(
-                f"Multiply({operation.target!r}): the factor of {name} has the shape {f.shape}; expected one number for each leaf. A factor "
-                "for each step is a function of the step: factor=lambda i: factors[i]."
+                f"Multiply({operation.target!r}): the factor of {name} has the shape {f.shape}; expected one number for each leaf. A "
+                "factor for each step is a function of the step: factor=lambda i: factors[i]."
             )
     known = _known_factors(operation, entry, num_steps)
     if known is not None:
@@ -247,7 +247,8 @@ def _words(operation: Multiply, state: Any, num_steps: int) -> list[int]:
         return words_for(known)
     if operation.at_least is None:
         raise DerivativeError(
-            f"Multiply({operation.target!r}): the factor is traced, so the size of the store is not known. Give a lower bound, at_least=0.5 say."
+            f"Multiply({operation.target!r}): the factor is traced, so the size of the store is not known. Give a lower bound, as "
+            "at_least=0.5."
         )
     if not 0 < operation.at_least <= 1:
         raise DerivativeError(f"Multiply({operation.target!r}): at_least is {operation.at_least}, a number in (0, 1] expected.")
