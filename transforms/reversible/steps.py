@@ -101,7 +101,7 @@ class Steps:
         """What an addition adds: the same bits in both directions."""
         inputs = op.function.inputs(given.consts, given.theta, i.astype(jnp.int32), self.values(units))
         with self.users_numbers():
-            return op.function.value(inputs)
+            return op.function.value(inputs, i)
 
     def users_numbers(self) -> Any:
         return jax.enable_x64(self.program.wide)

@@ -36,10 +36,15 @@ class Function(NamedTuple):
     def inputs(self, consts: Sequence[Any], theta: Sequence[Any], i: Any, state: Sequence[Any]) -> list[Any]:
         return [*(theta[n] if of_theta else consts[n] for of_theta, n in self.sources), i, *state]
 
-    def value(self, inputs: Sequence[Any]) -> list[Any]:
-        """Computed by itself: nothing of it is fused with what stands around it, so that it has the same bits everywhere."""
-        made = eval_jaxpr(self.jaxpr, (), *lax.optimization_barrier(tuple(inputs)))
-        return list(lax.optimization_barrier(tuple(made)))
+    def value(self, inputs: Sequence[Any], i: Any) -> list[Any]:
+        """Computed by itself, so that it has the same bits everywhere: nothing of it is fused with what stands around it.
+
+        What keeps it apart is a branch of which no compiler knows that it is always taken, since i is counted by a loop. (XLA for CPUs drops
+        optimization barriers before it fuses, and a product that meets a sum across that edge is rounded once, not twice.)
+        """
+        out = [v.aval for v in self.jaxpr.outvars]
+        made = lax.cond(i >= 0, lambda xs: eval_jaxpr(self.jaxpr, (), *xs), lambda xs: [jnp.zeros(a.shape, a.dtype) for a in out], tuple(inputs))
+        return list(made)
 
     def pull(self, inputs: Sequence[Any], cotangents: Sequence[Any], num_state: int) -> tuple[dict[int, Any], list[Any]]:
         """Cotangents of theta, by number, and of the state; None and absent are zero."""
