@@ -71,7 +71,7 @@ class Checkpoints(WayBack):
             return cls(capacity, (capacity,))
         if strategy == "sqrt":
             k = math.isqrt(capacity - 1) + 1
-            return cls(capacity, (-(-capacity // k), k))
+            return cls(capacity, (-(-capacity // k), k) if k > 1 else (1,))  # a level of single turns is none
         if strategy != "tree":
             raise DerivativeError(f"checkpoint={strategy!r} is no strategy; expected one of {', '.join(map(repr, STRATEGIES))}.")
         if fanout < 2:

@@ -44,11 +44,12 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(
     ("checkpoint", "capacity"),
     [
         ("tree", 37),
-        *(pytest.param(s, c, marks=slow) for s in STRATEGIES for c in (1, 2, 5, 16, 37) if (s, c) != ("tree", 37)),
+        *(pytest.param(s, c, marks=slow) for s in STRATEGIES for c in (1, 5, 37) if (s, c) != ("tree", 37)),
     ],
 )
 def test_the_gradient_is_exact_for_every_number_of_turns(checkpoint, capacity):
@@ -60,8 +61,8 @@ def test_the_gradient_is_exact_for_every_number_of_turns(checkpoint, capacity):
 
 @slow
 @pytest.mark.usefixtures("quick_compile")
-@pytest.mark.parametrize("t", [ad, jax], ids=["ours", "jax"])
-def test_strategies_agree_to_the_bit_in_every_transformation(t):
+@pytest.mark.parametrize(("t", "n", "axis"), [(ad, [0, 1, 13, 22], 0), (jax, 17, None)], ids=["ours", "jax"])
+def test_strategies_agree_to_the_bit_in_every_transformation(t, n, axis):
     def all_of(checkpoint):
         def derivatives(n, theta):
             f = lambda x: total(n, x * x, INIT, checkpoint, 22)  # noqa: E731
@@ -69,12 +70,10 @@ def test_strategies_agree_to_the_bit_in_every_transformation(t):
             second = t.jvp(t.grad(f), (theta,), (INIT,))
             return forward, second
 
-        some = jax.jit(jax.vmap(derivatives, (0, None)))(jnp.array([0, 1, 13, 22]), SIGNS)
-        other = jax.jit(jax.vmap(derivatives, (None, 0)))(17, jnp.stack([SIGNS, -SIGNS]))
-        return some, other
+        return jax.jit(jax.vmap(derivatives, (axis, 0)))(jnp.array(n), jnp.stack([SIGNS, -SIGNS, SIGNS, -SIGNS]))
 
     tape, *others = map(all_of, STRATEGIES)
-    assert np.abs(tape[0][1][1][2]).max() > 100
+    assert np.abs(tape[1][1][2]).max() > 100
     for made in others:
         same(made, tape)
 

@@ -85,7 +85,7 @@ def test_integers_pass_through_as_they_are(t):
     def gradients(way, n, theta):
         return t.value_and_grad(lambda *a: total(way, n, *a), (0, 1))(theta, X)
 
-    run = jax.jit(jax.vmap(lambda way, n, theta: gradients(way, n, theta), (None, 0, None)), static_argnums=0)
+    run = jax.jit(jax.vmap(gradients, (None, 0, None)), static_argnums=0)
     made, expected = (run(way, jnp.int32(np.array([1, 30, 51])), THETA) for way in (Exact(50), Checkpoints.of("tape", 50)))
     for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(expected), strict=True):
         assert a.dtype == np.float32
@@ -105,30 +105,28 @@ def test_a_way_that_forgets_tangents_has_no_second_derivative(t):
 
 
 @pytest.mark.usefixtures("quick_compile")
-def test_what_a_step_closes_over_as_parameters():
+@pytest.mark.parametrize("theta", [(), pytest.param((np.float32(0.1),), marks=pytest.mark.slow)], ids=["alone", "beside others"])
+def test_what_a_step_closes_over_as_parameters(theta):
     """Traced constants have a derivative then; numbers stay constants, and so does what is an integer."""
-    data, k = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([2, 1, 0])
+    data, seen = np.arange(6, dtype=np.float32).reshape(3, 2), []
 
-    def loss(scale, k, theta):
+    def loss(scale, k):
         def step(i, x, *theta):
             return jnp.tanh(scale * x + jnp.asarray(data)[jnp.asarray(k)[i]] + sum(theta))
 
         traced = trace_step("test", step, jnp.int32(0), X, *theta)
         lifted = traced.with_constants_as_params()
-        seen.append((lifted.turn.num_consts, lifted.turn.num_params, lifted.turn.on_params))
+        seen.append((lifted.turn.num_consts, lifted.turn.num_params, sum(lifted.turn.on_params)))
         outs = differentiable_loop(lifted.turn, Checkpoints.of("tree", 3, 2), jnp.int32(3), lifted.consts, lifted.carry, lifted.params)
         return jnp.sum(outs[0] ** 2)
 
-    def unrolled(scale, k, theta):
+    def unrolled(scale, k):
         x = jnp.asarray(X)
         for i in range(3):
             x = jnp.tanh(scale * x + data[k[i]] + sum(theta))
         return jnp.sum(x**2)
 
-    for theta in ((), (np.float32(0.1),)):
-        seen = []
-        made = jax.jit(lambda scale, k, theta=theta: ad.grad(lambda s: loss(s, k, theta))(scale))(THETA, k)
-        np.testing.assert_allclose(made, jax.grad(unrolled)(THETA, k, theta), rtol=1e-5)
-        ((num_consts, num_params, on_params),) = seen
-        assert (num_consts, num_params) == (1, 2 + len(theta))
-        assert sum(on_params) == 1 + len(theta)
+    order = np.array([2, 1, 0])
+    made = jax.jit(lambda scale, k: ad.grad(lambda s: loss(s, k))(scale))(THETA, order)
+    np.testing.assert_allclose(made, jax.grad(unrolled)(THETA, order), rtol=1e-5)
+    assert seen == [(1, 2 + len(theta), 1 + len(theta))]
