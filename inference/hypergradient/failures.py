@@ -36,8 +36,8 @@ def raise_failure(problem: Problem, params: Any, hypers: Any, outcome: Outcome) 
             'change them; or use strategy="tree", which does not undo steps.'
         )
     raise DerivativeError(
-        "hypergradient: training was not undone bit for bit, though the gradient of train_loss repeats itself: it has other bits in "
-        f"the program that goes back. Write snapshot_every={max(problem.num_steps // 10, 1)}, so that what does not arrive is run again, or "
+        "hypergradient: training was not undone bit for bit, though the gradient of train_loss repeats itself: it has other bits in the "
+        f"program that goes back. Write snapshot_every={max(problem.num_steps // 10, 1)}, so that what does not arrive is run again, or "
         'strategy="tree".'
     )
 

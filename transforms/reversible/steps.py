@@ -99,7 +99,8 @@ class Steps:
 
     def increments(self, op: Operation, i: Any, units: Sequence[Any], given: Given) -> list[Any]:
         """What an addition adds: the same bits in both directions."""
-        inputs = op.function.inputs(given.consts, given.theta, i.astype(jnp.int32), self.values(units))
+        i = i.astype(jnp.int32)
+        inputs = op.function.inputs(given.consts, given.theta, i, self.values(units))
         with self.users_numbers():
             return op.function.value(inputs, i)
 

@@ -39,12 +39,15 @@ class Function(NamedTuple):
     def value(self, inputs: Sequence[Any], i: Any) -> list[Any]:
         """Computed by itself, so that it has the same bits everywhere: nothing of it is fused with what stands around it.
 
-        What keeps it apart is a branch of which no compiler knows that it is always taken, since i is counted by a loop. (XLA for CPUs drops
-        optimization barriers before it fuses, and a product that meets a sum across that edge is rounded once, not twice.)
+        What keeps it apart is a branch of which no compiler knows that it is always taken, since i is counted by a loop. (XLA for CPUs
+        drops optimization barriers before it fuses, and a product that meets a sum across that edge is rounded once, not twice.)
+
+        Args:
+            inputs: of the jaxpr. i: the step, an int32 scalar.
         """
-        out = [v.aval for v in self.jaxpr.outvars]
-        made = lax.cond(i >= 0, lambda xs: eval_jaxpr(self.jaxpr, (), *xs), lambda xs: [jnp.zeros(a.shape, a.dtype) for a in out], tuple(inputs))
-        return list(made)
+        types = [v.aval for v in self.jaxpr.outvars]
+        never = lambda _: [jnp.zeros(a.shape, a.dtype) for a in types]  # noqa: E731
+        return list(lax.cond(lax.ge(i, np.int32(0)), lambda xs: eval_jaxpr(self.jaxpr, (), *xs), never, tuple(inputs)))
 
     def pull(self, inputs: Sequence[Any], cotangents: Sequence[Any], num_state: int) -> tuple[dict[int, Any], list[Any]]:
         """Cotangents of theta, by number, and of the state; None and absent are zero."""

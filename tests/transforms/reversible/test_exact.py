@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from luciole.transforms.reversible import Add, Multiply, Update, check_reversal, rational
-from luciole.transforms.reversible import numbers, store
+from luciole.transforms.reversible import Add, Multiply, Update, check_reversal, numbers, rational, store
 from luciole.transforms.reversible.reversal import Reversal
 from luciole.transforms.reversible.steps import Steps
 from luciole.transforms.reversible.traced import trace_update
@@ -165,9 +164,7 @@ def test_a_user_writes_an_update(problem):
     leapfrog = Update(Add("p", force), Add("q", lambda i, s: 0.1 * s["p"]), Add("p", force))
     state = {"q": jnp.linspace(-1, 1, 5), "p": jnp.zeros(5)}
     assert check_reversal(leapfrog, state, 20) == (20, 0.0, pytest.approx(1.0, abs=0.2))
-    shrinking = Update(
-        Multiply("p", 0.9), Multiply("q", lambda i: 0.5 + 0.4 / (i + 1)), Add("q", lambda i, s: s["p"] + i), Add("p", force)
-    )
+    shrinking = Update(Multiply("p", 0.9), Multiply("q", lambda i: 0.5 + 0.4 / (i + 1)), Add("q", lambda i, s: s["p"] + i), Add("p", force))
     found = check_reversal(shrinking, state, 200)
     assert 0.3 < found.bits < 0.6
     f = rational(jnp.float32(0.123))
