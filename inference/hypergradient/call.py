@@ -15,6 +15,7 @@ from ...transforms.reversible.traced import words_needed
 from ...transforms.settings import choice, flag, number, whole
 from .failures import raise_failure
 from .given import check_losses, check_training, loss_of_two
+from .memory import predicted_bytes
 from .probe import ROUGH, smoothness
 from .program import Problem, compiled, roomy, trained
 from .record import Hypergradient, RoughHypergradientWarning
@@ -99,7 +100,7 @@ def hypergradient(
         smooth = smoothness(lambda h: trained(problem, params, h), hypers, gradient)
         if not smooth >= ROUGH:
             warnings.warn(
-                f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per cent along the gradient, and "
+                f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per mille along the gradient, and "
                 "one more, change the trained params in unlike ways. The gradient is the right one of this very run, and no guide for a "
                 "step. Use smaller step sizes or fewer steps, or average over seeds.",
                 RoughHypergradientWarning,
@@ -120,6 +121,7 @@ def hypergradient(
         smoothness=smooth,
         seconds=seconds,
         compile_seconds=program.seconds,
+        predict=lambda: predicted_bytes(problem, params, hypers, kept_bytes),
     )
 
 

@@ -33,7 +33,8 @@ def raise_failure(problem: Problem, params: Any, hypers: Any, outcome: Outcome) 
         raise DerivativeError(
             f"hypergradient: the gradient of train_loss is not the same when it is computed twice, first at step {step} in params{name}, "
             "so that training cannot be undone. Derive random numbers from `step` (jax.random.fold_in(key, step)) and let no host callback "
-            'change them; or use strategy="tree", which does not undo steps.'
+            "change them; on a GPU set XLA_FLAGS=--xla_gpu_deterministic_ops=true, or sums over segments are added up in any order; or "
+            'use strategy="tree", which does not undo steps.'
         )
     raise DerivativeError(
         "hypergradient: training was not undone bit for bit, though the gradient of train_loss repeats itself: it has other bits in the "

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ...transforms import DerivativeError
 from ...transforms.autodiff.trees import leaf_names
+from ...transforms.jax_compat import transforming
 from .training import NAMES, Training
 
 __all__ = ["check_losses", "check_training", "loss_of_two"]
@@ -48,6 +48,11 @@ def check_training(training: Training, params: Any, hypers: Any, num_steps: int)
     Raises:
         DerivativeError: something makes no sense; names it.
     """
+    if transforming():
+        raise DerivativeError(
+            "hypergradient: called inside jit, grad or vmap; it compiles programs of its own and takes concrete arrays. There use "
+            "transforms.reversible_loop, which is differentiated like any function."
+        )
     if not callable(training.loss):
         raise DerivativeError(
             f"hypergradient: train_loss is a {type(training.loss).__name__}; a function of (params, hypers, step) expected."
@@ -94,11 +99,6 @@ def _arrays(what: str, values: Any) -> Any:
     leaves, tree = jax.tree.flatten(values)
     made = []
     for value, name in zip(leaves, leaf_names(tree), strict=True):
-        if isinstance(value, Tracer):
-            raise DerivativeError(
-                f"hypergradient: {what}{_of(name)} is traced; hypergradient compiles programs of its own and takes concrete arrays. Inside "
-                "jit or grad use transforms.reversible_loop."
-            )
         if not (hasattr(value, "dtype") or isinstance(value, (bool, int, float))):
             raise DerivativeError(f"hypergradient: {what}{_of(name)} is a {type(value).__name__}; an array or a number expected.")
         made.append(jnp.asarray(value, jnp.result_type(value)))

@@ -54,7 +54,9 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
 def by_scan(params: Any, hypers: Any) -> Any:
     """The same training written out for JAX, with its own reverse mode."""
     decay = np.round(np.asarray(hypers["decay"], np.float64) * 2**16) / 2**16 if not isinstance(hypers["decay"], jax.core.Tracer) else None
-    decay = hypers["decay"] + jax.lax.stop_gradient(jnp.round(hypers["decay"] * 2**16) / 2**16 - hypers["decay"]) if decay is None else decay
+    decay = (
+        hypers["decay"] + jax.lax.stop_gradient(jnp.round(hypers["decay"] * 2**16) / 2**16 - hypers["decay"]) if decay is None else decay
+    )
 
     def step(s: Any, i: Any) -> Any:
         x, v = s
@@ -175,8 +177,16 @@ DRIFT = Add("x", lambda i, s: 0.1 * s["v"])
         (lambda: Update(Add("x", lambda i, s: s["x"])), STATE, "reads 'x' itself, so that the update is not invertible"),
         (lambda: Update(Add("x", lambda i, s: s["w"])), STATE, r"reads the entry 'w'; the state has \['v'\] besides"),
         (lambda: Update(Add("x", lambda i, s: s["v"][:2])), STATE, r"increment of 'x' is float32\[2\], expected the structure"),
-        (lambda: Update(Add("y", lambda i, s: s["v"])), STATE, r"changes the entry 'y' of the state, a dict; found the entries \['v', 'x'\]"),
-        (lambda: Update(DRIFT), {"x": jnp.ones(3), "v": jnp.zeros(3), "n": jnp.int32(0)}, r"\['n'\] is int32\[\]; a reversible update works"),
+        (
+            lambda: Update(Add("y", lambda i, s: s["v"])),
+            STATE,
+            r"changes the entry 'y' of the state, a dict; found the entries \['v', 'x'\]",
+        ),
+        (
+            lambda: Update(DRIFT),
+            {"x": jnp.ones(3), "v": jnp.zeros(3), "n": jnp.int32(0)},
+            r"\['n'\] is int32\[\]; a reversible update works",
+        ),
         (lambda: Update(DRIFT), [1.0], "works on a dict of named entries; found a list"),
     ],
 )
@@ -191,7 +201,10 @@ def test_what_an_update_cannot_be(update, state, words):
         ({"num_steps": 0}, "num_steps is 0, a whole number of at least 1 expected"),
         ({"strategy": "magic"}, "strategy is 'magic', one of 'reversible', 'tape', 'sqrt', 'tree', 'auto' expected"),
         ({"snapshot_every": 0}, "snapshot_every is 0"),
-        ({"strategy": "tape", "memory_bytes": 10}, r'"tape" \(keeps 0.00012 MB, 10 evaluations of a step\) for 5 steps, which is more than'),
+        (
+            {"strategy": "tape", "memory_bytes": 10},
+            r'"tape" \(keeps 0.00012 MB, 10 evaluations of a step\) for 5 steps, which is more than',
+        ),
     ],
 )
 def test_keywords_that_make_no_sense(keywords, words):
