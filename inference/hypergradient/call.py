@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms import DerivativeError
-from ...transforms.reversible.cost import choose, cost_of_reversal
+from ...transforms.reversible.cost import Choice, choose, cost_of_reversal
 from ...transforms.reversible.traced import words_needed
 from ...transforms.settings import choice, flag, number, whole
 from .failures import raise_failure
@@ -21,7 +21,7 @@ from .program import Problem, compiled, roomy, trained
 from .record import Hypergradient, RoughHypergradientWarning
 from .training import Training
 
-__all__ = ["hypergradient"]
+__all__ = ["hypergradient", "planned"]
 
 _OWNER = "hypergradient"
 
@@ -85,7 +85,7 @@ def hypergradient(
     params, hypers = check_training(training, params, hypers, num_steps)
     problem = Problem(training, loss_of_two(valid_loss), initial, num_steps, strategy, (), segment, fanout)
     check_losses(problem, params, hypers)
-    problem, kept_bytes, evaluations = _planned(problem, params, hypers, memory_bytes)
+    problem, chosen = planned(problem, params, hypers, memory_bytes)
     program = compiled(problem, params, hypers)
     begun = perf_counter()
     outcome = jax.block_until_ready(program.run(params, hypers))
@@ -116,17 +116,17 @@ def hypergradient(
         repaired=int(outcome.report.repaired),
         strategy=problem.strategy,
         bytes=program.bytes,
-        kept_bytes=kept_bytes,
-        evaluations=evaluations,
+        kept_bytes=chosen.kept_bytes,
+        evaluations=chosen.evaluations,
         smoothness=smooth,
         seconds=seconds,
         compile_seconds=program.seconds,
-        predict=lambda: predicted_bytes(problem, params, hypers, kept_bytes),
+        predict=lambda: predicted_bytes(problem, params, hypers, chosen.kept_bytes),
     )
 
 
-def _planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) -> tuple[Problem, int, int]:
-    """The problem with its strategy and the size of its store; the bytes kept, and the gradients computed."""
+def planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) -> tuple[Problem, Choice]:
+    """The problem with its strategy and the size of its store; and what the strategy costs."""
     state = problem.start(params, hypers)
     reversible, words = None, ()
     if problem.training.reversible:
@@ -136,7 +136,7 @@ def _planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) ->
         reversible = cost_of_reversal(sizes, slots, words, problem.num_steps, problem.segment)
     chosen = choose(_OWNER, problem.strategy, jax.tree.leaves(state), problem.num_steps, reversible, memory_bytes, problem.fanout)
     words = words if chosen.strategy == "reversible" else ()
-    return replace(problem, strategy=chosen.strategy, words=words), chosen.kept_bytes, chosen.evaluations
+    return replace(problem, strategy=chosen.strategy, words=words), chosen
 
 
 def _nan(value: Any) -> Any:

@@ -86,7 +86,7 @@ def test_optimisers_of_optax_and_plain_ones(x64):
     def valid(params: Any) -> Any:
         return jnp.sum(params**3)
 
-    for optimiser in (lambda h: optax.adam(h["step_size"]), optax.sgd(0.05, momentum=0.9), "sgd", "nesterov"):
+    for optimiser in (lambda h: optax.adam(h["step_size"], eps=0.3), optax.sgd(0.05, momentum=0.9), "sgd", "nesterov"):
         keywords = {"valid_loss": valid, "params": PARAMS + 0.3, "optimiser": optimiser, "num_steps": 5}
         by_tree, by_tape = (run(**keywords, strategy=s) for s in ("tree", "tape"))
         assert largest_error(by_tree.gradient["scale"], by_tape.gradient["scale"]) < 1e-12

@@ -213,7 +213,7 @@ def test_keywords_that_make_no_sense(keywords, words):
 
 
 def test_a_traced_factor_needs_a_bound():
-    with pytest.raises(DerivativeError, match="the factor is traced, so the size of the store is not known. Give a lower bound"):
+    with pytest.raises(DerivativeError, match=r"the factor is traced, so the size of the store is not known. Give a lower bound"):
         jax.jit(lambda f: reversible_loop(Update(Multiply("v", f), DRIFT), STATE, 5, "reversible"))(0.5)
 
 
