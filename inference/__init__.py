@@ -9,6 +9,7 @@ from .evidence import (
     Comparison,
     Evidence,
     EvidenceFitWarning,
+    EvidenceGradient,
     EvidenceRangeWarning,
     FailedRestartWarning,
     FewEffectiveDrawsWarning,
@@ -19,6 +20,7 @@ from .evidence import (
     UnmixedChainsWarning,
     bridge_evidence,
     compare_evidence,
+    evidence_gradient,
     sgd_evidence,
 )
 from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
@@ -48,6 +50,7 @@ __all__ = [
     "EllipticalSlice",
     "Evidence",
     "EvidenceFitWarning",
+    "EvidenceGradient",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
@@ -69,6 +72,7 @@ __all__ = [
     "bounds",
     "bridge_evidence",
     "compare_evidence",
+    "evidence_gradient",
     "open_store",
     "predict",
     "sgd_evidence",

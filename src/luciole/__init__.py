@@ -79,6 +79,7 @@ _NAMES_BY_ROOM = {
         "bounds",
         "bridge_evidence",
         "compare_evidence",
+        "evidence_gradient",
         "open_store",
         "predict",
         "sgd_evidence",

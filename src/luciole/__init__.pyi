@@ -35,6 +35,7 @@ from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
 from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
+from .inference import evidence_gradient as evidence_gradient
 from .inference import open_store as open_store
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
@@ -140,6 +141,7 @@ __all__ = [
     "condition",
     "deterministic",
     "dist",
+    "evidence_gradient",
     "factor",
     "handlers",
     "inference",
