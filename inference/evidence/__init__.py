@@ -28,6 +28,7 @@ plot        its picture
 The derivative of the bound in a model's arguments:
 gradient    `evidence_gradient`: arguments, the bound by the files above, and its derivative
 chosen      the arguments, and which of the program's data they are
+draws       whether draws from the prior have a derivative in them
 parametric  the model as a function of them too
 sensitivity the path once more, as a loop that is differentiated
 controls    means with less noise

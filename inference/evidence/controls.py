@@ -7,6 +7,8 @@ Source: control variates with coefficients by least squares, Owen (2013), "Monte
 is of the order of one over the number of restarts, and zero where the polynomial fits.
 """
 
+import math
+
 import numpy as np
 
 __all__ = ["controls", "mean_with_controls"]
@@ -28,8 +30,11 @@ def controls(normals: np.ndarray) -> np.ndarray:
 
 
 def mean_with_controls(values: np.ndarray, zero: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over the first axis of values (restart, ...) and its standard error, given controls (restart, control) of mean zero."""
-    flat = values.reshape(len(values), -1)
+    """The mean over the first axis of values (restart, ...) and its standard error, given controls (restart, control) of mean zero; NaN of
+    nothing."""
+    if not len(values):
+        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     design = np.concatenate([np.ones((len(flat), 1)), zero], axis=1)
     inverse = np.linalg.pinv(design)
     coefficients = inverse @ flat

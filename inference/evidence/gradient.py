@@ -15,6 +15,7 @@ from ...transforms.settings import choice
 from ..kernels.layout import Layout
 from .chosen import Chosen
 from .controls import controls, mean_with_controls
+from .draws import check_draws
 from .fits import Fits
 from .follow import Problem, estimate
 from .keywords import Keywords, check, resolved
@@ -195,8 +196,11 @@ def evidence_gradient(
         key=key_data,
         spread=None,
     )
-    plan, evidence = estimate(problem, now, int(num_restarts), bool(progress_bar), _plan_of(fit, objective))
-    model_of = Parametric(objective, chosen.places(density.data))
+    known, places = _plan_of(fit, objective), chosen.places(density.data)
+    if (now.starts if known is None else (known.start,)) != ("fit",):
+        check_draws(_OWNER, objective, places)
+    plan, evidence = estimate(problem, now, int(num_restarts), bool(progress_bar), known)
+    model_of = Parametric(objective, places)
     gradients, normals = _gradients(problem, plan, evidence, model_of, chosen, density.data, checkpoint)
     gradient, error = _means(evidence, gradients, normals)
     like, seconds = chosen.like, perf_counter() - begun
@@ -211,7 +215,7 @@ def _check(path: dict[str, Any], fit: Any, checkpoint: Any) -> None:
         return
     if not isinstance(fit, EvidenceGradient):
         raise EvidenceError(f"{_OWNER}: fit is a {type(fit).__name__}; an earlier result of lc.evidence_gradient expected, or None.")
-    written = [name for name, value in path.items() if value is not _PATH[name] and value != _PATH[name]]
+    written = [name for name, value in path.items() if type(value) is not type(_PATH[name]) or value != _PATH[name]]
     if written:
         raise EvidenceError(f"{_OWNER}: fit= brings its path with it, and {', '.join(written)} would make another; leave out one of the two.")
 

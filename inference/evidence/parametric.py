@@ -68,5 +68,5 @@ class Parametric:
         """Which of the prepared values have a derivative in the chosen data."""
         jaxpr, _ = open_jaxpr(jax.make_jaxpr(self._densities.prepare)(self.objective.program.data))
         chosen = {jaxpr.invars[place] for place in self.places}
-        moving = chosen | set(dependents(jaxpr.eqns, list(chosen)))
+        moving = chosen | dependents(jaxpr.eqns, chosen, effects=False)
         return tuple(not hasattr(v, "val") and v in moving and jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in jaxpr.outvars)
