@@ -16,7 +16,8 @@ from ..kernels.layout import Layout
 from .chosen import Chosen
 from .controls import controls, mean_with_controls
 from .draws import check_draws
-from .fits import Fits
+from .fit import Variational
+from .fits import Fits, Kind
 from .follow import Problem, estimate
 from .keywords import Keywords, check, resolved
 from .objective import Objective, check_model
@@ -44,7 +45,7 @@ class EvidenceGradient:
         gradient_stderr: its standard error, from the spread of restarts; like the gradient.
         gradients: of every restart, (restart, *shape); NaN for those that are not counted.
         seconds: wall time, compilation included.
-        plan, asked, layout: the path, and of which coordinates; what `fit=` takes over.
+        plan, asked, layout: the path, and of which coordinates; what `fit=` takes over. variational: the fit, if one was made; `near=` does.
     """
 
     evidence: Evidence
@@ -55,6 +56,7 @@ class EvidenceGradient:
     plan: Plan
     asked: Asked
     layout: Layout
+    variational: Variational | None
 
     @property
     def value(self) -> float:
@@ -110,6 +112,7 @@ def evidence_gradient(
     gradient_threshold: float | None = None,
     num_probes: int = 1,
     fit: EvidenceGradient | None = None,
+    near: EvidenceGradient | None = None,
     checkpoint: Literal["auto", "tape", "sqrt"] = "auto",
     progress_bar: bool = False,
     **kwargs: Any,
@@ -140,6 +143,7 @@ def evidence_gradient(
         start, inflate, preconditioner, num_steps, step_size, order, num_restarts, gradient_threshold, num_probes: as in `sgd_evidence`.
         fit: an earlier result for this model at other arguments, whose path is used as it is: q_0, S and T. It saves the fit, and the
             bound is one still, looser the further eta has moved.
+        near: an earlier result for this model at arguments that are not far: the fit is looked for from its fit, and found sooner.
         checkpoint: how the carries of the path come back, see `transforms.dynamic_loop`: "tape" keeps (restart, step, dim) numbers,
             "sqrt" two square roots of the steps instead, and takes each step once more. "auto": a tape up to 256 steps.
         progress_bar: whether to show one.
@@ -164,7 +168,7 @@ def evidence_gradient(
     key_data = key_words(key)
     path = {"start": start, "inflate": inflate, "preconditioner": preconditioner, "num_steps": num_steps, "step_size": step_size,
             "order": order, "gradient_threshold": gradient_threshold}  # fmt: skip
-    _check(path, fit, checkpoint)
+    _check(path, fit, near, checkpoint)
     words = Keywords(
         **path,
         num_restarts=num_restarts,
@@ -192,7 +196,7 @@ def evidence_gradient(
         num_probes=int(num_probes),
         fresh=False,
         evaluate_every=1,
-        fits=Fits(objective, train, now.fits),
+        fits=_fits(near or fit, objective, train, now.fits),
         key=key_data,
         spread=None,
     )
@@ -204,18 +208,21 @@ def evidence_gradient(
     gradients, normals = _gradients(problem, plan, evidence, model_of, chosen, density.data, checkpoint)
     gradient, error = _means(evidence, gradients, normals)
     like, seconds = chosen.like, perf_counter() - begun
-    found = EvidenceGradient(evidence, like(gradient), like(error), like(gradients), seconds, plan, problem.asked, objective.layout)
+    path = plan, problem.asked, objective.layout, problem.fits.made
+    found = EvidenceGradient(evidence, like(gradient), like(error), like(gradients), seconds, *path)
     warn(evidence, _OWNER)
     return found
 
 
-def _check(path: dict[str, Any], fit: Any, checkpoint: Any) -> None:
+def _check(path: dict[str, Any], fit: Any, near: Any, checkpoint: Any) -> None:
     choice(_OWNER, "checkpoint", checkpoint, ("auto", "tape", "sqrt"), error=EvidenceError)
+    for name, earlier in {"fit": fit, "near": near}.items():
+        if not isinstance(earlier, EvidenceGradient | None):
+            raise EvidenceError(f"{_OWNER}: {name} is a {type(earlier).__name__}; an earlier result of lc.evidence_gradient expected, or None.")
     if fit is None:
         return
-    if not isinstance(fit, EvidenceGradient):
-        raise EvidenceError(f"{_OWNER}: fit is a {type(fit).__name__}; an earlier result of lc.evidence_gradient expected, or None.")
     written = [name for name, value in path.items() if type(value) is not type(_PATH[name]) or value != _PATH[name]]
+    written += [] if near is None else ["near"]
     if written:
         raise EvidenceError(f"{_OWNER}: fit= brings its path with it, and {', '.join(written)} would make another; leave out one of the two.")
 
@@ -225,6 +232,13 @@ def _plan_of(fit: EvidenceGradient | None, objective: Objective) -> Plan | None:
     if fit is not None and fit.layout != objective.layout:
         raise EvidenceError(f"{_OWNER}: fit is of a model with other latent sites; leave it out.")
     return None if fit is None else fit.plan
+
+
+def _fits(near: EvidenceGradient | None, objective: Objective, data: tuple, kind: Kind) -> Fits:
+    """Fits that are looked for from an earlier one, if it is of these coordinates and of this kind."""
+    earlier = None if near is None or near.layout != objective.layout else near.variational
+    fits_in = earlier is not None and (earlier.root.ndim == 2) == (kind == "full")
+    return Fits(objective, data, kind, earlier if fits_in else None)
 
 
 def _gradients(
