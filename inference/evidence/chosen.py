@@ -64,15 +64,16 @@ class Chosen:
             jax.eval_shape(self._data, self.leaves)
         except (LucioleError, jax.errors.JAXTypeError) as e:
             raise EvidenceError(
-                f"{self.owner}: the model needs the values of the arguments that are differentiated (argnums {list(self.numbers)}) while it "
-                "is traced, by NumPy or in an `if`, where no derivative sees them. Compute with jax.numpy in the model, or before it. "
+                f"{self.owner}: the model needs the values of the arguments that are differentiated (argnums {list(self.numbers)}) "
+                "while it is traced, by NumPy or in an `if`, where no derivative sees them. Compute with jax.numpy in the model, or before it. "
                 f"The trace says: {e}"
             ) from e
         return density
 
     def places(self, data: Sequence[Any]) -> tuple[int, ...]:
         """Where the arrays are among the program's data; an array that the model does not read is in no place: see `read`."""
-        return tuple(next(i for i, value in enumerate(data) if value is leaf) for leaf, on in zip(self.leaves, self.read(data)) if on)
+        found = zip(self.leaves, self.read(data), strict=True)
+        return tuple(next(i for i, value in enumerate(data) if value is leaf) for leaf, on in found if on)
 
     def read(self, data: Sequence[Any]) -> tuple[bool, ...]:
         """Which of the arrays the program reads."""
@@ -91,13 +92,15 @@ class Chosen:
 
 
 def _numbers(owner: str, argnums: Any, count: int) -> tuple[int, ...]:
-    numbers = tuple(argnums) if isinstance(argnums, Sequence) and not isinstance(argnums, str) else (argnums,)
+    numbers: tuple[Any, ...] = tuple(argnums) if isinstance(argnums, Sequence) and not isinstance(argnums, str) else (argnums,)
     if not numbers or not all(map(is_whole, numbers)):
-        raise EvidenceError(f"{owner}: argnums is {argnums!r}; a whole number or a tuple of them expected, positions among the model's arguments.")
+        raise EvidenceError(
+            f"{owner}: argnums is {argnums!r}; a whole number or a tuple of them expected, positions among the model's arguments."
+        )
     if any(not -count <= n < count for n in numbers):
         raise EvidenceError(
-            f"{owner}: argnums={argnums!r} names an argument that is not there: the model was given {count} by position. Give by position what "
-            "is to be differentiated."
+            f"{owner}: argnums={argnums!r} names an argument that is not there: the model was given {count} by position. Give by position "
+            "what is to be differentiated."
         )
     numbers = tuple(n % count for n in numbers)
     if len(set(numbers)) < len(numbers):
@@ -110,7 +113,7 @@ def _array(owner: str, number: int, leaf: Any) -> jax.Array:
     if not jnp.issubdtype(dtype, jnp.floating):
         what = f"an array of {dtype}" if hasattr(leaf, "dtype") else f"{leaf!r}, a {type(leaf).__name__}"
         raise EvidenceError(
-            f"{owner}: argument {number} of the model has {what} in it, and only floating point numbers have a derivative. Write it as a float, "
-            "or name other arguments with argnums."
+            f"{owner}: argument {number} of the model has {what} in it, and only floating point numbers have a derivative. Write it as a "
+            "float, or name other arguments with argnums."
         )
     return jnp.array(np.asarray(leaf) if not isinstance(leaf, jax.Array) else leaf, jax.dtypes.canonicalize_dtype(dtype))

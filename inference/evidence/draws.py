@@ -5,7 +5,6 @@ a path starts from them.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from numpyro import distributions as dist
 
@@ -31,15 +30,18 @@ def check_draws(owner: str, objective: Objective, places: Sequence[int]) -> None
         EvidenceError: names the site and its line.
     """
     for name in _drawn_from(objective, places):
-        site = objective.program.latents.get(name)
-        kinds = [] if site is None else [k for k in node_types(site.spec.treedef) if isinstance(k, type) and issubclass(k, dist.Distribution)]
-        for kind in kinds:
+        if name not in objective.program.latents:
+            continue
+        site = objective.program.latents[name]
+        for kind in node_types(site.spec.treedef):
+            if not (isinstance(kind, type) and issubclass(kind, dist.Distribution)):
+                continue
             own = not kind.__module__.startswith("numpyro.")
             if issubclass(kind, _CHOOSE) or (own and set(kind.reparametrized_params) != set(kind.arg_constraints)):
                 declare = f" (or declare `reparametrized_params` in {kind.__name__}, if they do)" if own else ""
                 raise EvidenceError(
                     f'{owner}: start="prior" takes derivatives of draws from the prior, and the site {name!r} ({site.line}) is drawn from '
-                    f"{kind.__name__}, whose draws do not depend smoothly on its parameters{declare}. Write start=\"fit\", or other argnums."
+                    f'{kind.__name__}, whose draws do not depend smoothly on its parameters{declare}. Write start="fit", or other argnums.'
                 )
 
 
