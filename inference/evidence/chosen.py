@@ -65,8 +65,8 @@ class Chosen:
         except (LucioleError, jax.errors.JAXTypeError) as e:
             raise EvidenceError(
                 f"{self.owner}: the model needs the values of the arguments that are differentiated (argnums {list(self.numbers)}) "
-                "while it is traced, by NumPy or in an `if`, where no derivative sees them. Compute with jax.numpy in the model, or before it. "
-                f"The trace says: {e}"
+                "while it is traced, by NumPy or in an `if`, where no derivative sees them. Compute with jax.numpy in the model, or "
+                f"before it. The trace says: {e}"
             ) from e
         return density
 
