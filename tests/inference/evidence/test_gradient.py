@@ -138,10 +138,11 @@ def tail_data(num=12):
 
 
 PLAIN = {"start": "prior", "preconditioner": None, "num_steps": 20, "step_size": 0.005, "order": 2}
+SHORT = PLAIN | {"step_size": 0.0002}
 FEW = {"num_restarts": 16}
 
 
-def worst_error(gradient, model, args, argnum=0, size=1e-4, **options):
+def worst_error(gradient, model, args, argnum=0, size=1e-5, **options):
     """The largest difference, over restarts, of their derivative and a central difference of their bound on the same path, in a random
     direction; relative to the largest derivative."""
     rng = np.random.default_rng(2)
@@ -153,7 +154,8 @@ def worst_error(gradient, model, args, argnum=0, size=1e-4, **options):
         return at
 
     found = gradient(model, *args, argnums=argnum, **FEW, **options)
-    up, down = (gradient(model, *moved(by), argnums=argnum, fit=found, **FEW) for by in (size, -size))
+    draws = FEW | {"num_probes": options.get("num_probes", 1)}
+    up, down = (gradient(model, *moved(by), argnums=argnum, fit=found, **draws) for by in (size, -size))
     assert up.num_steps == down.num_steps == found.num_steps > 1
     numeric = (up.log_evidence - down.log_evidence) / (2 * size)
     parts = jax.tree.map(lambda g, d: np.sum(np.asarray(g) * d, axis=tuple(range(1, np.ndim(g)))), found.gradients, direction)
@@ -164,11 +166,12 @@ def worst_error(gradient, model, args, argnum=0, size=1e-4, **options):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:evidence_gradient. the bound, .*, is loose")  # from the prior to heavy tails
 @pytest.mark.parametrize(
     "options",
     [
         {"order": "exact"}, {"order": "reference"}, {"order": 2}, {"order": 4}, {"start": "laplace", "order": "exact"},
-        PLAIN | {"order": "exact"}, PLAIN | {"order": 4}, PLAIN | {"num_probes": 2, "gradient_threshold": 1.0},
+        SHORT | {"order": "exact"}, SHORT | {"order": 4}, SHORT | {"num_probes": 2, "gradient_threshold": 1.0},
         {"start": "prior", "preconditioner": "diagonal"}, {"start": "prior", "preconditioner": "full"},
     ],
 )  # fmt: skip
