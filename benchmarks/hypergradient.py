@@ -78,10 +78,12 @@ def start(num_steps, seed=0, decays=(DECAY, DECAY)):
     """params, hypers."""
     rng = np.random.default_rng(seed)
     params = [
-        {"w": jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), float), "b": jnp.zeros(b)} for a, b in zip(SIZES[:-1], SIZES[1:], strict=True)
+        {"w": jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), float), "b": jnp.zeros(b)}
+        for a, b in zip(SIZES[:-1], SIZES[1:], strict=True)
     ]
     by_layer = lambda low, high: [  # noqa: E731
-        {"w": jnp.asarray(rng.uniform(low, high, num_steps), float), "b": jnp.asarray(rng.uniform(low, high, num_steps), float)} for _ in params
+        {"w": jnp.asarray(rng.uniform(low, high, num_steps), float), "b": jnp.asarray(rng.uniform(low, high, num_steps), float)}
+        for _ in params
     ]
     hypers = {"step_size": by_layer(0.1, 0.3), "decay": by_layer(*decays), "l2": [jnp.full(p["w"].shape, 1e-4, float) for p in params]}
     return params, hypers
@@ -103,7 +105,9 @@ def largest(found, expected):
 
 def table(*steps):
     """Each strategy at each number of steps, one process, in turn."""
-    print(f"{'steps':>7} {'strategy':>11} {'MB':>8} {'predicted':>9} {'kept MB':>8} {'evals':>8} {'seconds':>8} {'ms/step':>8} {'/tape':>6} {'error':>9}")
+    print(
+        f"{'steps':>7} {'strategy':>11} {'MB':>8} {'predicted':>9} {'kept MB':>8} {'evals':>8} {'seconds':>8} {'ms/step':>8} {'/tape':>6} {'error':>9}"
+    )
     for num_steps in [int(s) for s in steps] or (100, 1000, 10_000):
         with jax.enable_x64(True):
             wide = lc.hypergradient(train_loss, valid_loss, *start(num_steps), num_steps=num_steps, strategy="tree", probe=False)

@@ -37,6 +37,7 @@ from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
 from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
+from .inference import evidence_gradient as evidence_gradient
 from .inference import hypergradient as hypergradient
 from .inference import open_store as open_store
 from .inference import predict as predict
@@ -145,6 +146,7 @@ __all__ = [
     "condition",
     "deterministic",
     "dist",
+    "evidence_gradient",
     "factor",
     "handlers",
     "hypergradient",
