@@ -19,6 +19,7 @@ Warm-up: every program is compiled and run once before it is timed; medians.
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,10 @@ def largest(found, expected):
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b))) / np.max(np.abs(np.asarray(b)))) for a, b in pairs)
 
 
+def runner(program, *arguments):
+    return lambda: jax.block_until_ready(program(*arguments))
+
+
 def table(*steps):
     """Each strategy at each number of steps, one process, in turn."""
     print(
@@ -116,14 +121,15 @@ def table(*steps):
         found = {s: problem_of(s, params, hypers, num_steps) for s in STRATEGIES}
         programs = {s: compiled(problem, params, hypers) for s, (problem, _) in found.items()}
         outcomes = {s: jax.block_until_ready(p.run(params, hypers)) for s, p in programs.items()}
-        runs = {s: lambda p=p: jax.block_until_ready(p.run(params, hypers)) for s, p in programs.items()}
+        runs = {s: runner(p.run, params, hypers) for s, p in programs.items()}
         times = {s: median(t) for s, t in interleaved(runs, 3 if num_steps > 2000 else 7).items()}
         for s, (problem, chosen) in found.items():
             assert bool(outcomes[s].report.exact), s
             predicted = predicted_bytes(problem, params, hypers, chosen.kept_bytes)
+            megabytes, kept, seconds = programs[s].bytes / 1e6, chosen.kept_bytes / 1e6, times[s]
             print(
-                f"{num_steps:>7,} {s:>11} {programs[s].bytes / 1e6:>8.2f} {predicted / programs[s].bytes:>8.3f}x {chosen.kept_bytes / 1e6:>8.2f} "
-                f"{chosen.evaluations:>8,} {times[s]:>8.2f} {1e3 * times[s] / num_steps:>8.2f} {times[s] / times['tape']:>5.2f}x "
+                f"{num_steps:>7,} {s:>11} {megabytes:>8.2f} {predicted / programs[s].bytes:>8.3f}x {kept:>8.2f} {chosen.evaluations:>8,} "
+                f"{seconds:>8.2f} {1e3 * seconds / num_steps:>8.2f} {seconds / times['tape']:>5.2f}x "
                 f"{largest(outcomes[s].gradient, reference):>9.1e}",
                 flush=True,
             )
@@ -151,10 +157,10 @@ def forward():
         runs = {}
         for s in ("tape", "reversible"):
             program = compiled(problem_of(s, params, hypers, num_steps)[0], params, hypers)
-            runs[s] = lambda p=program: jax.block_until_ready(p.run(params, hypers))
+            runs[s] = runner(program.run, params, hypers)
         plain = problem_of("tape", params, hypers, num_steps)[0]
         train = jax.jit(lambda p, h, plain=plain: plain.only_train(p, h))
-        runs["training alone"] = lambda t=train, p=params, h=hypers: jax.block_until_ready(t(p, h))
+        runs["training alone"] = runner(train, params, hypers)
         for run in runs.values():
             run()
         times = {s: median(t) for s, t in interleaved(runs, 7).items()}
@@ -214,9 +220,12 @@ def exact():
             numbers = sum(program.types[leaf].size for leaf in program.slot_leaf)
             words = sum((w + 1) * program.types[leaf].size for w, leaf in zip(program.words, program.slot_leaf, strict=True))
             bits, bar = 16 * words / numbers / 10_000 + 64 / 10_000, 1.1 * np.log2(1 / DECAY) + 64 / 10_000
-            print(f"{'float64' if wide else 'float32'}, {numbers:,} parameters, 10,000 steps: exact {bool(report.exact)}, in range {bool(report.in_range)}; "
-                  f"store {bits:.4f} bits a parameter and step, remainder included (log2(1/decay) = {np.log2(1 / DECAY):.4f}, bar {bar:.4f}); "
-                  f"{time.perf_counter() - begun:.0f} s with compiling", flush=True)  # fmt: skip
+            print(
+                f"{'float64' if wide else 'float32'}, {numbers:,} parameters, 10,000 steps: exact {bool(report.exact)}, in range "
+                f"{bool(report.in_range)}; store {bits:.4f} bits a parameter and step, remainder included (log2(1/decay) = "
+                f"{np.log2(1 / DECAY):.4f}, bar {bar:.4f}); {time.perf_counter() - begun:.0f} s with compiling",
+                flush=True,
+            )
 
 
 def precision():
