@@ -9,6 +9,7 @@ from .evidence import (
     Comparison,
     Evidence,
     EvidenceFitWarning,
+    EvidenceGradient,
     EvidenceRangeWarning,
     FailedRestartWarning,
     FewEffectiveDrawsWarning,
@@ -19,6 +20,7 @@ from .evidence import (
     UnmixedChainsWarning,
     bridge_evidence,
     compare_evidence,
+    evidence_gradient,
     sgd_evidence,
 )
 from .flymc import BreakEvenWarning, FlyMC, FullEvaluationWarning, RowsOnDeviceWarning, bounds
@@ -49,6 +51,7 @@ __all__ = [
     "EllipticalSlice",
     "Evidence",
     "EvidenceFitWarning",
+    "EvidenceGradient",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
@@ -72,6 +75,7 @@ __all__ = [
     "bounds",
     "bridge_evidence",
     "compare_evidence",
+    "evidence_gradient",
     "hypergradient",
     "open_store",
     "predict",

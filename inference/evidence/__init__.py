@@ -25,6 +25,14 @@ result      what is left of a run
 remarks     what is said where something is wrong
 plot        its picture
 
+The derivative of the bound in a model's arguments:
+gradient    `evidence_gradient`: arguments, the bound by the files above, and its derivative
+chosen      the arguments, and which of the program's data they are
+draws       whether draws from the prior have a derivative in them
+parametric  the model as a function of them too
+sensitivity the path once more, as a loop that is differentiated
+controls    means with less noise
+
 Bridge sampling:
 bridge      `bridge_evidence`: the evidence from a finished run
 warp        its proposal
@@ -37,6 +45,7 @@ notices     the warnings
 
 from .bridge import BridgeEvidence, bridge_evidence
 from .compare import Comparison, compare_evidence
+from .gradient import EvidenceGradient, evidence_gradient
 from .notices import (
     EvidenceFitWarning,
     EvidenceRangeWarning,
@@ -56,6 +65,7 @@ __all__ = [
     "Comparison",
     "Evidence",
     "EvidenceFitWarning",
+    "EvidenceGradient",
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
@@ -66,5 +76,6 @@ __all__ = [
     "UnmixedChainsWarning",
     "bridge_evidence",
     "compare_evidence",
+    "evidence_gradient",
     "sgd_evidence",
 ]

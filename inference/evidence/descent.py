@@ -24,13 +24,13 @@ from ...transforms.bounded import bounded_jit
 from ..run.placement import Placement
 from .batches import Batches
 from .curvature import climb, start_direction
-from .estimators import LIMITS, Order, eigenvalues, log_det_estimate
+from .estimators import LIMITS, Order
 from .objective import Objective
 from .spread import over_devices
-from .starts import Normal, draw, log_density
-from .steps import Rule, one_product_step, step
+from .starts import Normal, restart_keys, start_at
+from .steps import Rule, move, step
 
-__all__ = ["CAPACITY", "CHOOSE", "Data", "Path", "State", "Track", "advance", "begin", "chooses"]
+__all__ = ["CAPACITY", "CHOOSE", "Data", "Path", "State", "Track", "advance", "begin", "chooses", "compensated"]
 
 CAPACITY = 256
 """Steps that one call of `advance` has buffers for."""
@@ -150,15 +150,8 @@ def begin(objective: Objective, num_rows: int, fresh: bool, place: Placement | N
 
 def _begin(objective: Objective, num_rows: int, fresh: bool, data: Data, key: jax.Array, numbers: jax.Array) -> State:
     dtype, num_restarts = objective.layout.dtype, len(numbers)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
-    draw_keys, guard_keys, probe_keys = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 3))(keys), 1, 0)
-    if data.start is None:
-        position = jax.vmap(partial(objective.draw, data.train))(draw_keys)
-        log_start = jax.vmap(partial(objective.log_prior, data.train))(position)
-    else:
-        normal = jax.vmap(lambda k: jax.random.normal(k, (objective.layout.dim,), dtype))(draw_keys)
-        position = jax.vmap(partial(draw, data.start))(normal)
-        log_start = jax.vmap(partial(log_density, data.start))(normal)
+    draw_keys, guard_keys, probe_keys = jnp.moveaxis(jax.vmap(partial(restart_keys, key))(numbers), 1, 0)
+    position, log_start, _ = jax.vmap(partial(start_at, objective, data.train, data.start))(draw_keys)
     zeros = jnp.zeros((num_restarts,), dtype)
     return State(
         position=position,
@@ -225,7 +218,7 @@ def _step(path: Path, state: State, data: Data, prepared, prepared_test, step_si
     finite = jnp.isfinite(value) & jnp.isfinite(log_prior) & (jnp.isfinite(log_likelihood) | ~evaluated)
     state = state._replace(alive=state.alive & finite)
     state = _keep_best(path, state, log_likelihood + (log_prior - state.log_start) + state.log_det, evaluated, data.last)
-    total, lost = _compensated(state.log_det, log_det, state.lost)
+    total, lost = compensated(state.log_det, log_det, state.lost)
     too_long = curvature > LIMITS[path.order]  # False where it is NaN: not looked at
     alive = state.alive & jnp.isfinite(log_det) & ~too_long
     state = state._replace(position=moved, step=state.step + 1, log_det=total, lost=lost, alive=alive, guard=guard)
@@ -278,16 +271,7 @@ def _move(path: Path, state: State, over_restarts, rule: Rule, step_size):
     """Positions after the step, losses before it, log|det J| or its estimates, and largest eigenvalues if all are computed."""
 
     def one(loss, u, key):
-        if path.order == "exact":
-            now = step(rule, loss, u, step_size)
-            values = eigenvalues(now.product, u.size, u.dtype)
-            return now.moved, now.value, now.log_det_known + jnp.sum(jnp.log(jnp.abs(1 - values))), values[-1]
-        probes = jax.random.rademacher(jax.random.fold_in(key, state.step), (path.num_probes, u.size), u.dtype)
-        if path.order in (2, "reference") and path.num_probes == 1 and rule.width is None:
-            now = one_product_step(rule, loss, u, step_size, probes[0])
-        else:
-            now = step(rule, loss, u, step_size)
-        return now.moved, now.value, now.log_det_known + log_det_estimate(now.product, probes, path.order), jnp.asarray(jnp.nan, u.dtype)
+        return move(rule, loss, u, step_size, path.order, path.num_probes, jax.random.fold_in(key, state.step))
 
     return over_restarts(one, state.position, state.keys)
 
@@ -335,8 +319,8 @@ def _keep_best(path: Path, state: State, evidence, evaluated, last) -> State:
     )
 
 
-def _compensated(total, term, lost):
-    """Kahan's sum: a long path in float32 keeps its last digits."""
+def compensated(total, term, lost):
+    """The sum and what rounding took from it, Kahan's: a long path in float32 keeps its last digits."""
     term = term - lost
     new = total + term
     return new, (new - total) - term

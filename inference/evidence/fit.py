@@ -85,7 +85,9 @@ def prior_moments(objective: Objective, data: Sequence[Any]) -> Prior:
     return Prior(draws, centre, np.maximum((high - low) / 2, np.finfo(np.float32).tiny))
 
 
-def variational(objective: Objective, data: Sequence[Any], prior: Prior, num_draws: int, full: bool) -> Variational | None:
+def variational(
+    objective: Objective, data: Sequence[Any], prior: Prior, num_draws: int, full: bool, near: Variational | None = None
+) -> Variational | None:
     """The normal distribution of the largest evidence lower bound; None if the density is finite nowhere near the prior's centre.
 
     It is looked for around the prior's centre first and then, better conditioned, around what was found, until that changes nothing.
@@ -93,14 +95,15 @@ def variational(objective: Objective, data: Sequence[Any], prior: Prior, num_dra
     Args:
         num_draws: at least. On which the bound is computed; more for a full S, whose dim columns they must span.
         full: whether S is a triangular matrix, or a diagonal.
+        near: a fit to a posterior that is not far, of the same kind: where the search begins, if the density is finite there.
     """
     dim, dtype = objective.layout.dim, objective.layout.dtype
     draws = jnp.asarray(_antithetic(dim, max(num_draws, 4 * dim if full else 2)), dtype)
     program, evaluations = partial(_negative_bound, objective, full, data, draws), 0
-    mean, spread = prior.centre, prior.scale
+    spreads = [factor * prior.scale for factor in _FIRST_SPREADS]
+    first = [(prior.centre, np.diag(spread) if full else spread) for spread in spreads]
     start = np.zeros(2 * dim + (dim * (dim - 1) // 2 if full else 0))
-    for factor in _FIRST_SPREADS:
-        root = np.diag(factor * spread) if full else factor * spread
+    for mean, root in first if near is None else [(near.mean, near.root), *first]:
         value, _ = program(jnp.asarray(mean, dtype), jnp.asarray(root, dtype), jnp.asarray(start, dtype))
         if np.isfinite(value):
             break

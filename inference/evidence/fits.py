@@ -25,13 +25,14 @@ class Fits:
 
     Args:
         objective, data: the model. kind: of the matrices: full, or diagonal.
+        near: an earlier fit of that kind to a posterior that is not far; where the variational fit is looked for first.
 
     Raises (all that need the fit):
         EvidenceError: there is no such fit.
     """
 
-    def __init__(self, objective: Objective, data: Sequence[Any], kind: Kind):
-        self.objective, self.data, self.kind = objective, data, kind
+    def __init__(self, objective: Objective, data: Sequence[Any], kind: Kind, near: Variational | None = None):
+        self.objective, self.data, self.kind, self.near = objective, data, kind, near
 
     @cached_property
     def prior(self) -> Prior:
@@ -39,13 +40,18 @@ class Fits:
 
     @cached_property
     def variational(self) -> Variational:
-        found = variational(self.objective, self.data, self.prior, _DRAWS[self.kind], self.kind == "full")
+        found = variational(self.objective, self.data, self.prior, _DRAWS[self.kind], self.kind == "full", self.near)
         if found is None:
             raise EvidenceError(
                 "sgd_evidence: no normal distribution fits the posterior: near the prior's centre the density is zero, infinite or NaN. "
                 'Look at `lc.prior_predictive`: a likelihood with hard limits does this. Or write start="prior".'
             )
         return found
+
+    @property
+    def made(self) -> Variational | None:
+        """The variational fit if it has been asked for, else the earlier one."""
+        return self.__dict__.get("variational", self.near)
 
     @cached_property
     def laplace(self) -> Laplace | None:

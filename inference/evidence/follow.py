@@ -18,13 +18,15 @@ from .doubts import NOTHING
 from .estimators import LIMITS
 from .fits import FULL, Fits
 from .host import Descended, descend
+from .keywords import Resolved
 from .kinks import unseen_curvature
 from .objective import Objective
 from .plan import Asked, Plan, Start, first_length, last_length, plan
+from .remarks import check_some_valid
 from .result import Evidence, Tried
 from .spread import Spread
 
-__all__ = ["Problem", "choose", "follow", "report", "with_samples"]
+__all__ = ["Problem", "choose", "estimate", "follow", "report", "with_samples"]
 
 _CHECK_EVERY = 10  # steps between two looks at the curvature, in plain descent of a large model; else every step has one
 _ROUNDING = 32  # units in the last place that the mean over restarts may be off by on the device
@@ -81,6 +83,24 @@ class Problem(NamedTuple):
         """The arrays of a plan, where its restarts are."""
         spread = self.spread_of(num_restarts) or self
         return Data(spread.train, spread.test, plan.normal, plan.rule, np.int32(len(plan.step_sizes)))
+
+
+def estimate(problem: Problem, now: Resolved, num_restarts: int, progress_bar: bool, known: Plan | None = None) -> tuple[Plan, Evidence]:
+    """Choose a path, follow it with restarts of its own, and read the bound: everything but what speaks against a fit.
+
+    Args:
+        known: a path that has been chosen before, to be followed as it is.
+
+    Raises:
+        EvidenceError: every restart failed, or no path was valid.
+    """
+    with Progress(1, num_restarts, progress_bar) as progress:
+        progress.reached("fit", 0)
+        chosen, tried = choose(problem, now.starts, now.num_steps, num_restarts) if known is None else (known, ())
+        fixed = known is not None or now.num_steps is not None
+        chosen, evidence, descended = report(problem, chosen, fixed, num_restarts, progress)
+    check_some_valid(evidence)
+    return chosen, replace(with_samples(problem, chosen, random_key(problem.key), evidence, descended), tried=tried)
 
 
 def choose(problem: Problem, starts: Sequence[Start], num_steps: int | None, num_restarts: int) -> tuple[Plan, tuple[Tried, ...]]:

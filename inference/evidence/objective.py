@@ -22,7 +22,7 @@ from ...transforms import EvidenceError
 from ...transforms.partial import Split, split
 from ..kernels.layout import Layout
 
-__all__ = ["Objective", "check_model"]
+__all__ = ["Objective", "check_model", "node_types"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def check_model(program: ModelProgram, owner: str = "sgd_evidence") -> None:
             "is the log likelihood, `sum(v.sum() for v in lc.log_likelihood(model, samples, *args).values())`."
         )
     for site in program.latents.values():
-        kinds = list(_node_types(site.spec.treedef))
+        kinds = list(node_types(site.spec.treedef))
         masked = kinds.count(MaskedDistribution) > site.packed  # missing values have the mask that says which they are
         where = f"the latent site {site.name!r} ({site.line})"
         if ImproperUniform in kinds:
@@ -121,10 +121,10 @@ def check_model(program: ModelProgram, owner: str = "sgd_evidence") -> None:
             )
 
 
-def _node_types(treedef: Any) -> Iterator[type]:
+def node_types(treedef: Any) -> Iterator[type]:
     """The types of all nodes of a pytree's structure."""
     node = treedef.node_data()
     if node is not None:
         yield node[0]
     for child in treedef.children():
-        yield from _node_types(child)
+        yield from node_types(child)

@@ -48,11 +48,11 @@ def check_some_valid(estimate: "Evidence") -> None:
     )
 
 
-def warn(estimate: "Evidence") -> None:
-    """Warns of what is wrong, one warning for each cause."""
+def warn(estimate: "Evidence", owner: str = "sgd_evidence") -> None:
+    """Warns of what is wrong, one warning for each cause, in the name of `owner`."""
     for category, words in problems(estimate):
         if category is not None:
-            warnings.warn(f"sgd_evidence: {words}", category, stacklevel=4)
+            warnings.warn(f"{owner}: {words}", category, stacklevel=4)
 
 
 def problems(estimate: "Evidence") -> Iterator[tuple[type[Warning] | None, str]]:

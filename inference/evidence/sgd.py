@@ -12,16 +12,14 @@ from ...ppl import LogDensity, log_density
 from ...sharding import ManualPartition
 from ...transforms import EvidenceError, key_words
 from ...transforms.calls import verb
-from ...transforms.keys import random_key
 from ..kernels.layout import Layout
-from ..run.progress import Progress
 from .batches import cut
 from .doubts import doubts
 from .fits import Fits
-from .follow import Problem, choose, report, with_samples
-from .keywords import Keywords, Resolved, check, resolved
+from .follow import Problem, estimate
+from .keywords import Keywords, check, resolved
 from .objective import Objective, check_model
-from .remarks import check_some_valid, warn
+from .remarks import warn
 from .result import Evidence
 from .spread import Spread, on_one_device, placement
 
@@ -199,22 +197,12 @@ def sgd_evidence(
         key=key_data,
         spread=spread,
     )
-    estimate = replace(_estimate(problem, now, int(num_restarts), bool(progress_bar)), seconds=perf_counter() - begun)
-    warn(estimate)
-    return estimate
-
-
-def _estimate(problem: Problem, now: Resolved, num_restarts: int, progress_bar: bool) -> Evidence:
-    """Choose a path, follow it with restarts of its own, and look at what speaks against it."""
-    with Progress(1, num_restarts, progress_bar) as progress:
-        progress.reached("fit", 0)
-        chosen, tried = choose(problem, now.starts, now.num_steps, num_restarts)
-        chosen, estimate, descended = report(problem, chosen, now.num_steps is not None, num_restarts, progress)
-    check_some_valid(estimate)
-    estimate = with_samples(problem, chosen, random_key(problem.key), estimate, descended)
+    path, evidence = estimate(problem, now, int(num_restarts), bool(progress_bar))
     if now.asked.preconditioner == "full":
-        estimate = replace(estimate, doubts=doubts(problem.fits, chosen, now.asked.inflate, estimate.bound))
-    return replace(estimate, tried=tried)
+        evidence = replace(evidence, doubts=doubts(problem.fits, path, now.asked.inflate, evidence.bound))
+    evidence = replace(evidence, seconds=perf_counter() - begun)
+    warn(evidence)
+    return evidence
 
 
 def _held_out(model, test, density: LogDensity, layout: Layout) -> tuple[Objective | None, tuple]:

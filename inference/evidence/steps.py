@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms import jvp, linearize, value_and_grad
-from .estimators import Product, threshold
+from .estimators import Order, Product, eigenvalues, log_det_estimate, threshold
 from .roots import Root
 
-__all__ = ["Rule", "Step", "one_product_step", "step"]
+__all__ = ["Move", "Rule", "Step", "move", "one_product_step", "step"]
 
 Loss = Callable[[jax.Array], jax.Array]
 
@@ -84,3 +84,26 @@ def one_product_step(rule: Rule, loss: Loss, u: jax.Array, size: jax.Array, v: j
     (value, gradient), (_, curved) = jvp(value_and_grad(loss), (u,), (rule.root.apply(spread * v),))
     image = size * spread * rule.root.transposed(curved) - taken * v
     return Step(u - size * rule.root.apply(rule.root.transposed(gradient)), value, lambda _: image, log_det_known)
+
+
+class Move(NamedTuple):
+    """moved: u', (dim,). value: f(u), nats. log_det: log|det J| or its estimate, nats. largest: eigenvalue of A; NaN if not computed."""
+
+    moved: jax.Array
+    value: jax.Array
+    log_det: jax.Array
+    largest: jax.Array
+
+
+def move(rule: Rule, loss: Loss, u: jax.Array, size: jax.Array, order: Order, num_probes: int, key: jax.Array) -> Move:
+    """The step from u (dim,), and what it does to the entropy. key: of this restart and step, for the probes."""
+    if order == "exact":
+        now = step(rule, loss, u, size)
+        values = eigenvalues(now.product, u.size, u.dtype)
+        return Move(now.moved, now.value, now.log_det_known + jnp.sum(jnp.log(jnp.abs(1 - values))), values[-1])
+    probes = jax.random.rademacher(key, (num_probes, u.size), u.dtype)
+    if order in (2, "reference") and num_probes == 1 and rule.width is None:
+        now = one_product_step(rule, loss, u, size, probes[0])
+    else:
+        now = step(rule, loss, u, size)
+    return Move(now.moved, now.value, now.log_det_known + log_det_estimate(now.product, probes, order), jnp.asarray(jnp.nan, u.dtype))

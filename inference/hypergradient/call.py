@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms import DerivativeError
-from ...transforms.reversible import Update
-from ...transforms.reversible.cost import choose, cost_of_reversal
+from ...transforms.reversible.cost import Choice, choose, cost_of_reversal
 from ...transforms.reversible.traced import words_needed
 from ...transforms.settings import choice, flag, number, whole
 from .failures import raise_failure
 from .given import check_losses, check_training, loss_of_two
+from .memory import predicted_bytes
 from .probe import ROUGH, smoothness
 from .program import Problem, compiled, roomy, trained
 from .record import Hypergradient, RoughHypergradientWarning
 from .training import Training
 
-__all__ = ["hypergradient"]
+__all__ = ["hypergradient", "planned"]
 
 _OWNER = "hypergradient"
 
@@ -85,7 +85,7 @@ def hypergradient(
     params, hypers = check_training(training, params, hypers, num_steps)
     problem = Problem(training, loss_of_two(valid_loss), initial, num_steps, strategy, (), segment, fanout)
     check_losses(problem, params, hypers)
-    problem, kept_bytes, evaluations = _planned(problem, params, hypers, memory_bytes)
+    problem, chosen = planned(problem, params, hypers, memory_bytes)
     program = compiled(problem, params, hypers)
     begun = perf_counter()
     outcome = jax.block_until_ready(program.run(params, hypers))
@@ -100,9 +100,9 @@ def hypergradient(
         smooth = smoothness(lambda h: trained(problem, params, h), hypers, gradient)
         if not smooth >= ROUGH:
             warnings.warn(
-                f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per cent along the gradient, and one "
-                "more, change the trained params in unlike ways. The gradient is the right one of this very run, and no guide for a step. Use "
-                "smaller step sizes or fewer steps, or average over seeds.",
+                f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per mille along the gradient, and "
+                "one more, change the trained params in unlike ways. The gradient is the right one of this very run, and no guide for a "
+                "step. Use smaller step sizes or fewer steps, or average over seeds.",
                 RoughHypergradientWarning,
                 stacklevel=2,
             )
@@ -116,27 +116,27 @@ def hypergradient(
         repaired=int(outcome.report.repaired),
         strategy=problem.strategy,
         bytes=program.bytes,
-        kept_bytes=kept_bytes,
-        evaluations=evaluations,
+        kept_bytes=chosen.kept_bytes,
+        evaluations=chosen.evaluations,
         smoothness=smooth,
         seconds=seconds,
         compile_seconds=program.seconds,
+        predict=lambda: predicted_bytes(problem, params, hypers, chosen.kept_bytes),
     )
 
 
-def _planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) -> tuple[Problem, int, int]:
-    """The problem with its strategy and the size of its store; the bytes kept, and the gradients computed."""
+def planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) -> tuple[Problem, Choice]:
+    """The problem with its strategy and the size of its store; and what the strategy costs."""
     state = problem.start(params, hypers)
     reversible, words = None, ()
     if problem.training.reversible:
-        update = problem.training.step(hypers)
-        assert isinstance(update, Update)
-        words = roomy(problem, (params, hypers), words_needed(update, state, problem.num_steps))
+        needed = words_needed(problem.training.update(hypers), state, problem.num_steps)
+        words = roomy(problem, (params, hypers), needed)
         sizes, slots = [[x.size for x in jax.tree.leaves(tree)] for tree in (state, state["velocity"])]
         reversible = cost_of_reversal(sizes, slots, words, problem.num_steps, problem.segment)
     chosen = choose(_OWNER, problem.strategy, jax.tree.leaves(state), problem.num_steps, reversible, memory_bytes, problem.fanout)
     words = words if chosen.strategy == "reversible" else ()
-    return replace(problem, strategy=chosen.strategy, words=words), chosen.kept_bytes, chosen.evaluations
+    return replace(problem, strategy=chosen.strategy, words=words), chosen
 
 
 def _nan(value: Any) -> Any:

@@ -24,20 +24,22 @@ def raise_failure(problem: Problem, params: Any, hypers: Any, outcome: Outcome) 
         leaf = int(np.argmin(outside))
         raise DerivativeError(
             f"hypergradient: the training state{names[leaf]} went beyond 2048 in size, or was not finite, at step {outside[leaf]} of "
-            f"{problem.num_steps}. The fixed-point numbers of an exact reversal hold no more. Use a smaller step size, or units in which this "
-            'parameter is smaller; strategy="tree" has no such range.'
+            f"{problem.num_steps}. The fixed-point numbers of an exact reversal hold no more. Use a smaller step size, or units in which "
+            'this parameter is smaller; strategy="tree" has no such range.'
         )
     found = _differing(problem, state, hypers)
     if found is not None:
         step, name = found
         raise DerivativeError(
-            f"hypergradient: the gradient of train_loss is not the same when it is computed twice, first at step {step} in params{name}, so that "
-            "training cannot be undone. Derive random numbers from `step` (jax.random.fold_in(key, step)) and let no host callback change them; "
-            'or use strategy="tree", which does not undo steps.'
+            f"hypergradient: the gradient of train_loss is not the same when it is computed twice, first at step {step} in params{name}, "
+            "so that training cannot be undone. Derive random numbers from `step` (jax.random.fold_in(key, step)) and let no host callback "
+            "change them; on a GPU set XLA_FLAGS=--xla_gpu_deterministic_ops=true, or sums over segments are added up in any order; or "
+            'use strategy="tree", which does not undo steps.'
         )
     raise DerivativeError(
-        "hypergradient: training was not undone bit for bit, though the gradient of train_loss repeats itself: it has other bits in the program that "
-        f'goes back. Write snapshot_every={max(problem.num_steps // 10, 1)}, so that what does not arrive is run again, or strategy="tree".'
+        "hypergradient: training was not undone bit for bit, though the gradient of train_loss repeats itself: it has other bits in the "
+        f"program that goes back. Write snapshot_every={max(problem.num_steps // 10, 1)}, so that what does not arrive is run again, or "
+        'strategy="tree".'
     )
 
 

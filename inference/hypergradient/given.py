@@ -11,6 +11,7 @@ import numpy as np
 
 from ...transforms import DerivativeError
 from ...transforms.autodiff.trees import leaf_names
+from ...transforms.jax_compat import transforming
 from .training import NAMES, Training
 
 __all__ = ["check_losses", "check_training", "loss_of_two"]
@@ -47,6 +48,11 @@ def check_training(training: Training, params: Any, hypers: Any, num_steps: int)
     Raises:
         DerivativeError: something makes no sense; names it.
     """
+    if transforming():
+        raise DerivativeError(
+            "hypergradient: called inside jit, grad or vmap; it compiles programs of its own and takes concrete arrays. There use "
+            "transforms.reversible_loop, which is differentiated like any function."
+        )
     if not callable(training.loss):
         raise DerivativeError(
             f"hypergradient: train_loss is a {type(training.loss).__name__}; a function of (params, hypers, step) expected."
@@ -54,8 +60,8 @@ def check_training(training: Training, params: Any, hypers: Any, num_steps: int)
     optimiser = training.optimiser
     if not (optimiser in NAMES if isinstance(optimiser, str) else callable(optimiser) or hasattr(optimiser, "update")):
         raise DerivativeError(
-            f"hypergradient: optimiser is {optimiser!r}; one of {', '.join(map(repr, NAMES))}, an optax gradient transformation, or a function "
-            "(hypers) -> one expected."
+            f"hypergradient: optimiser is {optimiser!r}; one of {', '.join(map(repr, NAMES))}, an optax gradient transformation, or a "
+            "function (hypers) -> one expected."
         )
     if not isinstance(hypers, dict):
         raise DerivativeError(f"hypergradient: hypers is a {type(hypers).__name__}; a dict with {_listed(training.reads)} expected.")
@@ -68,8 +74,8 @@ def check_training(training: Training, params: Any, hypers: Any, num_steps: int)
     for leaf, name in zip(jax.tree.leaves(shaped), leaf_names(jax.tree.structure(shaped)), strict=True):
         if not jnp.issubdtype(leaf.dtype, np.floating):
             raise DerivativeError(
-                f"hypergradient: params{_of(name)} has the type {leaf.dtype}; real floating point numbers expected. Let train_loss close over "
-                "what is not trained."
+                f"hypergradient: params{_of(name)} has the type {leaf.dtype}; real floating point numbers expected. Let train_loss close "
+                "over what is not trained."
             )
     if not jax.tree.leaves(shaped):
         raise DerivativeError("hypergradient: params has no leaves, so there is nothing to train.")
@@ -93,11 +99,6 @@ def _arrays(what: str, values: Any) -> Any:
     leaves, tree = jax.tree.flatten(values)
     made = []
     for value, name in zip(leaves, leaf_names(tree), strict=True):
-        if isinstance(value, jax.core.Tracer):
-            raise DerivativeError(
-                f"hypergradient: {what}{_of(name)} is traced; hypergradient compiles programs of its own and takes concrete arrays. Inside "
-                "jit or grad use transforms.reversible_loop."
-            )
         if not (hasattr(value, "dtype") or isinstance(value, (bool, int, float))):
             raise DerivativeError(f"hypergradient: {what}{_of(name)} is a {type(value).__name__}; an array or a number expected.")
         made.append(jnp.asarray(value, jnp.result_type(value)))
@@ -112,8 +113,8 @@ def _schedule(name: str, given: Any, params: Any, num_steps: int) -> Any:
     for leaf, where in zip(jax.tree.leaves(given), leaf_names(jax.tree.structure(given)), strict=True):
         if leaf.shape not in ((), (num_steps,)):
             raise DerivativeError(
-                f"hypergradient: hypers[{name!r}]{_of(where)} has the shape {leaf.shape}; () or (num_steps,) = ({num_steps},) expected: one "
-                "number, or one for each step."
+                f"hypergradient: hypers[{name!r}]{_of(where)} has the shape {leaf.shape}; () or (num_steps,) = ({num_steps},) expected: "
+                "one number, or one for each step."
             )
         if name == "decay" and not (np.all(np.asarray(leaf) > 0) and np.all(np.asarray(leaf) <= 1)):
             bad = np.atleast_1d(np.asarray(leaf))
@@ -126,8 +127,8 @@ def _schedule(name: str, given: Any, params: Any, num_steps: int) -> Any:
         jax.tree.map(lambda _, branch: branch, given, params)
     except (ValueError, TypeError) as error:
         raise DerivativeError(
-            f"hypergradient: hypers[{name!r}] has the structure {jax.tree.structure(given)}; one number or array, or one for each leaf or branch "
-            f"of params expected, {jax.tree.structure(params)}."
+            f"hypergradient: hypers[{name!r}] has the structure {jax.tree.structure(given)}; one number or array, or one for each leaf or "
+            f"branch of params expected, {jax.tree.structure(params)}."
         ) from error
     return given
 

@@ -21,7 +21,7 @@ __all__ = ["ROUGH", "smoothness"]
 ROUGH = 0.5
 """Below it one is warned."""
 
-_STEP = 0.01
+_STEP = 0.001
 
 
 def smoothness(train: Callable[[Any], Any], hypers: Any, gradient: Any, step: float = _STEP) -> float:

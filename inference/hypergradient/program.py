@@ -12,7 +12,7 @@ import numpy as np
 
 from ...transforms import vjp
 from ...transforms.autodiff.checkpoints import Checkpoints
-from ...transforms.autodiff.turns import trace_step
+from ...transforms.autodiff.turns import TracedStep, trace_step
 from ...transforms.bounded import bounded_jit
 from ...transforms.reversible.reversal import Report, Reversal
 from ...transforms.reversible.traced import trace_update
@@ -63,6 +63,10 @@ class Problem:
         made = params if self.initial is None else jax.tree.map(jnp.asarray, self.initial(hypers))
         return self.training.start(made, hypers)
 
+    def traced(self, state: Any, hypers: Any) -> TracedStep:
+        """A step in floating point, as a turn."""
+        return trace_step("hypergradient", lambda i, s, h: self.training.step(h)(i, s), jnp.int32(0), state, hypers)
+
     def differentiate(self, params: Any, hypers: Any) -> Outcome:
         """Train, evaluate, and go back to the first step."""
         state, pull_start = vjp(self.start, params, hypers)
@@ -84,7 +88,7 @@ class Problem:
     def train(self, state: Any, hypers: Any) -> tuple[list[Any], Callable[[Sequence[Any]], tuple[list[Any], list[Any], Report]]]:
         """The leaves of the state after the last step; and the way back from their cotangents to those at the start and of hypers."""
         if self.strategy == "reversible":
-            program, consts, theta = trace_update(self.training.step, hypers, state, self.num_steps, self.words)
+            program, consts, theta = trace_update(self.training.update, hypers, state, self.num_steps, self.words)
             reversal, carry = Reversal(program, self.segment), jax.tree.leaves(state)
             outs, kept = reversal.record(consts, theta, carry)
 
@@ -93,7 +97,7 @@ class Problem:
                 return of_carry, [ct for ct in of_theta if ct is not None], report
 
             return outs, undo
-        traced = trace_step("hypergradient", lambda i, s, h: self.training.step(h)(i, s), jnp.int32(0), state, hypers)
+        traced = self.traced(state, hypers)
         way, n = Checkpoints.of(self.strategy, self.num_steps, self.fanout), jnp.int32(self.num_steps)
         outs, rows = way.record(n, traced.turn, traced.consts, traced.carry, traced.params)
         nowhere = jnp.full((len(outs),), self.num_steps, jnp.int32)
@@ -106,7 +110,7 @@ class Problem:
 
     def only_train(self, params: Any, hypers: Any) -> Any:
         """The params after the last step, in floating point."""
-        traced = trace_step("hypergradient", lambda i, s, h: self.training.step(h)(i, s), jnp.int32(0), self.start(params, hypers), hypers)
+        traced = self.traced(self.start(params, hypers), hypers)
         way = Checkpoints.of("tape", self.num_steps)
         outs = way.run(jnp.int32(self.num_steps), traced.turn, traced.consts, traced.carry, traced.params)
         return jax.tree.unflatten(traced.carry_tree, outs)["position"]
@@ -131,14 +135,15 @@ class Compiled(NamedTuple):
 
 def compiled(problem: Problem, params: Any, hypers: Any) -> Compiled:
     """The program of a problem for arguments of these types."""
-    return _compiled(problem, *_types((params, hypers)), bool(jax.config.jax_enable_x64))
+    return _compiled(problem, *_types((params, hypers)), jnp.result_type(float) == jnp.float64)
 
 
 @functools.lru_cache(_MAX_PROGRAMS)
 def _compiled(problem: Problem, tree: Any, avals: tuple[Any, ...], wide: bool) -> Compiled:
     begun = perf_counter()
     run = jax.jit(problem.differentiate).lower(*jax.tree.unflatten(tree, avals)).compile()
-    return Compiled(run, perf_counter() - begun, run.memory_analysis().temp_size_in_bytes)
+    memory: Any = run.memory_analysis()
+    return Compiled(run, perf_counter() - begun, memory.temp_size_in_bytes)
 
 
 def roomy(problem: Problem, arguments: Any, words: Sequence[int]) -> tuple[int, ...]:

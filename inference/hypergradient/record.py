@@ -1,6 +1,8 @@
 """What `hypergradient` returns, and its warning."""
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...transforms.errors import LucioleWarning
@@ -47,6 +49,12 @@ class Hypergradient:
     smoothness: float
     seconds: float
     compile_seconds: float
+    predict: Callable[[], int] = field(repr=False, compare=False)
+
+    @functools.cached_property
+    def predicted_bytes(self) -> int:
+        """`bytes` as they are known before the whole program is compiled; compiles one step, the first time it is asked for."""
+        return self.predict()
 
     def __repr__(self) -> str:
         how = f"{self.strategy}, {self.evaluations:,} gradients, {self.bytes / 1e6:.3g} MB, {self.seconds:.3g} s"

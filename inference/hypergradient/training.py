@@ -42,14 +42,19 @@ class Training:
             return {"position": params, **extra}
         return {"position": params, "optimiser": self.transformation(hypers).init(params)}
 
-    def step(self, hypers: Any) -> Update | Callable[[Any, Any], Any]:
+    def update(self, hypers: Any) -> Update:
+        """The step as an update that can be undone."""
+        return sgd_momentum(self.with_hypers(hypers), hypers["step_size"], hypers["decay"])
+
+    def with_hypers(self, hypers: Any) -> Callable[[Any, Any], Any]:
+        """The loss as a function of (params, i)."""
+        return lambda params, i: self.loss(params, hypers, i)
+
+    def step(self, hypers: Any) -> Callable[[Any, Any], Any]:
         """(i, state) -> state."""
-
-        def loss(params: Any, i: Any) -> Any:
-            return self.loss(params, hypers, i)
-
-        if self.optimiser == "sgd_momentum":
-            return sgd_momentum(loss, hypers["step_size"], hypers["decay"])
+        loss = self.with_hypers(hypers)
+        if self.reversible:
+            return self.update(hypers)
         if self.optimiser == "nesterov":
             return nesterov(loss, hypers["step_size"], hypers["decay"])
         if self.optimiser == "sgd":

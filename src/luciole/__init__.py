@@ -81,6 +81,7 @@ _NAMES_BY_ROOM = {
         "bounds",
         "bridge_evidence",
         "compare_evidence",
+        "evidence_gradient",
         "hypergradient",
         "open_store",
         "predict",

@@ -37,6 +37,7 @@ from .inference import UnmixedChainsWarning as UnmixedChainsWarning
 from .inference import bounds as bounds
 from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
+from .inference import evidence_gradient as evidence_gradient
 from .inference import hypergradient as hypergradient
 from .inference import open_store as open_store
 from .inference import predict as predict
@@ -103,8 +104,8 @@ __all__ = [
     "FewEffectiveDrawsWarning",
     "FlyMC",
     "FullEvaluationWarning",
-    "InitError",
     "Hypergradient",
+    "InitError",
     "InterruptWarning",
     "KeywordError",
     "KinkWarning",
@@ -142,12 +143,13 @@ __all__ = [
     "bounds",
     "bridge_evidence",
     "compare_evidence",
-    "hypergradient",
     "condition",
     "deterministic",
     "dist",
+    "evidence_gradient",
     "factor",
     "handlers",
+    "hypergradient",
     "inference",
     "init_to_feasible",
     "init_to_mean",

@@ -23,13 +23,13 @@ that number is not known when the program is made; turns that do not exist are n
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 
 from ..errors import DerivativeError
-from .turns import Turn
+from .turns import Turn, WayBack
 
 __all__ = ["Checkpoints"]
 
@@ -37,8 +37,8 @@ STRATEGIES = ("tape", "sqrt", "tree")
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """A `WayBack`: see the module.
+class Checkpoints(WayBack):
+    """See the module.
 
     capacity: the largest number of turns. fanouts: how many carries are kept at each level; their product is at least `capacity`.
 
@@ -48,6 +48,7 @@ class Checkpoints:
 
     capacity: int
     fanouts: tuple[int, ...]
+    second_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.capacity < 1 or min(self.fanouts, default=0) < 1 or math.prod(self.fanouts) < self.capacity:
@@ -70,7 +71,7 @@ class Checkpoints:
             return cls(capacity, (capacity,))
         if strategy == "sqrt":
             k = math.isqrt(capacity - 1) + 1
-            return cls(capacity, (-(-capacity // k), k))
+            return cls(capacity, (-(-capacity // k), k) if k > 1 else (1,))  # a level of single turns is none
         if strategy != "tree":
             raise DerivativeError(f"checkpoint={strategy!r} is no strategy; expected one of {', '.join(map(repr, STRATEGIES))}.")
         if fanout < 2:

@@ -6,9 +6,10 @@
 A turn knows nothing of the loop around it: which c_i are kept, and how the others come back, is a `WayBack`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,31 +94,33 @@ class Turn:
         return [jnp.zeros(p.shape, p.dtype) for p in chosen(params, self.on_params)]
 
 
-class WayBack(Protocol):
+class WayBack(ABC):
     """How the carries of a loop are had again on the way back. Hashable, and free of traced values: it is part of compiled programs.
+
+    capacity: the largest number of turns. Of a loop that takes more, the result and all derivatives are NaN; the loop sees to that.
+    second_order: whether `backwards` may be differentiated. It may where all that it computes carries from (kept, params) has a
+        tangent; not where the carries come back from integers, whose derivative would silently be zero. The loop refuses then.
 
     In all methods n is the number of turns, traced or not, at most `capacity`; consts, carry and params are flat lists of
     arrays; carry and params are values at the start of the loop.
     """
 
-    @property
-    def capacity(self) -> int:
-        """The largest number of turns. Of a loop that takes more, the result and all derivatives are NaN; the loop sees to that."""
-        ...
+    capacity: int
+    second_order: ClassVar[bool]
 
     def run(self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
         """The result where nothing is differentiated: that of `record`, to the bit."""
         return self.record(n, turn, consts, carry, params)[0]
 
+    @abstractmethod
     def record(self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The carry after n turns, and what `backwards` needs: any flat list of arrays, integers too."""
-        ...
 
+    @abstractmethod
     def backwards(
         self, n: Any, turn: Turn, consts: Sequence[Any], params: Sequence[Any], kept: Sequence[Any], carry_cts: Sequence[Any]
     ) -> tuple[list[Any], list[Any]]:
         """Cotangents of the result -> those of the carry at the start, and of the parameters; as `Turn.back`, for all turns."""
-        ...
 
 
 class TracedStep(NamedTuple):

@@ -32,9 +32,11 @@ def cost_of_reversal(sizes: Sequence[int], slots: Sequence[int], words: Sequence
         sizes: numbers in each leaf of the state. slots: in each remainder. words: of each.
         segment: steps from one snapshot to the next.
     """
-    snapshots = -(-num_steps // segment)
+    states = -(-num_steps // segment)
+    if states > 1:  # and what a segment keeps that is run again
+        states += Checkpoints.of("tree", segment).carries_held
     spilled = sum(2 * (w + 1) * size for w, size in zip(words, slots, strict=True))
-    kept = 8 * (sum(sizes) + sum(slots)) * snapshots + spilled + 5 * num_steps * len(slots)
+    kept = 8 * (sum(sizes) + sum(slots)) * states + spilled + 5 * num_steps * len(slots)
     return Choice("reversible", kept, 3 * num_steps)
 
 
@@ -71,8 +73,8 @@ def choose(
         if chosen.kept_bytes > memory_bytes:
             others = ", ".join(map(str, sorted((c for c in known.values() if c != chosen), key=lambda c: c.kept_bytes)))
             raise DerivativeError(
-                f"{where}: {chosen} for {num_steps:,} steps, which is more than memory_bytes={memory_bytes:g}. The others: {others}. Choose "
-                "one of these, or give more memory."
+                f"{where}: {chosen} for {num_steps:,} steps, which is more than memory_bytes={memory_bytes:g}. The others: {others}. "
+                "Choose one of these, or give more memory."
             )
         return chosen
     fitting = [c for c in known.values() if c.kept_bytes <= memory_bytes]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from .reversal import Reversal
 from .traced import trace_update
 from .update import Update
 
-__all__ = ["Backwards", "reversible_loop"]
+__all__ = ["Undo", "reversible_loop"]
 
 Strategy = Literal["reversible", "tape", "sqrt", "tree", "auto"]
 
@@ -79,22 +79,21 @@ def reversible_loop(
         turn, consts, params, carry, tree = traced.turn, traced.consts, traced.params, traced.carry, traced.carry_tree
         reversal = None
     chosen = choose(where, strategy, carry, num_steps, reversal and reversal.cost, memory_bytes, fanout)
-    way: WayBack = Backwards(reversal) if chosen.strategy == "reversible" else Checkpoints.of(chosen.strategy, num_steps, fanout)
+    way: WayBack
+    if reversal is not None and chosen.strategy == "reversible":
+        way = Undo(num_steps, reversal)
+    else:
+        way = Checkpoints.of(chosen.strategy, num_steps, fanout)
     return jax.tree.unflatten(tree, differentiable_loop(turn, way, jnp.int32(num_steps), consts, carry, params))
 
 
 @dataclass(frozen=True)
-class Backwards:
-    """The `WayBack` of an update that is undone. What it computes in 64-bit integers is one equation of the program around it."""
+class Undo(WayBack):
+    """The way back of an update that is undone. What it computes in 64-bit integers is one equation of the program around it."""
 
+    capacity: int
     reversal: Reversal
-
-    @property
-    def capacity(self) -> int:
-        return self.reversal.program.num_steps
-
-    def run(self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> list[Any]:
-        return self.record(n, turn, consts, carry, params)[0]
+    second_order: ClassVar[bool] = False
 
     def record(self, n: Any, turn: Turn, consts: Sequence[Any], carry: Sequence[Any], params: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         half = _Record(self.reversal, len(consts), len(params))

@@ -7,12 +7,11 @@ serves a whole leaf, and every write is in place. The bits are log2(d/n) for eac
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .numbers import DENOMINATOR, numerator
+from .numbers import DENOMINATOR
 
 __all__ = ["pop", "push", "schedule", "words_for", "words_within"]
 
@@ -48,7 +47,7 @@ def words_for(factors: np.ndarray) -> list[int]:
     for n in numerators:
         spills, states = _spill(states)
         words, states = words + spills, _grow(states, n)
-    return words.tolist()
+    return [int(w) for w in words]
 
 
 def words_within(at_least: float, num_steps: int) -> int:

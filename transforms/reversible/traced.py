@@ -36,10 +36,18 @@ class Function(NamedTuple):
     def inputs(self, consts: Sequence[Any], theta: Sequence[Any], i: Any, state: Sequence[Any]) -> list[Any]:
         return [*(theta[n] if of_theta else consts[n] for of_theta, n in self.sources), i, *state]
 
-    def value(self, inputs: Sequence[Any]) -> list[Any]:
-        """Computed by itself: nothing of it is fused with what stands around it, so that it has the same bits everywhere."""
-        made = eval_jaxpr(self.jaxpr, (), *lax.optimization_barrier(tuple(inputs)))
-        return list(lax.optimization_barrier(tuple(made)))
+    def value(self, inputs: Sequence[Any], i: Any) -> list[Any]:
+        """Computed by itself, so that it has the same bits everywhere: nothing of it is fused with what stands around it.
+
+        What keeps it apart is a branch of which no compiler knows that it is always taken, since i is counted by a loop. (XLA for CPUs
+        drops optimization barriers before it fuses, and a product that meets a sum across that edge is rounded once, not twice.)
+
+        Args:
+            inputs: of the jaxpr. i: the step, an int32 scalar.
+        """
+        types = [v.aval for v in self.jaxpr.outvars]
+        never = lambda _: [jnp.zeros(a.shape, a.dtype) for a in types]  # noqa: E731
+        return list(lax.cond(lax.ge(i, np.int32(0)), lambda xs: eval_jaxpr(self.jaxpr, (), *xs), never, tuple(inputs)))
 
     def pull(self, inputs: Sequence[Any], cotangents: Sequence[Any], num_state: int) -> tuple[dict[int, Any], list[Any]]:
         """Cotangents of theta, by number, and of the state; None and absent are zero."""
@@ -112,7 +120,7 @@ class Program:
     def turn(self, consts: Sequence[Any], theta: Sequence[Any]) -> Turn:
         """The same step as the turn of a loop, of these constants and parameters."""
         n, m = len(self.types), len(consts)
-        avals = [*map(jax.typeof, consts), jax.core.ShapedArray((), np.dtype("int32")), *self.types, *map(jax.typeof, theta)]
+        avals = [*map(jax.typeof, consts), jax.typeof(jnp.int32(0)), *self.types, *map(jax.typeof, theta)]
         run = lambda *xs: self.step(xs[:m], xs[m + 1 + n :], xs[m], xs[m + 1 : m + 1 + n])  # noqa: E731
         jaxpr, none = open_jaxpr(jax.make_jaxpr(run)(*avals))
         assert not none
@@ -179,7 +187,7 @@ def trace_update(
             words,
             tuple(slot_leaf),
             num_steps,
-            bool(jax.config.jax_enable_x64),
+            jnp.result_type(float) == jnp.float64,
         ),
         tracer.consts,
         tracer.theta,
@@ -238,8 +246,8 @@ def _words(operation: Multiply, state: Any, num_steps: int) -> list[int]:
     for f, name in zip(jax.tree.leaves(made), names, strict=True):
         if f.shape != ():
             raise DerivativeError(
-                f"Multiply({operation.target!r}): the factor of {name} has the shape {f.shape}; expected one number for each leaf. A factor "
-                "for each step is a function of the step: factor=lambda i: factors[i]."
+                f"Multiply({operation.target!r}): the factor of {name} has the shape {f.shape}; expected one number for each leaf. A "
+                "factor for each step is a function of the step: factor=lambda i: factors[i]."
             )
     known = _known_factors(operation, entry, num_steps)
     if known is not None:
@@ -247,7 +255,8 @@ def _words(operation: Multiply, state: Any, num_steps: int) -> list[int]:
         return words_for(known)
     if operation.at_least is None:
         raise DerivativeError(
-            f"Multiply({operation.target!r}): the factor is traced, so the size of the store is not known. Give a lower bound, at_least=0.5 say."
+            f"Multiply({operation.target!r}): the factor is traced, so the size of the store is not known. Give a lower bound, as "
+            "at_least=0.5."
         )
     if not 0 < operation.at_least <= 1:
         raise DerivativeError(f"Multiply({operation.target!r}): at_least is {operation.at_least}, a number in (0, 1] expected.")

@@ -58,11 +58,11 @@ def test_float32_is_close_to_float64(conjugate, quiet, problem):
 
 def test_a_long_path_in_float32_keeps_its_digits():
     """The running sum that chooses the peak, against float64: 100,000 terms of 0.01 beside a plain float32 sum, which loses them."""
-    from luciole.inference.evidence.descent import _compensated
+    from luciole.inference.evidence.descent import compensated
 
     def body(_, carry):
         total, lost, plain = carry
-        total, lost = _compensated(total, jnp.float32(0.01), lost)
+        total, lost = compensated(total, jnp.float32(0.01), lost)
         return total, lost, plain + jnp.float32(0.01)
 
     total, _, plain = jax.jit(lambda: jax.lax.fori_loop(0, 100_000, body, (jnp.float32(1e4), jnp.float32(0), jnp.float32(1e4))))()
