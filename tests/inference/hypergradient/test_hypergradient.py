@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import luciole as lc
+from luciole.inference.hypergradient.program import roomy
 from luciole.transforms import DerivativeError
 
 STEPS = 100
@@ -197,3 +198,10 @@ def test_bad_input(keywords, words):
 def test_inside_another_program():
     with pytest.raises(DerivativeError, match="called inside jit, grad or vmap; it compiles programs of its own"):
         jax.jit(lambda a: run(hypers={**HYPERS, "step_size": a}).value)(0.1)
+
+
+def test_decays_that_fall_a_little_at_each_call_have_one_program():
+    arguments = {"a": jnp.zeros(2)}
+    sizes = [roomy("a problem", arguments, words) for words in ((100, 50), (106, 50), (150, 70), (140, 40))]  # type: ignore
+    assert sizes == [(105, 52), (159, 75), (159, 75), (159, 75)]
+    assert roomy("a problem", arguments, (10, 10)) == (10, 10)  # type: ignore
