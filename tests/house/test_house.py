@@ -99,6 +99,7 @@ BELOW_IN_INFERENCE = {
     "run": {"kernels", "results", "placing"},
     "flymc": {"kernels", "run"},
     "evidence": {"kernels", "placing", "results", "run"},
+    "hypergradient": set(),
 }
 
 
