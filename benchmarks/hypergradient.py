@@ -19,6 +19,7 @@ Warm-up: every program is compiled and run once before it is timed; medians.
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +29,9 @@ from _common import announce, interleaved, median, mnist
 import luciole as lc
 from luciole import transforms as lt
 from luciole.inference.hypergradient.call import planned
-from luciole.inference.hypergradient.given import check_training, loss_of_two
+from luciole.inference.hypergradient.given import check_training, trace_functions
 from luciole.inference.hypergradient.memory import predicted_bytes
-from luciole.inference.hypergradient.program import Problem, compiled
+from luciole.inference.hypergradient.program import Data, Problem, compiled
 from luciole.inference.hypergradient.training import Training
 from luciole.transforms.reversible import reversible_loop, sgd_momentum
 from luciole.transforms.reversible.reversal import Reversal
@@ -77,10 +78,7 @@ def valid_loss(params):
 def start(num_steps, seed=0, decays=(DECAY, DECAY)):
     """params, hypers."""
     rng = np.random.default_rng(seed)
-    params = [
-        {"w": jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), float), "b": jnp.zeros(b)}
-        for a, b in zip(SIZES[:-1], SIZES[1:], strict=True)
-    ]
+    params = [{"w": jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), float), "b": jnp.zeros(b)} for a, b in pairwise(SIZES)]
     by_layer = lambda low, high: [  # noqa: E731
         {"w": jnp.asarray(rng.uniform(low, high, num_steps), float), "b": jnp.asarray(rng.uniform(low, high, num_steps), float)}
         for _ in params
@@ -90,11 +88,11 @@ def start(num_steps, seed=0, decays=(DECAY, DECAY)):
 
 
 def problem_of(strategy, params, hypers, num_steps):
-    """The problem as `hypergradient` plans it, and what it keeps."""
-    training = Training(train_loss, "sgd_momentum")
-    problem = Problem(training, loss_of_two(valid_loss), None, num_steps, strategy, (), num_steps, 4)
-    problem, chosen = planned(problem, params, hypers, 1e11)
-    return problem, chosen
+    """The problem as `hypergradient` plans it, what it keeps, and its data."""
+    loss, valid, _ = trace_functions(train_loss, valid_loss, params, None, hypers)
+    data = Data(loss.consts, valid.consts, ())
+    problem = Problem(Training(loss.function, "sgd_momentum"), valid.function, None, num_steps, strategy, (), num_steps, 4)
+    return *planned(problem, params, hypers, data, 1e11), data
 
 
 def largest(found, expected):
@@ -103,27 +101,45 @@ def largest(found, expected):
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b))) / np.max(np.abs(np.asarray(b)))) for a, b in pairs)
 
 
+def end_by_scan(params, hypers):
+    """The validation loss after the same training, written out for JAX."""
+    decays = jax.tree.map(lambda f: f + jax.lax.stop_gradient(jnp.round(f * 2**16) / 2**16 - f), hypers["decay"])
+
+    def step(s, i):
+        g = jax.grad(train_loss)(s[0], hypers, i)
+        v = jax.tree.map(lambda f, v, g: f[i] * v - (1 - f[i]) * g, decays, s[1], g)
+        return (jax.tree.map(lambda x, a, v: x + a[i] * v, s[0], hypers["step_size"], v), v), None
+
+    first = params, jax.tree.map(jnp.zeros_like, params)
+    return valid_loss(jax.lax.scan(step, first, jnp.arange(hypers["step_size"][0]["b"].size, dtype=jnp.int32))[0][0])
+
+
+def runner(program, *arguments):
+    return lambda: jax.block_until_ready(program(*arguments))
+
+
 def table(*steps):
     """Each strategy at each number of steps, one process, in turn."""
-    print(
-        f"{'steps':>7} {'strategy':>11} {'MB':>8} {'predicted':>9} {'kept MB':>8} {'evals':>8} {'seconds':>8} {'ms/step':>8} {'/tape':>6} {'error':>9}"
-    )
+    print("  steps    strategy       MB predicted  kept MB    evals  seconds  ms/step  /tape     error")
     for num_steps in [int(s) for s in steps] or (100, 1000, 10_000):
         with jax.enable_x64(True):
             wide = lc.hypergradient(train_loss, valid_loss, *start(num_steps), num_steps=num_steps, strategy="tree", probe=False)
             reference = jax.tree.map(np.asarray, wide.gradient)
         params, hypers = check_training(Training(train_loss, "sgd_momentum"), *start(num_steps), num_steps)
         found = {s: problem_of(s, params, hypers, num_steps) for s in STRATEGIES}
-        programs = {s: compiled(problem, params, hypers) for s, (problem, _) in found.items()}
-        outcomes = {s: jax.block_until_ready(p.run(params, hypers)) for s, p in programs.items()}
-        runs = {s: lambda p=p: jax.block_until_ready(p.run(params, hypers)) for s, p in programs.items()}
+        programs = {s: compiled(problem, params, hypers, data) for s, (problem, _, data) in found.items()}
+        runs = {s: runner(p.run, params, hypers, found[s][2]) for s, p in programs.items()}
+        outcomes = {s: run() for s, run in runs.items()}
         times = {s: median(t) for s, t in interleaved(runs, 3 if num_steps > 2000 else 7).items()}
-        for s, (problem, chosen) in found.items():
+        jaxs = jax.jit(jax.grad(end_by_scan, 1)).lower(params, hypers).compile()
+        print(f"{num_steps:>7,} {'jax.grad':>11} {jaxs.memory_analysis().temp_size_in_bytes / 1e6:>8.2f}  (of jax.lax.scan; memory alone)")
+        for s, (problem, chosen, data) in found.items():
             assert bool(outcomes[s].report.exact), s
-            predicted = predicted_bytes(problem, params, hypers, chosen.kept_bytes)
+            predicted = predicted_bytes(problem.on(data), params, hypers, chosen.kept_bytes)
+            megabytes, kept, seconds = programs[s].bytes / 1e6, chosen.kept_bytes / 1e6, times[s]
             print(
-                f"{num_steps:>7,} {s:>11} {programs[s].bytes / 1e6:>8.2f} {predicted / programs[s].bytes:>8.3f}x {chosen.kept_bytes / 1e6:>8.2f} "
-                f"{chosen.evaluations:>8,} {times[s]:>8.2f} {1e3 * times[s] / num_steps:>8.2f} {times[s] / times['tape']:>5.2f}x "
+                f"{num_steps:>7,} {s:>11} {megabytes:>8.2f} {predicted / programs[s].bytes:>8.3f}x {kept:>8.2f} {chosen.evaluations:>8,} "
+                f"{seconds:>8.2f} {1e3 * seconds / num_steps:>8.2f} {seconds / times['tape']:>5.2f}x "
                 f"{largest(outcomes[s].gradient, reference):>9.1e}",
                 flush=True,
             )
@@ -150,11 +166,11 @@ def forward():
         params, hypers = check_training(Training(train_loss, "sgd_momentum"), *start(num_steps), num_steps)
         runs = {}
         for s in ("tape", "reversible"):
-            program = compiled(problem_of(s, params, hypers, num_steps)[0], params, hypers)
-            runs[s] = lambda p=program: jax.block_until_ready(p.run(params, hypers))
-        plain = problem_of("tape", params, hypers, num_steps)[0]
-        train = jax.jit(lambda p, h, plain=plain: plain.only_train(p, h))
-        runs["training alone"] = lambda t=train, p=params, h=hypers: jax.block_until_ready(t(p, h))
+            problem, _, data = problem_of(s, params, hypers, num_steps)
+            runs[s] = runner(compiled(problem, params, hypers, data).run, params, hypers, data)
+        problem, _, data = problem_of("tape", params, hypers, num_steps)
+        train = jax.jit(lambda p, h, d, problem=problem: problem.on(d).only_train(p, h))
+        runs["training alone"] = runner(train, params, hypers, data)
         for run in runs.values():
             run()
         times = {s: median(t) for s, t in interleaved(runs, 7).items()}
@@ -214,9 +230,12 @@ def exact():
             numbers = sum(program.types[leaf].size for leaf in program.slot_leaf)
             words = sum((w + 1) * program.types[leaf].size for w, leaf in zip(program.words, program.slot_leaf, strict=True))
             bits, bar = 16 * words / numbers / 10_000 + 64 / 10_000, 1.1 * np.log2(1 / DECAY) + 64 / 10_000
-            print(f"{'float64' if wide else 'float32'}, {numbers:,} parameters, 10,000 steps: exact {bool(report.exact)}, in range {bool(report.in_range)}; "
-                  f"store {bits:.4f} bits a parameter and step, remainder included (log2(1/decay) = {np.log2(1 / DECAY):.4f}, bar {bar:.4f}); "
-                  f"{time.perf_counter() - begun:.0f} s with compiling", flush=True)  # fmt: skip
+            print(
+                f"{'float64' if wide else 'float32'}, {numbers:,} parameters, 10,000 steps: exact {bool(report.exact)}, in range "
+                f"{bool(report.in_range)}; store {bits:.4f} bits a parameter and step, remainder included (log2(1/decay) = "
+                f"{np.log2(1 / DECAY):.4f}, bar {bar:.4f}); {time.perf_counter() - begun:.0f} s with compiling",
+                flush=True,
+            )
 
 
 def precision():
@@ -225,18 +244,7 @@ def precision():
     with jax.enable_x64(True):
         params, hypers = start(num_steps, decays=(0.5, 0.95))
 
-        def end(params, hypers):
-            decays = jax.tree.map(lambda f: f + jax.lax.stop_gradient(jnp.round(f * 2**16) / 2**16 - f), hypers["decay"])
-
-            def step(s, i):
-                g = jax.grad(train_loss)(s[0], hypers, i)
-                v = jax.tree.map(lambda f, v, g: f[i] * v - (1 - f[i]) * g, decays, s[1], g)
-                return (jax.tree.map(lambda x, a, v: x + a[i] * v, s[0], hypers["step_size"], v), v), None
-
-            first = params, jax.tree.map(jnp.zeros_like, params)
-            return valid_loss(jax.lax.scan(step, first, jnp.arange(num_steps, dtype=jnp.int32))[0][0])
-
-        expected, by_hypers = jax.jit(jax.grad(end, (0, 1)))(params, hypers)
+        expected, by_hypers = jax.jit(jax.grad(end_by_scan, (0, 1)))(params, hypers)
         for s in ("reversible", "tape", "sqrt", "tree"):
             found = lc.hypergradient(train_loss, valid_loss, params, hypers, num_steps=num_steps, strategy=s, probe=False)
             errors = {name: largest(found.gradient[name], by_hypers[name]) for name in hypers}

@@ -14,10 +14,10 @@ from ...transforms.reversible.cost import Choice, choose, cost_of_reversal
 from ...transforms.reversible.traced import words_needed
 from ...transforms.settings import choice, flag, number, whole
 from .failures import raise_failure
-from .given import check_losses, check_training, loss_of_two
+from .given import check_training, trace_functions
 from .memory import predicted_bytes
 from .probe import ROUGH, smoothness
-from .program import Problem, compiled, roomy, trained
+from .program import Data, Problem, compiled, roomy, trained
 from .record import Hypergradient, RoughHypergradientWarning
 from .training import Training
 
@@ -47,8 +47,8 @@ def hypergradient(
         params <- params + step_size v                                     num_steps times, from v = 0
 
     Step sizes for each step and layer, momenta, penalties for each weight, weights of examples, the training data themselves: whatever is
-    in `hypers` and train_loss reads. The programs are compiled once for each function object, so hand in the same functions again: what
-    changes from call to call belongs into `hypers` (a seed, too: an integer or a key there has no gradient).
+    in `hypers` and train_loss reads. What changes from call to call belongs into `hypers` (a seed, too: an integer or a key there has no
+    gradient): a function is traced once, with the arrays that it closes over, and the program compiled for it serves all later calls.
 
     Args:
         train_loss: (params, hypers, step) -> a real scalar. step: int32, for minibatches and random numbers.
@@ -83,21 +83,23 @@ def hypergradient(
     training = Training(train_loss, optimiser)
     initial = params if callable(params) else None
     params, hypers = check_training(training, params, hypers, num_steps)
-    problem = Problem(training, loss_of_two(valid_loss), initial, num_steps, strategy, (), segment, fanout)
-    check_losses(problem, params, hypers)
-    problem, chosen = planned(problem, params, hypers, memory_bytes)
-    program = compiled(problem, params, hypers)
+    loss, valid, begin = trace_functions(train_loss, valid_loss, params, initial, hypers)
+    data = Data(loss.consts, valid.consts, begin.consts if begin else ())
+    training = Training(loss.function, optimiser)
+    problem = Problem(training, valid.function, begin and begin.function, num_steps, strategy, (), segment, fanout)
+    problem, chosen = planned(problem, params, hypers, data, memory_bytes)
+    program = compiled(problem, params, hypers, data)
     begun = perf_counter()
-    outcome = jax.block_until_ready(program.run(params, hypers))
+    outcome = jax.block_until_ready(program.run(params, hypers, data))
     seconds = perf_counter() - begun
     exact, in_range = bool(outcome.report.exact), bool(outcome.report.in_range)
     failed = not (exact and in_range)
     if failed and on_failure == "raise":
-        raise_failure(problem, params, hypers, outcome)
+        raise_failure(problem.on(data), params, hypers, outcome)
     gradient, initial_gradient = jax.tree.map(_nan if failed else lambda x: x, (outcome.gradient, outcome.initial_gradient))
     smooth = float("nan")
     if probe and not failed:
-        smooth = smoothness(lambda h: trained(problem, params, h), hypers, gradient)
+        smooth = smoothness(lambda h: trained(problem, params, h, data), hypers, gradient)
         if not smooth >= ROUGH:
             warnings.warn(
                 f"hypergradient: smoothness {smooth:.2g}, below {ROUGH}. Training is chaotic here: one per mille along the gradient, and "
@@ -121,16 +123,17 @@ def hypergradient(
         smoothness=smooth,
         seconds=seconds,
         compile_seconds=program.seconds,
-        predict=lambda: predicted_bytes(problem, params, hypers, chosen.kept_bytes),
+        predict=lambda: predicted_bytes(problem.on(data), params, hypers, chosen.kept_bytes),
     )
 
 
-def planned(problem: Problem, params: Any, hypers: Any, memory_bytes: float) -> tuple[Problem, Choice]:
+def planned(problem: Problem, params: Any, hypers: Any, data: Data, memory_bytes: float) -> tuple[Problem, Choice]:
     """The problem with its strategy and the size of its store; and what the strategy costs."""
-    state = problem.start(params, hypers)
+    here = problem.on(data)
+    state = here.start(params, hypers)
     reversible, words = None, ()
     if problem.training.reversible:
-        needed = words_needed(problem.training.update(hypers), state, problem.num_steps)
+        needed = words_needed(here.training.update(hypers), state, problem.num_steps)
         words = roomy(problem, (params, hypers), needed)
         sizes, slots = [[x.size for x in jax.tree.leaves(tree)] for tree in (state, state["velocity"])]
         reversible = cost_of_reversal(sizes, slots, words, problem.num_steps, problem.segment)

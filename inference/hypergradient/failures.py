@@ -16,7 +16,7 @@ _REPLAYED = 64  # steps at which the gradient is computed twice
 
 
 def raise_failure(problem: Problem, params: Any, hypers: Any, outcome: Outcome) -> NoReturn:
-    """Raises a `DerivativeError` that names the step and the parameter, and what to do."""
+    """Raises a `DerivativeError` that names the step and the parameter, and what to do. problem: on its data."""
     state = problem.start(params, hypers)
     names = leaf_names(jax.tree.structure(state))
     if not bool(outcome.report.in_range):

@@ -12,9 +12,10 @@ import numpy as np
 from ...transforms import DerivativeError
 from ...transforms.autodiff.trees import leaf_names
 from ...transforms.jax_compat import transforming
+from .functions import Bound, Function
 from .training import NAMES, Training
 
-__all__ = ["check_losses", "check_training", "loss_of_two"]
+__all__ = ["check_training", "loss_of_two", "trace_functions"]
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,17 @@ def check_training(training: Training, params: Any, hypers: Any, num_steps: int)
     return (() if callable(params) else params), hypers
 
 
-def check_losses(problem: Any, params: Any, hypers: Any) -> None:
-    """Both losses are real scalars."""
-    start = jax.eval_shape(lambda p, h: problem.start(p, h)["position"], params, hypers)
-    for name, loss, rest in (("train_loss", problem.training.loss, (jnp.int32(0),)), ("valid_loss", problem.valid_loss, ())):
-        made = jax.tree.leaves(jax.eval_shape(loss, start, hypers, *rest))
+def trace_functions(train_loss: Any, valid_loss: Any, params: Any, initial: Any, hypers: Any) -> tuple[Bound, Bound, Bound | None]:
+    """train_loss, valid_loss and the function of the initial params, if it is one, as programs. Both losses are real scalars."""
+    begin = None if initial is None else Function.trace(initial, hypers)
+    start = params if begin is None else begin.function.result
+    losses = Function.trace(train_loss, start, hypers, jnp.int32(0)), Function.trace(loss_of_two(valid_loss), start, hypers)
+    for name, loss in zip(("train_loss", "valid_loss"), losses, strict=True):
+        made = jax.tree.leaves(loss.function.result)
         if len(made) != 1 or made[0].shape != () or not jnp.issubdtype(made[0].dtype, np.floating):
             found = ", ".join(f"{m.dtype}{list(m.shape)}" for m in made) or "nothing"
             raise DerivativeError(f"hypergradient: {name} returns {found}; one real scalar expected. Take the mean over examples, say.")
+    return *losses, begin
 
 
 def _arrays(what: str, values: Any) -> Any:

@@ -21,7 +21,7 @@ def predicted_bytes(problem: Problem, params: Any, hypers: Any, kept_bytes: int)
     """In bytes; within some ten per cent of what the compiler reports for the whole program.
 
     Args:
-        problem: with its strategy and the size of its store. kept_bytes: for the way back.
+        problem: with its strategy and the size of its store, on its data. kept_bytes: for the way back.
     """
     state = problem.start(params, hypers)
     one_turn = _undone(problem, state, hypers) if problem.strategy == "reversible" else _pulled_back(problem, state, hypers)
@@ -41,7 +41,9 @@ def _pulled_back(problem: Problem, state: Any, hypers: Any) -> tuple[int, int]:
 
 def _undone(problem: Problem, state: Any, hypers: Any) -> tuple[int, int]:
     """The same for a step that is undone."""
-    program, consts, theta = trace_update(problem.training.update, hypers, state, problem.num_steps, problem.words)
+    program, consts, theta = trace_update(
+        problem.training.update, hypers, state, problem.num_steps, problem.words, problem.training.loss.consts
+    )
     steps, carry, rows = Steps(program), jax.tree.leaves(state), (problem.num_steps, len(program.words))
     with jax.enable_x64(True):
         held = jax.eval_shape(steps.start, carry)

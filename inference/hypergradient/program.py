@@ -16,9 +16,10 @@ from ...transforms.autodiff.turns import TracedStep, trace_step
 from ...transforms.bounded import bounded_jit
 from ...transforms.reversible.reversal import Report, Reversal
 from ...transforms.reversible.traced import trace_update
+from .functions import Bound, types_of
 from .training import Training
 
-__all__ = ["Compiled", "Outcome", "Problem", "compiled", "roomy", "trained"]
+__all__ = ["Compiled", "Data", "Outcome", "Problem", "compiled", "roomy", "trained"]
 
 _MAX_PROGRAMS = 16
 
@@ -38,25 +39,39 @@ class Outcome(NamedTuple):
     report: Report
 
 
+class Data(NamedTuple):
+    """The arrays that train_loss, valid_loss and the function of the initial params close over."""
+
+    train: Sequence[Any]
+    valid: Sequence[Any]
+    initial: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class Problem:
     """Everything that a program is compiled for but the types of its arguments.
 
     Attributes:
-        training: the inner loop. valid_loss: (params, hypers) -> a real scalar.
-        initial: hypers -> params; None if params are given.
+        training: the inner loop. valid_loss: (params, hypers) -> a real scalar. initial: hypers -> params; None if params are given.
+            Each function as a `Function`; bound to its data by `on`.
         num_steps: of the loop. strategy: one of the four. words: of the store; empty for the other strategies.
         segment: steps between snapshots. fanout: of a tree.
     """
 
     training: Training
-    valid_loss: Callable[[Any, Any], Any]
-    initial: Callable[[Any], Any] | None
+    valid_loss: Any
+    initial: Any
     num_steps: int
     strategy: str
     words: tuple[int, ...]
     segment: int
     fanout: int
+
+    def on(self, data: Data) -> "Problem":
+        """The problem with the arrays that its functions close over."""
+        training = replace(self.training, loss=Bound(self.training.loss, data.train))
+        initial = None if self.initial is None else Bound(self.initial, data.initial)
+        return replace(self, training=training, valid_loss=Bound(self.valid_loss, data.valid), initial=initial)
 
     def start(self, params: Any, hypers: Any) -> Any:
         """The state before the first step."""
@@ -88,7 +103,9 @@ class Problem:
     def train(self, state: Any, hypers: Any) -> tuple[list[Any], Callable[[Sequence[Any]], tuple[list[Any], list[Any], Report]]]:
         """The leaves of the state after the last step; and the way back from their cotangents to those at the start and of hypers."""
         if self.strategy == "reversible":
-            program, consts, theta = trace_update(self.training.update, hypers, state, self.num_steps, self.words)
+            program, consts, theta = trace_update(
+                self.training.update, hypers, state, self.num_steps, self.words, self.training.loss.consts
+            )
             reversal, carry = Reversal(program, self.segment), jax.tree.leaves(state)
             outs, kept = reversal.record(consts, theta, carry)
 
@@ -126,22 +143,26 @@ def _zero(value: Any) -> Any:
 
 
 class Compiled(NamedTuple):
-    """run: the compiled `Problem.differentiate`. seconds: of tracing and compiling. bytes: beside arguments and results."""
+    """run: the compiled `Problem.differentiate`, of params, hypers and data. seconds: of tracing and compiling. bytes: beside these."""
 
-    run: Callable[[Any, Any], Outcome]
+    run: Callable[[Any, Any, Data], Outcome]
     seconds: float
     bytes: int
 
 
-def compiled(problem: Problem, params: Any, hypers: Any) -> Compiled:
+def compiled(problem: Problem, params: Any, hypers: Any, data: Data) -> Compiled:
     """The program of a problem for arguments of these types."""
-    return _compiled(problem, *_types((params, hypers)), jnp.result_type(float) == jnp.float64)
+    return _compiled(problem, *types_of((params, hypers, data)), jnp.result_type(float) == jnp.float64)
 
 
 @functools.lru_cache(_MAX_PROGRAMS)
 def _compiled(problem: Problem, tree: Any, avals: tuple[Any, ...], wide: bool) -> Compiled:
     begun = perf_counter()
-    run = jax.jit(problem.differentiate).lower(*jax.tree.unflatten(tree, avals)).compile()
+    run = (
+        jax.jit(lambda params, hypers, data: problem.on(data).differentiate(params, hypers))
+        .lower(*jax.tree.unflatten(tree, avals))
+        .compile()
+    )
     memory: Any = run.memory_analysis()
     return Compiled(run, perf_counter() - begun, memory.temp_size_in_bytes)
 
@@ -152,7 +173,7 @@ def roomy(problem: Problem, arguments: Any, words: Sequence[int]) -> tuple[int, 
     An optimiser that moves decays asks for a little more at every call, of one leaf or another, and to compile takes a hundred times as
     long as to run. So the store of all leaves doubles at once, and shrinks only where most of it is idle.
     """
-    earlier = _earlier(problem, *_types(arguments))
+    earlier = _earlier(problem, *types_of(arguments))
     if not earlier:
         earlier[:] = [int(w * 1.05) for w in words]
     elif any(w > had for w, had in zip(words, earlier, strict=True)):
@@ -168,16 +189,11 @@ def _earlier(problem: Problem, tree: Any, avals: tuple[Any, ...]) -> list[int]:
     return []
 
 
-def trained(problem: Problem, params: Any, hypers: Any) -> Any:
+def trained(problem: Problem, params: Any, hypers: Any, data: Data) -> Any:
     """The params that training ends at."""
-    return _only_train(replace(problem, strategy="tape", words=(), segment=1), params, hypers)
+    return _only_train(replace(problem, strategy="tape", words=(), segment=1), params, hypers, data)
 
 
 @bounded_jit(static_argnums=0, maxsize=_MAX_PROGRAMS)
-def _only_train(problem: Problem, params: Any, hypers: Any) -> Any:
-    return problem.only_train(params, hypers)
-
-
-def _types(values: Any) -> tuple[Any, tuple[Any, ...]]:
-    leaves, tree = jax.tree.flatten(values)
-    return tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+def _only_train(problem: Problem, params: Any, hypers: Any, data: Data) -> Any:
+    return problem.on(data).only_train(params, hypers)

@@ -20,10 +20,11 @@ class Training:
     """Training by gradient descent on train_loss(params, hypers, step).
 
     Attributes:
-        loss: train_loss. optimiser: a name of `NAMES`; or an optax gradient transformation, or (hypers) -> one.
+        loss: train_loss, a `Function`, or one bound to its data.
+        optimiser: a name of `NAMES`; or an optax gradient transformation, or (hypers) -> one.
     """
 
-    loss: Callable[..., Any]
+    loss: Any
     optimiser: Any
 
     @property

@@ -138,7 +138,7 @@ def words_needed(update: Update, state: Any, num_steps: int) -> tuple[int, ...]:
 
 
 def trace_update(
-    build: Callable[[Any], Update], theta: Any, state: Any, num_steps: int, words: Sequence[int] | None = None
+    build: Callable[[Any], Update], theta: Any, state: Any, num_steps: int, words: Sequence[int] | None = None, data: Sequence[Any] = ()
 ) -> tuple[Program, list[Any], list[Any]]:
     """An update as a program.
 
@@ -146,6 +146,7 @@ def trace_update(
         build: theta -> the update; what its functions close over may be traced.
         theta: a pytree. state: a dict of floating point arrays.
         words: as `words_needed` has them; by default it is asked.
+        data: values that are constants though they are traced.
 
     Returns:
         The program, its constants, and theta: the leaves of the argument, then the traced values that the functions close over.
@@ -157,7 +158,7 @@ def trace_update(
     _check_state(state)
     leaves, tree = jax.tree.flatten(state)
     theta_leaves, theta_tree = jax.tree.flatten(theta)
-    tracer = _Tracer(list(theta_leaves))
+    tracer = _Tracer(list(theta_leaves), data)
     operations: list[Operation] = []
     slot_leaf: list[int] = []
     places = jax.tree.unflatten(tree, range(len(leaves)))
@@ -197,9 +198,9 @@ def trace_update(
 class _Tracer:
     """Traces functions of (theta, i, state), and gathers what they close over, each value once."""
 
-    def __init__(self, theta: list[Any]):
-        self.num_given, self.theta, self.consts = len(theta), theta, []
-        self.seen: dict[int, tuple[bool, int]] = {}
+    def __init__(self, theta: list[Any], data: Sequence[Any]):
+        self.num_given, self.theta, self.consts = len(theta), theta, list(data)
+        self.seen: dict[int, tuple[bool, int]] = {id(value): (False, n) for n, value in enumerate(data)}
 
     def function(self, run: Callable[..., list[Any]], state: Sequence[Any]) -> Function:
         given = self.theta[: self.num_given]

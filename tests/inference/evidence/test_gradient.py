@@ -255,7 +255,7 @@ def mixed(share, x, y):
         (counts, "log_scales", {}, "a whole number or a tuple"),
         (counts, True, {}, "a whole number or a tuple"),
         (by_numpy, 0, {}, "where no derivative sees them. Compute with jax.numpy"),
-        (counts, 0, {"checkpoint": "no"}, "'auto', 'tape' or 'sqrt' expected"),
+        (counts, 0, {"checkpoint": "no"}, "one of 'auto', 'tape', 'sqrt', 'tree' expected"),
         (counts, 0, {"fit": 1}, "fit is a int; an earlier result"),
         (counts, 0, {"near": 1}, "near is a int; an earlier result"),
     ],

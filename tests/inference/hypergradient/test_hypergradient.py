@@ -69,6 +69,17 @@ def test_a_program_is_compiled_once():
     np.testing.assert_allclose(first.params, run(strategy="tape").params, rtol=1e-5)
 
 
+def test_functions_that_compute_the_same_share_a_program():
+    """What they close over is data."""
+
+    def of(target: Any) -> Any:
+        return run(train_loss=lambda p, h, i: jnp.sum(h["scale"] * (p - target) ** 2), valid_loss=lambda p: jnp.sum(p**2), num_steps=7)
+
+    one, two = of(jnp.ones(3)), of(2 * jnp.ones(3))
+    assert two.compile_seconds == one.compile_seconds
+    assert two.value > one.value
+
+
 def test_params_before_the_first_step_and_hypers_of_the_validation_loss():
     def valid(params: Any, h: Any) -> Any:
         return jnp.sum(h["scale"] * params)
