@@ -1,14 +1,14 @@
 """The memory that a hypergradient takes beside its arguments and results, before its program is compiled.
 
-    what is kept for the way back + cotangents + temporaries of one turn pulled back
-
-The first is known by arithmetic, the last from compiling one turn alone, whatever the number of steps.
+Carries that are kept: what is kept + cotangents + temporaries of one turn pulled back; the first two are known by arithmetic, the last from
+compiling the turn. Steps that are undone: all that the loop backwards holds, from compiling it without what stands around it.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ...transforms.reversible.steps import Adjoint, Given, Steps, Tables, is_differentiable
 from ...transforms.reversible.traced import trace_update
@@ -24,23 +24,23 @@ def predicted_bytes(problem: Problem, params: Any, hypers: Any, kept_bytes: int)
         problem: with its strategy and the size of its store, on its data. kept_bytes: for the way back.
     """
     state = problem.start(params, hypers)
-    one_turn = _undone(problem, state, hypers) if problem.strategy == "reversible" else _pulled_back(problem, state, hypers)
-    return kept_bytes + sum(one_turn)
+    if problem.strategy == "reversible":
+        return _undone(problem, state, hypers)
+    return kept_bytes + _pulled_back(problem, state, hypers)
 
 
-def _pulled_back(problem: Problem, state: Any, hypers: Any) -> tuple[int, int]:
-    """Bytes of the cotangents, and of the temporaries of one turn, for carries that are kept."""
+def _pulled_back(problem: Problem, state: Any, hypers: Any) -> int:
+    """Bytes of the cotangents, and of the temporaries of one turn."""
     traced = problem.traced(state, hypers)
     turn, carry, params = traced.turn, traced.carry, traced.params
     cotangents = [jnp.zeros_like(c) for c, on in zip(carry, turn.on_carry, strict=True) if on]
     sums = turn.no_params_cts(params)
-    return _size((cotangents, sums)), _temporaries(
-        lambda *xs: turn.back(xs[0], traced.consts, *xs[1:]), jnp.int32(0), carry, params, cotangents
-    )
+    memory = _memory(lambda *xs: turn.back(xs[0], traced.consts, *xs[1:]), jnp.int32(0), carry, params, cotangents)
+    return _size((cotangents, sums)) + memory.temp_size_in_bytes
 
 
-def _undone(problem: Problem, state: Any, hypers: Any) -> tuple[int, int]:
-    """The same for a step that is undone."""
+def _undone(problem: Problem, state: Any, hypers: Any) -> int:
+    """Bytes of the loop that undoes steps: what it carries, its temporaries, and the tables that it reads."""
     program, consts, theta = trace_update(
         problem.training.update, hypers, state, problem.num_steps, problem.words, problem.training.loss.consts
     )
@@ -53,13 +53,17 @@ def _undone(problem: Problem, state: Any, hypers: Any) -> tuple[int, int]:
             tuple(jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in theta if is_differentiable(x)),
             jax.ShapeDtypeStruct(rows, jnp.float64),
         )
-        turn = lambda i, state, theta, tables: steps.backward(i, state, Given(consts, theta, tables))  # noqa: E731
-        return _size(adjoint), _temporaries(turn, jnp.int32(0), (held, adjoint), theta, given.tables)
+
+        def loop(number: Any, state: Any, theta: Any, tables: Tables) -> Any:
+            given = Given(consts, theta, tables)
+            return lax.fori_loop(jnp.int32(0), number, lambda k, s: steps.backward(number - k, s, given), state)
+
+        memory = _memory(loop, jnp.int32(0), (held, adjoint), theta, given.tables)
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes + _size(given.tables)
 
 
-def _temporaries(function: Any, *args: Any) -> int:
-    memory: Any = jax.jit(function).lower(*args).compile().memory_analysis()
-    return memory.temp_size_in_bytes
+def _memory(function: Any, *args: Any) -> Any:
+    return jax.jit(function).lower(*args).compile().memory_analysis()
 
 
 def _size(values: Any) -> int:
