@@ -34,6 +34,15 @@ def cross_entropy(logits, labels):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
 
 
+def mean_loss(model, x, y):
+    """params -> the mean cross entropy of these examples."""
+
+    def loss(params):
+        return cross_entropy(model(params, x), y).mean()
+
+    return loss
+
+
 def layers(sizes, make):
     """make(shape) for each weight and bias."""
     return [{"w": make((a, b)), "b": make((b,))} for a, b in pairwise(sizes)]

@@ -27,6 +27,7 @@ from _hypergradient import (
     blank,
     cross_entropy,
     layers,
+    mean_loss,
     network,
     quietly,
     random_start,
@@ -50,8 +51,7 @@ def schedules(train, _valid, _test, steps=100, meta_steps=50, rate=0.04):
         rows = jax.random.randint(jax.random.fold_in(jax.random.key(1), hypers["seed"] * steps + step), (200,), 0, len(y))
         return cross_entropy(network(params, x[rows]), y[rows]).mean()
 
-    def outer(params):
-        return cross_entropy(network(params, x), y).mean()
+    outer = mean_loss(network, x, y)
 
     def natural(meta, seed):
         """What training reads, from numbers without bounds."""
@@ -95,14 +95,13 @@ def schedules(train, _valid, _test, steps=100, meta_steps=50, rate=0.04):
 
 def images(_train, valid, test, steps=20, meta_steps=40):
     """Ten images, one for each label, from blank: logistic regression from zero, validated on 1,000 images, tested on 1,000 others."""
-    (x, y), (test_x, test_y) = valid, test
+    test_x, test_y = test
     labels = jnp.arange(10)
 
     def train_loss(params, hypers, step):
         return cross_entropy(softmax(params, hypers["images"]), labels).mean()
 
-    def valid_loss(params):
-        return cross_entropy(softmax(params, x), y).mean()
+    valid_loss = mean_loss(softmax, *valid)
 
     for name, outer in {"descent, step size 1": optax.sgd(1.0), "Adam, step size 0.1": optax.adam(0.1)}.items():
         learned = jnp.zeros((10, 784))
@@ -128,9 +127,7 @@ def images(_train, valid, test, steps=20, meta_steps=40):
 def left_out(model, params, x, y, test, step_size, steps, groups, influential=0, penalty=0.0):
     """Predicted and actual changes of the test loss without each group, then without each of the examples of largest influence."""
 
-    def test_loss(params):
-        return cross_entropy(model(params, test[0]), test[1]).mean()
-
+    test_loss = mean_loss(model, *test)
     train_loss, ones = weighted(model, x, y, penalty=penalty), jnp.ones(len(y), x.dtype)
     decay = 58983 / 2**16  # 0.9, a number that `hypergradient` does not round
     hypers = {"step_size": jnp.asarray(step_size, x.dtype), "decay": jnp.asarray(decay, x.dtype), "weights": ones}
@@ -175,17 +172,13 @@ def attribution(train, _valid, test, number=1000):
 def mislabelled(train, valid, _test, steps=400, share=0.05):
     """5 % of 8,000 labels are wrong. Beside the harm to the validation loss: the example's own loss after training, without a gradient."""
     rng = np.random.default_rng(4)
-    valid_x, valid_y = valid
     x, y = jnp.asarray(train[0]), train[1].copy()
     wrong = rng.choice(len(y), int(share * len(y)), replace=False)
     y[wrong] = (y[wrong] + rng.integers(1, 10, len(wrong))) % 10
     y = jnp.asarray(y)
     start = wide_start((784, 50, 10), 4)
     for name, model, params in (("logistic", softmax, blank()), ("784-50-10", network, start)):
-
-        def valid_loss(params, model=model):
-            return cross_entropy(model(params, valid_x), valid_y).mean()
-
+        valid_loss = mean_loss(model, *valid)
         hypers = {"step_size": jnp.float32(0.1), "decay": jnp.float32(0.9), "weights": jnp.ones(len(y))}
         found = quietly(weighted(model, x, y, 200), valid_loss, params, hypers, num_steps=steps, strategy="reversible")
         own = np.asarray(cross_entropy(model(found.params, x), y))
@@ -204,14 +197,12 @@ def penalties(train, valid, test, steps=50, meta_steps=20):
     5,000 validate: 7,840 numbers overfit 1,000 images."""
     x, y = (jnp.asarray(a[:4000]) for a in train)
     valid_x, valid_y = (np.concatenate([a[4000:], b]) for a, b in zip(train, valid, strict=True))
-    test_x, test_y = test
 
     def train_loss(params, hypers, step):
         rows = jax.random.randint(jax.random.fold_in(jax.random.key(5), step), (200,), 0, len(y))
         return cross_entropy(softmax(params, x[rows]), y[rows]).mean() + 0.5 * jnp.sum(hypers["penalty"] * params["w"] ** 2)
 
-    def valid_loss(params):
-        return cross_entropy(softmax(params, valid_x), valid_y).mean()
+    valid_loss, test_loss = mean_loss(softmax, valid_x, valid_y), mean_loss(softmax, *test)
 
     def natural(log_penalty):
         return {"step_size": jnp.float32(1.0), "decay": jnp.float32(0.9), "penalty": jnp.exp(log_penalty)}
@@ -222,11 +213,9 @@ def penalties(train, valid, test, steps=50, meta_steps=20):
     for k in range(meta_steps + 1):
         hypers, pull = jax.vjp(natural, log_penalty)
         found = quietly(train_loss, valid_loss, blank(), hypers, num_steps=steps, strategy="reversible")
-        test = cross_entropy(softmax(found.params, test_x), test_y).mean()
         if k % 5 == 0:
-            print(
-                f"meta-step {k:2d}: validation loss {found.value:.4f}, test loss {test:.4f}, smoothness {found.smoothness:.3f}", flush=True
-            )
+            losses = f"validation loss {found.value:.4f}, test loss {test_loss(found.params):.4f}"
+            print(f"meta-step {k:2d}: {losses}, smoothness {found.smoothness:.3f}", flush=True)
         change, state = adam.update(pull(found.gradient)[0], state)
         log_penalty = optax.apply_updates(log_penalty, change)
 
@@ -237,7 +226,6 @@ def penalties(train, valid, test, steps=50, meta_steps=20):
 def smoothness(train, valid, _test):
     """Published shape: 784-200-50-10, 1,000 images, batches of 250, 50 steps, decay 0.9, over step sizes."""
     x, y = (jnp.asarray(a[:1000]) for a in train)
-    valid_x, valid_y = valid
     sizes, steps = (784, 200, 50, 10), 50
     start = wide_start(sizes, 6)
 
@@ -245,8 +233,7 @@ def smoothness(train, valid, _test):
         rows = (step % 4) * 250 + jnp.arange(250)
         return cross_entropy(network(params, x[rows]), y[rows]).mean()
 
-    def valid_loss(params):
-        return cross_entropy(network(params, valid_x), valid_y).mean()
+    valid_loss = mean_loss(network, *valid)
 
     def hypers_at(step_size):
         return {"step_size": layers(sizes, lambda _: jnp.full(steps, step_size)), "decay": jnp.float32(0.9)}
@@ -259,12 +246,14 @@ def smoothness(train, valid, _test):
         step_size = float(np.exp(log_step))
         hypers = hypers_at(step_size)
         found = quietly(train_loss, valid_loss, start, hypers, num_steps=steps, strategy="reversible", on_failure="nan")
-        largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(found.gradient["step_size"]))
-        slope = sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(found.gradient["step_size"]))
+        gradient = [np.asarray(g, float) for g in jax.tree.leaves(found.gradient["step_size"])]
+        unit = [-g / max(np.abs(g).max() for g in gradient) for g in gradient]
+        slope = step_size * sum(np.vdot(g, u) for g, u in zip(gradient, unit, strict=True))
         changes = []
-        for size in (0.01 * step_size / largest, 0.02 * step_size / largest):
-            moved = jax.tree.map(lambda h, g, size=size: h - size * g, hypers["step_size"], found.gradient["step_size"])
-            changes += [-size * slope, value(hypers | {"step_size": moved}) - found.value]
+        for length in (0.01, 0.02):
+            moved = [jnp.asarray(step_size * (1 + length * u), jnp.float32) for u in unit]
+            moved = jax.tree.unflatten(jax.tree.structure(hypers["step_size"]), moved)
+            changes += [length * slope, value(hypers | {"step_size": moved}) - found.value if np.isfinite(slope) else np.nan]
         shown = "  ".join(f"{c:10.2e}" for c in changes)
         print(f"{log_step:8.2f}  {step_size:9.3f}  {found.value:15.4f}  {found.smoothness:10.3f}  {shown}", flush=True)
 

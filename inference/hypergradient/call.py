@@ -130,7 +130,7 @@ def hypergradient(
 def planned(problem: Problem, params: Any, hypers: Any, data: Data, memory_bytes: float) -> tuple[Problem, Choice]:
     """The problem with its strategy and the size of its store; and what the strategy costs."""
     here = problem.on(data)
-    state = here.start(params, hypers)
+    state = jax.eval_shape(here.start, params, hypers)
     reversible, words = None, ()
     if problem.training.reversible:
         needed = words_needed(here.training.update(hypers), state, problem.num_steps)

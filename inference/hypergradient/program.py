@@ -171,14 +171,14 @@ def roomy(problem: Problem, arguments: Any, words: Sequence[int]) -> tuple[int, 
     """Sizes of the store for so many words: those of the program that serves already, else with room for decays that go on falling.
 
     An optimiser that moves decays asks for a little more at every call, of one leaf or another, and to compile takes a hundred times as
-    long as to run. So the store of all leaves grows by half at once, and shrinks only where most of it is idle.
+    long as to run. So the store of all leaves gets room for twice the bits (the first 48 are elsewhere), and shrinks where most is idle.
     """
     earlier = _earlier(problem, *types_of(arguments))
     if not earlier:
         earlier[:] = [int(w * 1.05) for w in words]
     elif any(w > had for w, had in zip(words, earlier, strict=True)):
-        earlier[:] = [max(had, int(w * 1.5)) for w, had in zip(words, earlier, strict=True)]
-    elif sum(earlier) > 4 * sum(words) + 16:
+        earlier[:] = [max(had, 2 * w + 3) for w, had in zip(words, earlier, strict=True)]
+    elif any(had > 4 * w + 16 for w, had in zip(words, earlier, strict=True)):
         earlier[:] = [int(w * 1.05) for w in words]
     return tuple(earlier)
 

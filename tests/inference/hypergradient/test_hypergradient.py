@@ -213,6 +213,6 @@ def test_inside_another_program():
 
 def test_decays_that_fall_a_little_at_each_call_have_one_program():
     arguments = {"a": jnp.zeros(2)}
-    sizes = [roomy("a problem", arguments, words) for words in ((100, 50), (106, 50), (150, 70), (140, 40))]  # type: ignore
-    assert sizes == [(105, 52), (159, 75), (159, 75), (159, 75)]
-    assert roomy("a problem", arguments, (10, 10)) == (10, 10)  # type: ignore
+    sizes = [roomy("a problem", arguments, words) for words in ((100, 50), (106, 50), (200, 70), (140, 40))]  # type: ignore
+    assert sizes == [(105, 52), (215, 103), (215, 103), (215, 103)]
+    assert roomy("a problem", arguments, (10, 15)) == (10, 15)  # type: ignore
