@@ -35,12 +35,12 @@ def loss_of_two(valid_loss: Callable[..., Any]) -> Callable[[Any, Any], Any]:
             f"hypergradient: valid_loss is a {type(valid_loss).__name__}; a function of (params) or (params, hypers) expected."
         )
     try:
-        inspect.signature(valid_loss).bind(None, None)
-    except TypeError:
-        return _OfParams(valid_loss)
+        parameters = inspect.signature(valid_loss).parameters.values()
     except ValueError:  # a function without a signature
-        pass
-    return valid_loss
+        return valid_loss
+    asked = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    several = len(asked) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return valid_loss if several else _OfParams(valid_loss)
 
 
 def check_training(training: Training, params: Any, hypers: Any, num_steps: int) -> tuple[Any, Any]:

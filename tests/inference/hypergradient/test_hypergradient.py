@@ -91,6 +91,7 @@ def test_params_before_the_first_step_and_hypers_of_the_validation_loss():
     ends = [run(valid_loss=valid, hypers={**HYPERS, "scale": HYPERS["scale"] + s * direction, "seed": 3}).value for s in (0.05, -0.05)]
     np.testing.assert_allclose((ends[0] - ends[1]) / 0.1, found.gradient["scale"][1], rtol=1e-2)
     assert found.gradient["seed"].dtype == jax.dtypes.float0
+    np.testing.assert_allclose(run(valid_loss=lambda params, power=2: jnp.sum(params**power)).value, run().value, rtol=1e-6)
 
 
 @pytest.mark.slow
