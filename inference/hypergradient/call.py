@@ -55,8 +55,8 @@ def hypergradient(
         valid_loss: (params) or (params, hypers) -> a real scalar.
         params: before the first step: a pytree of floating point arrays; or (hypers) -> one, for scales of initial values.
         hypers: a dict; "step_size" and "decay" are read by the optimiser: each a scalar, an array (num_steps,), or a pytree of these by
-            layer of params. decay: in (0, 1], rounded to a multiple of 2^-16. For knobs on another scale: `hypers, pull = jax.vjp(exp, knobs)`
-            before, and `pull(result.gradient)` after.
+            layer of params. decay: in (0, 1], rounded to a multiple of 2^-16. For knobs on another scale write
+            `hypers, pull = jax.vjp(natural, knobs)` before, and `pull(result.gradient)` after.
         optimiser: "sgd_momentum"; "sgd", "nesterov" (not reversible); an optax gradient transformation, or (hypers) -> one so that
             its numbers have gradients (not reversible).
         strategy, snapshot_every, memory_bytes, fanout: how the states of training are had again, see `transforms.reversible_loop`.
