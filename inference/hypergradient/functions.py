@@ -3,7 +3,7 @@
 So data are in memory once, not once for every place where a program reads them, and functions that compute the same share programs.
 """
 
-import functools
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ from ...transforms.jax_compat import open_jaxpr
 
 __all__ = ["Bound", "Function", "types_of"]
 
-_MAX_FUNCTIONS = 32
+_known: weakref.WeakKeyDictionary[Any, dict[Hashable, "Bound"]] = weakref.WeakKeyDictionary()
+"""What functions are traced to, by their types; forgotten with the function, and the data that it closes over."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,21 @@ class Function:
         return jax.tree.unflatten(self.out_tree, [v.aval for v in self.jaxpr.outvars])
 
     @classmethod
-    def trace(cls, function: Callable[..., Any], *args: Any) -> "Bound":
-        """A function of pytrees for arguments of these types; traced once for each function object."""
-        return _traced(function, *types_of(args), jnp.result_type(float) == jnp.float64)
+    def trace(cls, function: Callable[..., Any], *args: Any, taken: int | None = None) -> "Bound":
+        """A function of pytrees for arguments of these types; traced once for each function object.
+
+        Args:
+            taken: how many of the arguments the function takes, if not all.
+        """
+        tree, types = types_of(args)
+        key = tree, types, taken, jnp.result_type(float) == jnp.float64
+        try:
+            known = _known.setdefault(function, {})
+        except TypeError:  # no weak reference to it, or no hash
+            known = {}
+        if key not in known:
+            known[key] = _traced(function, tree, types, taken)
+        return known[key]
 
 
 @dataclass(frozen=True)
@@ -61,12 +74,11 @@ class Bound:
         return jax.tree.unflatten(self.function.out_tree, made)
 
 
-@functools.lru_cache(_MAX_FUNCTIONS)
-def _traced(function: Callable[..., Any], tree: Any, types: tuple[Any, ...], wide: bool) -> Bound:
+def _traced(function: Callable[..., Any], tree: Any, types: tuple[Any, ...], taken: int | None) -> Bound:
     box: list[Any] = []
 
     def flat(*leaves: Any) -> list[Any]:
-        made, out_tree = jax.tree.flatten(function(*jax.tree.unflatten(tree, leaves)))
+        made, out_tree = jax.tree.flatten(function(*jax.tree.unflatten(tree, leaves)[:taken]))
         box.append(out_tree)
         return [jnp.asarray(x) for x in made]
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,21 +14,11 @@ from ...transforms.jax_compat import transforming
 from .functions import Bound, Function
 from .training import NAMES, Training
 
-__all__ = ["check_training", "loss_of_two", "trace_functions"]
+__all__ = ["check_training", "trace_functions"]
 
 
-@dataclass(frozen=True)
-class _OfParams:
-    """A validation loss that reads no hyperparameters, as one of two arguments."""
-
-    loss: Callable[[Any], Any]
-
-    def __call__(self, params: Any, hypers: Any) -> Any:
-        return self.loss(params)
-
-
-def loss_of_two(valid_loss: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """valid_loss as a function of (params, hypers)."""
+def _taken_of_two(valid_loss: Callable[..., Any]) -> int:
+    """How many of (params, hypers) valid_loss takes."""
     if not callable(valid_loss):
         raise DerivativeError(
             f"hypergradient: valid_loss is a {type(valid_loss).__name__}; a function of (params) or (params, hypers) expected."
@@ -37,10 +26,9 @@ def loss_of_two(valid_loss: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     try:
         parameters = inspect.signature(valid_loss).parameters.values()
     except ValueError:  # a function without a signature
-        return valid_loss
+        return 2
     asked = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
-    several = len(asked) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return valid_loss if several else _OfParams(valid_loss)
+    return 2 if len(asked) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters) else 1
 
 
 def check_training(training: Training, params: Any, hypers: Any, num_steps: int) -> tuple[Any, Any]:
@@ -89,7 +77,10 @@ def trace_functions(train_loss: Any, valid_loss: Any, params: Any, initial: Any,
     """train_loss, valid_loss and the function of the initial params, if it is one, as programs. Both losses are real scalars."""
     begin = None if initial is None else Function.trace(initial, hypers)
     start = params if begin is None else begin.function.result
-    losses = Function.trace(train_loss, start, hypers, jnp.int32(0)), Function.trace(loss_of_two(valid_loss), start, hypers)
+    losses = (
+        Function.trace(train_loss, start, hypers, jnp.int32(0)),
+        Function.trace(valid_loss, start, hypers, taken=_taken_of_two(valid_loss)),
+    )
     for name, loss in zip(("train_loss", "valid_loss"), losses, strict=True):
         made = jax.tree.leaves(loss.function.result)
         if len(made) != 1 or made[0].shape != () or not jnp.issubdtype(made[0].dtype, np.floating):

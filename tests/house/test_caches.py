@@ -31,6 +31,7 @@ CONTAINERS = {
     "fallback_counts": "one number per primitive",
     "_REGISTERED": "one bound per class that a user registers, and may take back",
     "_keys": "weak",
+    "_known": "weak",
     "_sources": "weak",
     "_cache": "at most _MAX_PROGRAMS",
 }
