@@ -87,8 +87,8 @@ def _jax_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> 
 
 def _vmapped(jaxpr: Any, size: int, axes: Sequence[int | None], out_axes: Sequence[int | None]) -> Any:
     """A jaxpr without constants under `vmap`."""
-    avals = [
-        jax.ShapeDtypeStruct(v.aval.shape if a is None else (size, *v.aval.shape), v.aval.dtype)
+    avals = [  # not `ShapeDtypeStruct`, which since 0.12 cuts integers of 64 bits down where the process has 32
+        v.aval.strip_weak_type() if a is None else v.aval.update(shape=(size, *v.aval.shape), weak_type=False, sharding=None)
         for v, a in zip(jaxpr.invars, axes, strict=True)
     ]
     run = jax.vmap(lambda *xs: eval_jaxpr(jaxpr, (), *xs), tuple(axes), list(out_axes), axis_size=size)
