@@ -79,7 +79,7 @@ class Program:
     """A traced update.
 
     Attributes:
-        operations: in order. names, types: of the leaves of the state. num_theta: number of leaves that may be differentiated.
+        operations: in order. names, types: of the leaves of the state.
         words: for each slot, 16-bit words that its remainders may spill.
         slot_leaf: for each slot, the leaf that it belongs to.
         num_steps: of the loop. wide: whether the user's numbers have 64 bits by default.
@@ -88,7 +88,6 @@ class Program:
     operations: tuple[Operation, ...]
     names: tuple[str, ...]
     types: tuple[Any, ...]
-    num_theta: int
     words: tuple[int, ...]
     slot_leaf: tuple[int, ...]
     num_steps: int
@@ -184,7 +183,6 @@ def trace_update(
             tuple(operations),
             tuple(leaf_names(tree)),
             tuple(jax.typeof(v) for v in leaves),
-            len(tracer.theta),
             words,
             tuple(slot_leaf),
             num_steps,
