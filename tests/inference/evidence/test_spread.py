@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import luciole as lc
 from luciole import dist
 from luciole import sharding as ls
-from luciole.inference.evidence import host, sgd
+from luciole.inference.evidence import follow, host
 from luciole.inference.evidence.spread import placement
 
 RUN = {"step_size": 0.004, "num_steps": 12, "num_restarts": 16}
@@ -42,7 +42,7 @@ def assert_same(found, expected, tolerance):
 def test_every_device_follows_its_own_restarts(x64, conjugate, quiet, monkeypatch):
     """With minibatches of each restart; no collective in any program; and a twin."""
     problem, options, texts = conjugate.random(20, 3), RUN | {"batch_size": 5, "minibatches": "fresh"}, {}
-    monkeypatch.setattr(sgd, "with_samples", lambda problem, plan, key, evidence, descended: evidence)
+    monkeypatch.setattr(follow, "with_samples", lambda problem, plan, key, evidence, descended: evidence)
     whole = quiet(conjugate.model, jax.random.key(0), *problem, **options).log_evidence
 
     def compiled(function, static, donate=()):
@@ -88,7 +88,7 @@ def test_a_path_that_ends_at_a_peak_of_all_restarts(conjugate, quiet):
 def test_every_device_has_its_own_rows(conjugate, quiet, monkeypatch, rows):
     """In float32: the numbers, with restarts split too and without; shards, memory, and the sum that XLA must have added."""
     problem, options, programs, placed = conjugate.random(1600, 3), RUN | {"step_size": 1e-4, "num_steps": 3}, [], []
-    monkeypatch.setattr(sgd, "with_samples", lambda problem, plan, key, evidence, descended: evidence)
+    monkeypatch.setattr(follow, "with_samples", lambda problem, plan, key, evidence, descended: evidence)
 
     def watched(path, *args):
         if not programs:
