@@ -19,11 +19,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn, TextIO
+from typing import IO, TextIO
 
 WORKER = ("-m", "luciole.launched")  # what Python runs in each process, before the script's name
 GRACE_SECONDS = 5.0  # after SIGTERM, and again after SIGKILL
@@ -250,16 +250,34 @@ def end(members: Sequence[Member]) -> None:
 
 
 @contextmanager
-def ended_at_last(members: list[Member]) -> Iterator[None]:
-    """Whatever happens, no process outlives this one: not a Ctrl-C, not the SIGTERM of a batch system."""
+def ended_at_last(members: list[Member]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Whatever happens, no process outlives this one: not a Ctrl-C, not the SIGTERM of a batch system.
 
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+    What it yields makes a context in which a signal waits until its end: a process that is being started is not yet among the members.
+    """
+    waiting: list[int] = []
+    held = False
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if not held:
+            raise SystemExit(128 + number)
+        waiting.append(number)
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        nonlocal held
+        held = True
+        try:
+            yield
+        finally:
+            held = False
+        if waiting:
+            raise SystemExit(128 + waiting[0])
 
     heeded = [n for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
     before = {number: signal.signal(number, stop) for number in heeded}
     try:
-        yield
+        yield hold
     finally:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C leaves no process behind; it takes seconds
@@ -275,9 +293,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.log.mkdir(parents=True, exist_ok=True)
     members: list[Member] = []
     ends: queue.Queue[Member] = queue.Queue()
-    with ended_at_last(members):
+    with ended_at_last(members) as hold:
         for name, environment in environments(options).items():
-            members.append(Member(name, environment, options, ends))
+            with hold():
+                members.append(Member(name, environment, options, ends))
         return watch(members, ends, options)
 
 

@@ -167,6 +167,20 @@ def test_a_signal_to_the_launcher_ends_all(number, plain, script, tmp_path):
     is_gone(tmp_path)
 
 
+def test_a_signal_while_a_process_is_started_ends_that_one_too(plain, script, tmp_path, monkeypatch):
+    class Slow(launch.Member):
+        def __init__(self, *args):
+            super().__init__(*args)
+            os.kill(os.getpid(), signal.SIGTERM)  # it runs, and is not among the members yet
+            started.append(self.process)
+
+    started: list = []
+    monkeypatch.setattr(launch, "Member", Slow)
+    with pytest.raises(SystemExit):
+        launch.main(["--processes", "2", script(STUBBORN + "time.sleep(60)")])
+    assert [process.poll() is None for process in started] == [False]
+
+
 def test_silence_ends_all_when_asked(plain, script, tmp_path, capfd):
     assert launch.main(["--processes", "2", "--timeout", "0.2", script(STUBBORN + "time.sleep(60)")]) == 124
     assert "no process has written a line for 0.2 s" in capfd.readouterr().err
