@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ...transforms import DerivativeError
-from ...transforms.reversible.cost import Choice, choose, cost_of_reversal
+from ...transforms.reversible.cost import Choice, Strategy, check_strategy, choose, cost_of_reversal
 from ...transforms.reversible.traced import words_needed
 from ...transforms.settings import choice, flag, number, whole
 from .failures import raise_failure
@@ -34,7 +34,7 @@ def hypergradient(
     *,
     num_steps: int,
     optimiser: Any = "sgd_momentum",
-    strategy: Literal["reversible", "tape", "sqrt", "tree", "auto"] = "auto",
+    strategy: Strategy = "auto",
     snapshot_every: int | None = None,
     memory_bytes: float = 1e9,
     fanout: int = 4,
@@ -75,7 +75,7 @@ def hypergradient(
     algorithm 2, with its indices in the order that undoes algorithm 1.
     """
     num_steps = whole(_OWNER, "num_steps", num_steps, 1, error=DerivativeError)
-    choice(_OWNER, "strategy", strategy, ("reversible", "tape", "sqrt", "tree", "auto"), error=DerivativeError)
+    check_strategy(_OWNER, strategy)
     segment = num_steps if snapshot_every is None else whole(_OWNER, "snapshot_every", snapshot_every, 1, error=DerivativeError)
     number(_OWNER, "memory_bytes", memory_bytes, lambda x: x > 0, "a positive number", error=DerivativeError)
     whole(_OWNER, "fanout", fanout, 2, error=DerivativeError)

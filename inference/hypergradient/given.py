@@ -11,6 +11,7 @@ import numpy as np
 from ...transforms import DerivativeError
 from ...transforms.autodiff.trees import leaf_names
 from ...transforms.jax_compat import transforming
+from ...transforms.reversible.update import by_leaf
 from .functions import Bound, Function
 from .training import NAMES, Training
 
@@ -119,7 +120,7 @@ def _schedule(name: str, given: Any, params: Any, num_steps: int) -> Any:
                 'expected. Without momentum write optimiser="sgd".'
             )
     try:
-        jax.tree.map(lambda _, branch: branch, given, params)
+        by_leaf(given, params)
     except (ValueError, TypeError) as error:
         raise DerivativeError(
             f"hypergradient: hypers[{name!r}] has the structure {jax.tree.structure(given)}; one number or array, or one for each leaf or "

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...transforms.reversible.steps import Adjoint, Given, Steps, Tables, is_differentiable
+from ...transforms.reversible.steps import Given, Steps, Tables
 from ...transforms.reversible.traced import trace_update
 from .program import Problem
 
@@ -47,19 +47,15 @@ def _undone(problem: Problem, state: Any, hypers: Any) -> int:
     steps, carry, rows = Steps(program), jax.tree.leaves(state), (problem.num_steps, len(program.words))
     with jax.enable_x64(True):
         held = jax.eval_shape(steps.start, carry)
-        given = Given(consts, theta, Tables(jax.ShapeDtypeStruct(rows, jnp.int32), jax.ShapeDtypeStruct(rows, bool)))
-        adjoint = Adjoint(
-            tuple(jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in carry),
-            tuple(jax.ShapeDtypeStruct(x.shape, jnp.float64) for x in theta if is_differentiable(x)),
-            jax.ShapeDtypeStruct(rows, jnp.float64),
-        )
+        adjoint = jax.eval_shape(steps.adjoint, theta, carry)
+        tables = Tables(jax.ShapeDtypeStruct(rows, jnp.int32), jax.ShapeDtypeStruct(rows, bool))
 
         def loop(number: Any, state: Any, theta: Any, tables: Tables) -> Any:
             given = Given(consts, theta, tables)
             return lax.fori_loop(jnp.int32(0), number, lambda k, s: steps.backward(number - k, s, given), state)
 
-        memory = _memory(loop, jnp.int32(0), (held, adjoint), theta, given.tables)
-    return memory.temp_size_in_bytes + memory.output_size_in_bytes + _size(given.tables)
+        memory = _memory(loop, jnp.int32(0), (held, adjoint), theta, tables)
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes + _size(tables)
 
 
 def _memory(function: Any, *args: Any) -> Any:

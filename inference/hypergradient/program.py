@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ...transforms import vjp
 from ...transforms.autodiff.checkpoints import Checkpoints
+from ...transforms.autodiff.core import is_differentiable
+from ...transforms.autodiff.trees import float0_zeros
 from ...transforms.autodiff.turns import TracedStep, trace_step
 from ...transforms.bounded import bounded_jit
 from ...transforms.reversible.reversal import Report, Reversal
@@ -91,13 +92,13 @@ class Problem:
         value, pull_end = vjp(self.valid_loss, end["position"], hypers)
         of_end, direct = pull_end(jnp.ones((), value.dtype))
         arriving = {name: of_end if name == "position" else jax.tree.map(_zero, entry) for name, entry in end.items()}
-        of_start, of_hypers, report = back([ct for ct in jax.tree.leaves(arriving) if _moves(ct)])
+        of_start, of_hypers, report = back([ct for ct in jax.tree.leaves(arriving) if is_differentiable(ct)])
         rest = iter(of_start)
-        of_state = jax.tree.unflatten(tree, [next(rest) if _moves(x) else _zero(x) for x in leaves])
+        of_state = jax.tree.unflatten(tree, [next(rest) if is_differentiable(x) else _zero(x) for x in leaves])
         of_params, by_start = pull_start(of_state)
         rest = iter(of_hypers)
-        through = jax.tree.map(lambda h: next(rest) if _moves(h) else _zero(h), hypers)
-        gradient = jax.tree.map(lambda h, *cts: sum(cts) if _moves(h) else _zero(h), hypers, direct, through, by_start)
+        through = jax.tree.map(lambda h: next(rest) if is_differentiable(h) else _zero(h), hypers)
+        gradient = jax.tree.map(lambda h, *cts: sum(cts) if is_differentiable(h) else _zero(h), hypers, direct, through, by_start)
         return Outcome(value, gradient, of_state["position"] if self.initial else of_params, end["position"], report)
 
     def train(self, state: Any, hypers: Any) -> tuple[list[Any], Callable[[Sequence[Any]], tuple[list[Any], list[Any], Report]]]:
@@ -133,13 +134,8 @@ class Problem:
         return jax.tree.unflatten(traced.carry_tree, outs)["position"]
 
 
-def _moves(value: Any) -> bool:
-    """Whether a value has a derivative."""
-    return jnp.issubdtype(jnp.result_type(value), np.inexact)
-
-
 def _zero(value: Any) -> Any:
-    return jnp.zeros_like(value) if _moves(value) else np.zeros(jnp.shape(value), jax.dtypes.float0)
+    return jnp.zeros_like(value) if is_differentiable(value) else float0_zeros(value)
 
 
 class Compiled(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import DerivativeError
 from ..settings import whole
 from .reversal import Reversal
-from .steps import Adjoint, Given, is_differentiable
+from .steps import Given
 from .traced import trace_update
 from .update import Update
 
@@ -41,14 +41,11 @@ def check_reversal(update: Update, state: dict[str, Any], num_steps: int = 100) 
         raise DerivativeError(f"check_reversal: update is a {type(update).__name__}; an Update of Add and Multiply expected.")
     state = jax.tree.map(jnp.asarray, state)
     program, consts, theta = trace_update(lambda _: update, (), state, num_steps)
-    steps, names = Reversal(program, num_steps).steps, program.names
+    reversal, names = Reversal(program, num_steps), program.names
+    steps = reversal.steps
     with jax.enable_x64(True):
-        given = Given(consts, theta, Reversal(program, num_steps).tables(consts, theta))
-        zero = Adjoint(
-            tuple(jnp.zeros(t.shape, jnp.float64) for t in program.types),
-            tuple(jnp.zeros(x.shape, jnp.float64) for x in theta if is_differentiable(x)),
-            jnp.zeros(given.tables.numerators.shape, jnp.float64),
-        )
+        given = Given(consts, theta, reversal.tables(consts, theta))
+        zero = steps.adjoint(theta, [jnp.zeros(t.shape) for t in program.types])
         forward, backward = jax.jit(steps.forward), jax.jit(lambda i, held: steps.backward(i, (held, zero), given)[0])
         held, outside = steps.start(jax.tree.leaves(state)), jnp.full((len(names),), num_steps, jnp.int32)
         before = []

@@ -2,16 +2,24 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from ..autodiff.checkpoints import Checkpoints
 from ..errors import DerivativeError
+from ..settings import choice
 
-__all__ = ["STRATEGIES", "Choice", "choose", "cost_of_reversal", "costs"]
+__all__ = ["STRATEGIES", "Choice", "Strategy", "check_strategy", "choose", "cost_of_reversal", "costs"]
 
 _log = logging.getLogger("luciole")
 
+Strategy = Literal["reversible", "tape", "sqrt", "tree", "auto"]
+
 STRATEGIES = ("tape", "sqrt", "reversible", "tree")
+
+
+def check_strategy(where: str, strategy: Any) -> None:
+    """Refuses what is no strategy."""
+    choice(where, "strategy", strategy, get_args(Strategy), error=DerivativeError)
 
 
 class Choice(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,13 @@ from ..autodiff.loops import differentiable_loop
 from ..autodiff.turns import Turn, WayBack, trace_step
 from ..errors import DerivativeError
 from ..jax_compat import open_jaxpr
-from ..settings import choice, whole
-from .cost import choose
+from ..settings import whole
+from .cost import Strategy, check_strategy, choose
 from .reversal import Reversal
 from .traced import trace_update
 from .update import Update
 
 __all__ = ["Undo", "reversible_loop"]
-
-Strategy = Literal["reversible", "tape", "sqrt", "tree", "auto"]
 
 
 def reversible_loop(
@@ -66,7 +64,7 @@ def reversible_loop(
     """
     where = "reversible_loop"
     num_steps = whole(where, "num_steps", num_steps, 1, error=DerivativeError)
-    choice(where, "strategy", strategy, ("reversible", "tape", "sqrt", "tree", "auto"), error=DerivativeError)
+    check_strategy(where, strategy)
     if snapshot_every is not None:
         whole(where, "snapshot_every", snapshot_every, 1, error=DerivativeError)
     state = jax.tree.map(jnp.asarray, state)
@@ -105,10 +103,8 @@ class Undo(WayBack):
         self, n: Any, turn: Turn, consts: Sequence[Any], params: Sequence[Any], kept: Sequence[Any], carry_cts: Sequence[Any]
     ) -> tuple[list[Any], list[Any]]:
         num_carry = len(carry_cts)
-        with jax.enable_x64(True):
-            structure = jax.tree.structure(jax.eval_shape(self.reversal.record, consts, params, list(kept[:num_carry]))[1])
-        back = self.reversal.reverse(consts, params, kept[:num_carry], jax.tree.unflatten(structure, kept[num_carry:]), carry_cts)
-        of_carry, of_params, report = back
+        held = jax.tree.unflatten(self.reversal.structure, kept[num_carry:])
+        of_carry, of_params, report = self.reversal.reverse(consts, params, kept[:num_carry], held, carry_cts)
         good = report.exact & report.in_range
 
         def poisoned(ct: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["DENOMINATOR", "LIMIT", "decode", "divide", "encode", "multiply", "numerator", "to_units"]
+__all__ = ["DENOMINATOR", "LIMIT", "decode", "divide", "multiply", "numerator", "to_units"]
 
 RADIX = 52
 """Binary digits after the point."""
@@ -38,9 +38,6 @@ _UNIT = 2.0**RADIX
 def to_units(value: Any) -> Any:
     """A floating point number as a whole number of units 2^-52, to the nearest."""
     return lax.round(value.astype(jnp.float64) * _UNIT, lax.RoundingMethod.TO_NEAREST_EVEN).astype(jnp.int64)
-
-
-encode = to_units
 
 
 def decode(units: Any, dtype: Any) -> Any:

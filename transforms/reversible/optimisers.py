@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..autodiff import grad
-from .update import Add, Multiply, Update, rational
+from .update import Add, Multiply, Update, by_leaf, rational
 
 __all__ = ["at_step", "nesterov", "sgd", "sgd_momentum"]
 
@@ -30,8 +30,11 @@ def at_step(schedule: Any, i: Any, params: Any) -> Any:
     Args:
         schedule: a scalar or an array whose first axis is the step; or a pytree of them: one for each leaf of `params`, or each branch.
     """
-    numbers = jax.tree.map(lambda s: s if np.ndim(s) == 0 else jnp.asarray(s)[i], schedule)
-    return jax.tree.map(lambda s, branch: jax.tree.map(lambda _: s, branch), numbers, params)
+    return by_leaf(_now(schedule, i), params)
+
+
+def _now(schedule: Any, i: Any) -> Any:
+    return jax.tree.map(lambda s: s if np.ndim(s) == 0 else jnp.asarray(s)[i], schedule)
 
 
 def _scaled(numbers: Any, tree: Any) -> Any:
@@ -57,10 +60,7 @@ def sgd_momentum(loss: Loss, step_size: Any, decay: Any, *, decay_at_least: floa
     def move(i: Any, state: Any) -> Any:
         return _scaled(at_step(step_size, i, state["velocity"]), state["velocity"])
 
-    def factor(i: Any) -> Any:
-        return jax.tree.map(lambda s: s if np.ndim(s) == 0 else jnp.asarray(s)[i], decay)
-
-    return Update(Multiply("velocity", factor, decay_at_least), Add("velocity", push), Add("position", move))
+    return Update(Multiply("velocity", lambda i: _now(decay, i), decay_at_least), Add("velocity", push), Add("position", move))
 
 
 def nesterov(loss: Loss, step_size: Any, decay: Any) -> Callable[[Any, Any], Any]:

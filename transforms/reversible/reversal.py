@@ -18,9 +18,11 @@ from jax import lax
 
 from ..autodiff import vjp
 from ..autodiff.checkpoints import Checkpoints
+from ..autodiff.core import is_differentiable
+from ..autodiff.loop_bodies import chosen, spread
 from .cost import Choice, cost_of_reversal
 from .numbers import decode, numerator
-from .steps import Adjoint, Given, Held, SegmentTurn, Steps, Tables, is_differentiable
+from .steps import Adjoint, Given, Held, SegmentTurn, Steps, Tables
 from .store import schedule
 from .traced import Program
 
@@ -96,7 +98,7 @@ class Reversal:
 
             def segment(j: Any, state: Any) -> Any:
                 held, outside, rows = state
-                if rows and self.num_segments > 1:  # the begin of the first is written over by that of the second
+                if self.num_segments > 1:  # the begin of the first is written over by that of the second
                     rows = [_set(row, jnp.maximum(j - 1, 0), x) for row, x in zip(rows, _compared(held), strict=True)]
                 first, last = self.bounds(j)
                 return *lax.fori_loop(first, last, lambda i, s: steps.forward(i, s, given), (held, outside)), rows
@@ -105,6 +107,13 @@ class Reversal:
             good = jnp.all(outside == p.num_steps)
             outs = [jnp.where(good, decode(u, t.dtype), jnp.nan) for u, t in zip(held.units, p.types, strict=True)]
         return outs, Kept(held, given.tables, tuple(rows), outside)
+
+    @property
+    def structure(self) -> Any:
+        """That of `Kept`."""
+        n, m = len(self.program.types), len(self.program.words)
+        held = Held((0,) * n, (0,) * m, (0,) * m, (0,) * m)
+        return jax.tree.structure(Kept(held, Tables(0, 0), tuple(_compared(held)), 0))
 
     def tables(self, consts: Sequence[Any], theta: Sequence[Any]) -> Tables:
         with self.steps.users_numbers():
@@ -128,11 +137,7 @@ class Reversal:
         given, on = Given(consts, theta, kept.tables), [is_differentiable(x) for x in theta]
         with jax.enable_x64(True):
             start = _compared(steps.start(carry))
-            adjoint = Adjoint(
-                tuple(ct.astype(jnp.float64) for ct in cotangents),
-                tuple(jnp.zeros(x.shape, jnp.float64) for x, o in zip(theta, on, strict=True) if o),
-                jnp.zeros(kept.tables.numerators.shape, jnp.float64),
-            )
+            adjoint = steps.adjoint(theta, cotangents)
 
             def segment(number: Any, state: Any) -> Any:
                 held, adjoint, exact, repaired = state
@@ -150,8 +155,8 @@ class Reversal:
             fits = jnp.all(jnp.sum(kept.tables.spills, 0) <= jnp.asarray(np.array(p.words, np.int64)))
             state = (kept.held, adjoint, fits, jnp.int32(0))
             _, adjoint, exact, repaired = lax.fori_loop(jnp.int32(0), jnp.int32(self.num_segments), segment, state)
-            summed = iter(self.with_factors(adjoint, consts, theta, on))
-            of_theta = [next(summed).astype(x.dtype) if o else None for x, o in zip(theta, on, strict=True)]
+            summed = self.with_factors(adjoint, consts, theta, on)
+            of_theta = spread([ct.astype(x.dtype) for ct, x in zip(summed, chosen(theta, on), strict=True)], on)
             of_carry = [ct.astype(t.dtype) for ct, t in zip(adjoint.state, p.types, strict=True)]
             return of_carry, of_theta, Report(exact, repaired, jnp.all(kept.outside == p.num_steps), kept.outside)
 
@@ -173,7 +178,7 @@ class Reversal:
             return self.program.factors(consts, [next(rest) if o else x for x, o in zip(theta, on, strict=True)])
 
         with self.steps.users_numbers():
-            made, pull = vjp(factors, [x for x, o in zip(theta, on, strict=True) if o])
+            made, pull = vjp(factors, chosen(theta, on))
             (more,) = pull(adjoint.factors.astype(made.dtype))
         return [a + b.astype(jnp.float64) for a, b in zip(adjoint.theta, more, strict=True)]
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .numbers import DENOMINATOR, LIMIT, decode, divide, encode, multiply, to_units
+from ..autodiff.core import is_differentiable
+from .numbers import DENOMINATOR, LIMIT, decode, divide, multiply, to_units
 from .store import pop, push
 from .traced import Operation, Program
 
-__all__ = ["Adjoint", "Given", "Held", "SegmentTurn", "Steps", "Tables", "is_differentiable"]
+__all__ = ["Adjoint", "Given", "Held", "SegmentTurn", "Steps", "Tables"]
 
 
 class Tables(NamedTuple):
@@ -50,10 +51,6 @@ class Adjoint(NamedTuple):
     factors: Any
 
 
-def is_differentiable(value: Any) -> bool:
-    return jnp.issubdtype(value.dtype, jnp.inexact)
-
-
 @dataclass(frozen=True)
 class Steps:
     """The steps of a program. Call everything inside `jax.enable_x64(True)`; the user's code sees the numbers it was written for."""
@@ -65,10 +62,19 @@ class Steps:
         p = self.program
         shapes = [p.types[leaf].shape for leaf in p.slot_leaf]
         return Held(
-            tuple(encode(x) for x in carry),
+            tuple(to_units(x) for x in carry),
             tuple(jnp.zeros(s, jnp.uint64) for s in shapes),
             tuple(jnp.zeros((w + 1, *s), jnp.uint16) for w, s in zip(p.words, shapes, strict=True)),
             tuple(jnp.int32(0) for _ in shapes),
+        )
+
+    def adjoint(self, theta: Sequence[Any], cotangents: Sequence[Any]) -> Adjoint:
+        """After the last step: the cotangents of its state, and nothing yet of theta and the factors."""
+        p = self.program
+        return Adjoint(
+            tuple(ct.astype(jnp.float64) for ct in cotangents),
+            tuple(jnp.zeros(x.shape, jnp.float64) for x in theta if is_differentiable(x)),
+            jnp.zeros((p.num_steps, len(p.words)), jnp.float64),
         )
 
     def values(self, units: Sequence[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from ..autodiff import defines_linearization
 from ..errors import DerivativeError
 from .numbers import DENOMINATOR
 
-__all__ = ["Add", "Multiply", "Update", "rational"]
+__all__ = ["Add", "Multiply", "Update", "by_leaf", "rational"]
 
 
 @defines_linearization(lambda factor: jnp.clip(jnp.round(factor * DENOMINATOR), 1, DENOMINATOR) / DENOMINATOR)
@@ -33,6 +33,11 @@ def rational(factor: Any) -> Any:
     v <- f v - (1 - f) g.
     """
     return _rational(jnp.asarray(factor, jnp.result_type(float, factor)))
+
+
+def by_leaf(numbers: Any, tree: Any) -> Any:
+    """One number for each leaf of a tree, from one for each leaf or branch."""
+    return jax.tree.map(lambda number, branch: jax.tree.map(lambda _: number, branch), numbers, tree)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Multiply:
         """One factor for each leaf of the entry: a pytree like it."""
         made = self.factor(i) if callable(self.factor) else self.factor
         try:
-            return jax.tree.map(lambda f, branch: jax.tree.map(lambda _: f, branch), made, entry)
+            return by_leaf(made, entry)
         except (ValueError, TypeError) as error:
             raise DerivativeError(
                 f"Multiply({self.target!r}): the factor has the structure {jax.tree.structure(made)}; expected one number, or a number for "
