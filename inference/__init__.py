@@ -37,12 +37,14 @@ from .results.stored import open_store
 from .run.mcmc import MCMC
 from .run.notices import DivergenceWarning, InterruptWarning, ProgramFolderWarning, StoreWarning
 from .run.progress import ProgressReport
+from .training import Attribution, Fit, LastLayer, Prediction, train
 
 __all__ = [
     "HMC",
     "MCMC",
     "NUTS",
     "RWM",
+    "Attribution",
     "BreakEvenWarning",
     "BridgeEvidence",
     "Comparison",
@@ -55,15 +57,18 @@ __all__ = [
     "EvidenceRangeWarning",
     "FailedRestartWarning",
     "FewEffectiveDrawsWarning",
+    "Fit",
     "FlyMC",
     "FullEvaluationWarning",
     "Hypergradient",
     "InterruptWarning",
     "KinkWarning",
+    "LastLayer",
     "NonNormalPosteriorWarning",
     "NotOnHostError",
     "OtherModeWarning",
     "PreconditionerWarning",
+    "Prediction",
     "ProgramFolderWarning",
     "ProgressReport",
     "Results",
@@ -80,4 +85,5 @@ __all__ = [
     "open_store",
     "predict",
     "sgd_evidence",
+    "train",
 ]

@@ -5,31 +5,43 @@ if __name__ == "ppl":
 
 from .checks import MissingPlateWarning
 from .density import LogDensity, NothingObservedWarning, ScaledLatentWarning, SubstitutedSiteWarning, log_density
-from .graph import render_model
+from .graphs import Graphs, PackedGraphs
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
+from .molecules import SkippedMoleculeWarning, circular_fingerprint, graphs_from_smiles
+from .networks import dense, directed_messages, embedding, graph_convolution, neural_fingerprint
 from .precision import PrecisionWarning
 from .predictive import SaturatedDrawWarning, log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
+from .render import render_model
 from .samples import PriorDrawWarning
 from .walker import LostDerivativeWarning
 
 __all__ = [
+    "Graphs",
     "InitStrategy",
     "LogDensity",
     "LostDerivativeWarning",
     "MissingPlateWarning",
     "ModelProgram",
     "NothingObservedWarning",
+    "PackedGraphs",
     "PrecisionWarning",
     "PriorDrawWarning",
     "SaturatedDrawWarning",
     "ScaledLatentWarning",
     "Site",
+    "SkippedMoleculeWarning",
     "SubstitutedSiteWarning",
+    "circular_fingerprint",
     "condition",
+    "dense",
     "deterministic",
+    "directed_messages",
+    "embedding",
     "factor",
+    "graph_convolution",
+    "graphs_from_smiles",
     "init_to_feasible",
     "init_to_mean",
     "init_to_median",
@@ -39,6 +51,7 @@ __all__ = [
     "log_density",
     "log_likelihood",
     "model",
+    "neural_fingerprint",
     "plate",
     "posterior_predictive",
     "prior_predictive",

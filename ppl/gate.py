@@ -11,6 +11,7 @@ here. Inside, an array is what it seems: no element of it is masked, no label is
 | 64-bit integers that do not fit into the run's integers | floats |
 | a masked array | an array, if nothing in it is masked; else refused |
 | floats too large for the run's floats; categories; text or dates where a number belongs | refused |
+| `lc.Graphs` | `PackedGraphs`, whose arrays are data |
 | text, dates, data frames, anything else among the arguments | left as it is, for the model to read |
 """
 
@@ -24,8 +25,9 @@ import jax
 import numpy as np
 
 from ..transforms import ModelError
+from .graphs import Graphs
 
-__all__ = ["Admitted", "Argument", "admit", "as_array"]
+__all__ = ["Admitted", "Argument", "admit", "as_array", "is_series"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def admit(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
     def passed(name: str, value: Any) -> Any:
         if value is None:
             absent.append(name)
-        return jax.tree.map_with_path(lambda path, leaf: _leaf([name, *path], leaf, arrays), value, is_leaf=_is_series)
+        return jax.tree.map_with_path(lambda path, leaf: _leaf([name, *path], leaf, arrays), value, is_leaf=is_series)
 
     passed_args = tuple(passed(name, value) for name, value in zip(names, args, strict=True))
     passed_kwargs = {name: passed(name, value) for name, value in kwargs.items()}
@@ -109,11 +111,13 @@ def as_array(value: Any, what: str) -> Any:
 
 def _leaf(path: Sequence[Any], leaf: Any, arrays: dict[str, Argument]) -> Any:
     """One leaf of the arguments as the model gets it; arrays are noted under the parameter's name and the path to them."""
+    if isinstance(leaf, Graphs):
+        return jax.tree.map_with_path(lambda inner, array: _leaf([*path, *inner], array, arrays), leaf.packed())
     name = ".".join((path[0], *map(_step, path[1:])))
     if isinstance(leaf, jax.Array):
         arrays[name] = Argument(leaf)
         return leaf
-    if not (isinstance(leaf, (np.ndarray, np.generic)) or _is_series(leaf)):
+    if not (isinstance(leaf, (np.ndarray, np.generic)) or is_series(leaf)):
         return leaf
     what = f"argument {name!r}"
     array = _fitting(_plain(leaf, what), what)
@@ -141,7 +145,7 @@ def _library(value: Any) -> str:
     return type(value).__module__.partition(".")[0].removeprefix("builtins")
 
 
-def _is_series(value: Any) -> bool:
+def is_series(value: Any) -> bool:
     """Whether a value is a series of numbers to its owner, and not an array to JAX; and a list of numbers."""
     library = _library(value)
     if library == "pandas":

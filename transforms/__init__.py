@@ -44,6 +44,7 @@ from .errors import (
     ProgramError,
     SamplerError,
     StoreError,
+    TrainingError,
 )
 from .reversible import reversible_loop
 from .streams import Stream, key_words, normal, stream_for, uniform
@@ -72,6 +73,7 @@ __all__ = [
     "SamplerError",
     "StoreError",
     "Stream",
+    "TrainingError",
     "affine_in",
     "array_digest",
     "autobatch",

@@ -36,6 +36,10 @@ class EvidenceError(LucioleError, ValueError):
     """An estimate of the evidence makes no sense as asked for, or came to nothing: names the argument, site, plate or step."""
 
 
+class TrainingError(LucioleError, ValueError):
+    """Training makes no sense as asked for, or failed: names the argument, the site, the plate, or the restart and step."""
+
+
 class StoreError(LucioleError, OSError):
     """A store of a run cannot be written, read or gone on with: names the store, and what does not fit."""
 

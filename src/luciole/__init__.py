@@ -19,6 +19,16 @@ _ROOMS = ("inference", "ppl", "sharding", "transforms")
 # To make a name public: add it here, to `__init__.pyi`, and to the `__all__` of its room.
 _NAMES_BY_ROOM = {
     ".ppl": (
+        "neural_fingerprint",
+        "graph_convolution",
+        "embedding",
+        "directed_messages",
+        "dense",
+        "graphs_from_smiles",
+        "circular_fingerprint",
+        "SkippedMoleculeWarning",
+        "PackedGraphs",
+        "Graphs",
         "LogDensity",
         "LostDerivativeWarning",
         "MissingPlateWarning",
@@ -86,6 +96,11 @@ _NAMES_BY_ROOM = {
         "open_store",
         "predict",
         "sgd_evidence",
+        "train",
+        "Attribution",
+        "Fit",
+        "LastLayer",
+        "Prediction",
     ),
     ".transforms": (
         "BoundError",
@@ -101,6 +116,7 @@ _NAMES_BY_ROOM = {
         "SamplerError",
         "PartitionError",
         "StoreError",
+        "TrainingError",
     ),
 }
 _OF_NUMPYRO = {"dist": "numpyro.distributions", "handlers": "numpyro.handlers"}

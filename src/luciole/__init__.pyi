@@ -9,6 +9,7 @@ from .inference import HMC as HMC
 from .inference import MCMC as MCMC
 from .inference import NUTS as NUTS
 from .inference import RWM as RWM
+from .inference import Attribution as Attribution
 from .inference import BreakEvenWarning as BreakEvenWarning
 from .inference import BridgeEvidence as BridgeEvidence
 from .inference import DivergenceWarning as DivergenceWarning
@@ -17,15 +18,18 @@ from .inference import EvidenceFitWarning as EvidenceFitWarning
 from .inference import EvidenceRangeWarning as EvidenceRangeWarning
 from .inference import FailedRestartWarning as FailedRestartWarning
 from .inference import FewEffectiveDrawsWarning as FewEffectiveDrawsWarning
+from .inference import Fit as Fit
 from .inference import FlyMC as FlyMC
 from .inference import FullEvaluationWarning as FullEvaluationWarning
 from .inference import Hypergradient as Hypergradient
 from .inference import InterruptWarning as InterruptWarning
 from .inference import KinkWarning as KinkWarning
+from .inference import LastLayer as LastLayer
 from .inference import NonNormalPosteriorWarning as NonNormalPosteriorWarning
 from .inference import NotOnHostError as NotOnHostError
 from .inference import OtherModeWarning as OtherModeWarning
 from .inference import PreconditionerWarning as PreconditionerWarning
+from .inference import Prediction as Prediction
 from .inference import ProgramFolderWarning as ProgramFolderWarning
 from .inference import ProgressReport as ProgressReport
 from .inference import Results as Results
@@ -42,19 +46,29 @@ from .inference import hypergradient as hypergradient
 from .inference import open_store as open_store
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
+from .inference import train as train
+from .ppl import Graphs as Graphs
 from .ppl import LogDensity as LogDensity
 from .ppl import LostDerivativeWarning as LostDerivativeWarning
 from .ppl import MissingPlateWarning as MissingPlateWarning
 from .ppl import ModelProgram as ModelProgram
 from .ppl import NothingObservedWarning as NothingObservedWarning
+from .ppl import PackedGraphs as PackedGraphs
 from .ppl import PrecisionWarning as PrecisionWarning
 from .ppl import PriorDrawWarning as PriorDrawWarning
 from .ppl import SaturatedDrawWarning as SaturatedDrawWarning
 from .ppl import ScaledLatentWarning as ScaledLatentWarning
+from .ppl import SkippedMoleculeWarning as SkippedMoleculeWarning
 from .ppl import SubstitutedSiteWarning as SubstitutedSiteWarning
+from .ppl import circular_fingerprint as circular_fingerprint
 from .ppl import condition as condition
+from .ppl import dense as dense
 from .ppl import deterministic as deterministic
+from .ppl import directed_messages as directed_messages
+from .ppl import embedding as embedding
 from .ppl import factor as factor
+from .ppl import graph_convolution as graph_convolution
+from .ppl import graphs_from_smiles as graphs_from_smiles
 from .ppl import init_to_feasible as init_to_feasible
 from .ppl import init_to_mean as init_to_mean
 from .ppl import init_to_median as init_to_median
@@ -64,6 +78,7 @@ from .ppl import init_to_value as init_to_value
 from .ppl import log_density as log_density
 from .ppl import log_likelihood as log_likelihood
 from .ppl import model as model
+from .ppl import neural_fingerprint as neural_fingerprint
 from .ppl import plate as plate
 from .ppl import posterior_predictive as posterior_predictive
 from .ppl import prior_predictive as prior_predictive
@@ -83,6 +98,7 @@ from .transforms import PartitionError as PartitionError
 from .transforms import ProgramError as ProgramError
 from .transforms import SamplerError as SamplerError
 from .transforms import StoreError as StoreError
+from .transforms import TrainingError as TrainingError
 
 __version__: str
 
@@ -138,6 +154,7 @@ __all__ = [
     "StoreError",
     "StoreWarning",
     "SubstitutedSiteWarning",
+    "TrainingError",
     "UnmixedChainsWarning",
     "__version__",
     "bounds",

@@ -1,0 +1,160 @@
+"""What a prediction owes to each node of a graph: the integral of its gradient, from a graph of which nothing is written to all of it.
+
+A node adds a vector to its graph's sum at every layer (its surroundings of 0, 1, 2 ... steps). `PackedGraphs.weight` multiplies these
+vectors; all ones is the graph as it is, all zeros the baseline.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...ppl import Graphs, PackedGraphs, trace
+from ...ppl.molecules.drawing import draw_molecule, fragment
+from ...ppl.moments import moments
+from ...transforms import TrainingError, grad
+from ...transforms.partial import split
+from .expected import predicted_site
+
+__all__ = ["Attribution", "attribute"]
+
+_LAYERS = 32  # the most that a model may write; those it does not write have no gradient, and are cut off
+_NODES = (32, 128, 512)  # of the quadrature, from coarse to fine
+_TOLERANCE = 1e-4  # of the sum over nodes, relative to the change of the prediction where that is above one
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Contributions to predictions, in units of the prediction: prediction = baseline + sum of contributions + residual.
+
+    Attributes:
+        graphs: of which nodes they are.
+        contributions: (all nodes, layers): of each node's surroundings of 0, 1, ... steps, the mean over members.
+        prediction, baseline: (graphs,) for the graph, and for one that adds nothing to the sum.
+        residual: (graphs,) what the quadrature leaves.
+    """
+
+    graphs: Graphs
+    contributions: np.ndarray
+    prediction: np.ndarray
+    baseline: np.ndarray
+
+    @property
+    def residual(self) -> np.ndarray:
+        return self.prediction - self.baseline - self._sums
+
+    @property
+    def _sums(self) -> np.ndarray:
+        graph = np.repeat(np.arange(len(self.graphs)), self.graphs.num_nodes)
+        return np.bincount(graph, self.contributions.sum(axis=1), len(self.graphs))
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """(nodes, layers), of one graph."""
+        if not -len(self.graphs) <= row < len(self.graphs):
+            raise IndexError(f"graph {row} of {len(self.graphs)}")
+        stops = np.cumsum(self.graphs.num_nodes)
+        return np.split(self.contributions, stops[:-1])[row]
+
+    def strongest(self, row: int, count: int = 5) -> list[tuple[int, int, float]]:
+        """(node, steps, contribution) of the surroundings of one graph that add or take the most."""
+        table = self[row]
+        order = np.argsort(-np.abs(table), axis=None)[:count]
+        return [(int(n), int(s), float(table[n, s])) for n, s in zip(*np.unravel_index(order, table.shape), strict=True)]
+
+    def substructures(self, row: int, count: int = 5) -> list[tuple[str, float]]:
+        """(SMILES, contribution) of the same, of one molecule. Needs RDKit."""
+        name = str(self.graphs.names[row])
+        return [(fragment(name, node, steps), value) for node, steps, value in self.strongest(row, count)]
+
+    def draw(self, row: int, size: tuple[int, int] = (350, 250), largest: float | None = None) -> Any:
+        """One molecule as SVG, atoms blue where they add and red where they take. Needs RDKit; notebooks show it.
+
+        Args:
+            row: which. size: in pixels. largest: the contribution with the full colour; by default the molecule's largest.
+        """
+        return draw_molecule(str(self.graphs.names[row]), self[row].sum(axis=1), size, largest)
+
+
+def attribute(model: Callable[..., Any], samples: Mapping[str, np.ndarray], site: str | None, args: tuple, kwargs: dict) -> Attribution:
+    """The contribution of node a at layer l, with w the weights on what nodes add,
+
+        integral from 0 to 1 of  d prediction / d w_al  at  w = t  dt,
+
+    by Gauss-Legendre quadrature. Contributions sum to prediction minus baseline, up to the residual, which is computed.
+
+    Raises:
+        TrainingError: see `Fit.attribution`.
+
+    Source:
+        Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, equation 1; in what nodes add to the sum, where the
+        path is a straight line and the baseline a graph without nodes, instead of in the features.
+    """
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Graphs)]
+    if len(where) != 1:
+        raise TrainingError(f"attribution: found {len(where)} `lc.Graphs` among the arguments, one expected.")
+    graphs = leaves[where[0]]
+    packed = graphs.packed()
+    leaves[where[0]] = packed
+    name = predicted_site(trace(model, *args, **kwargs), samples, site, "attribution")
+
+    def of(values: Mapping[str, Any]) -> Callable[[Any], Any]:
+        def prediction(weight: Any) -> Any:
+            given = [replace(packed, weight=weight) if i == where[0] else leaf for i, leaf in enumerate(leaves)]
+            call_args, call_kwargs = jax.tree.unflatten(tree, given)
+            program = trace(model, *call_args, **call_kwargs)
+            return moments(program, program.data, values)[name][0]
+
+        return prediction
+
+    members = [{n: v[i] for n, v in samples.items()} for i in range(len(next(iter(samples.values()))))]
+    found = [_of_member(of(member), packed) for member in members]
+    by_row, prediction, baseline = (np.mean([f[k] for f in found], axis=0) for k in range(3))
+    used = np.flatnonzero(np.abs(by_row).sum(axis=0))
+    if not used.size:
+        raise TrainingError("attribution: the prediction depends on no sum over nodes (`lc.neural_fingerprint`, `lc.directed_messages`).")
+    contributions = np.zeros((len(graphs.nodes), used.max(initial=0) + 1))
+    is_node = packed.node >= 0
+    contributions[packed.node[is_node]] = by_row[is_node, : contributions.shape[1]]
+    return Attribution(graphs, contributions, prediction, baseline)
+
+
+def _of_member(prediction: Callable[[Any], Any], packed: PackedGraphs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Contributions by row of nodes, (N, layers), prediction and baseline, (graphs,), for one member.
+
+    Raises:
+        TrainingError: the prediction does not depend on sums over nodes, or is not one number for each graph.
+    """
+    weight = jnp.ones((len(packed.nodes), _LAYERS), jnp.result_type(float))
+    parts = split(jax.make_jaxpr(prediction)(weight), 0)  # what comes before the sums is computed once
+    prepared = jax.jit(parts.prepare)([])
+
+    @jax.jit
+    def at(weight: Any) -> Any:
+        return parts.rest(prepared, [weight])[0]
+
+    @jax.jit
+    def integral(points: Any, shares: Any) -> Any:
+        def add(total: Any, point: Any) -> tuple[Any, None]:
+            t, share = point
+            slope = grad(lambda w: jnp.sum(parts.rest(prepared, [w])[0]))(jnp.full_like(weight, t))
+            return total + share * slope, None
+
+        return jax.lax.scan(add, jnp.zeros_like(weight), (points, shares))[0]
+
+    if jax.eval_shape(prediction, weight).shape != (len(packed),):
+        raise TrainingError(
+            f"attribution: the predicted site has shape {jax.eval_shape(prediction, weight).shape}; one number for each graph expected."
+        )
+    whole, nothing = (np.asarray(at(jnp.full(weight.shape, x, weight.dtype)), float) for x in (1, 0))
+    change = whole - nothing
+    for count in _NODES:
+        points, shares = np.polynomial.legendre.leggauss(count)
+        by_row = np.asarray(integral(jnp.asarray(0.5 * (points + 1), weight.dtype), jnp.asarray(0.5 * shares, weight.dtype)), float)
+        sums = np.bincount(packed.graph, by_row.sum(axis=1), len(whole) + 1)[: len(whole)]
+        if np.all(np.abs(sums - change) <= _TOLERANCE * np.maximum(1, np.abs(change))):
+            break
+    return by_row, whole, nothing

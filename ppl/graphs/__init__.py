@@ -1,0 +1,7 @@
+"""Graphs of any size as arrays: what a user hands in (`graphs.py`), its layout on the device (`packed.py`), the way there (`packing.py`)."""
+
+from .graphs import Graphs
+from .packed import PackedGraphs
+from .packing import Packer
+
+__all__ = ["Graphs", "PackedGraphs", "Packer"]

@@ -1,0 +1,11 @@
+"""Networks are models: layers as functions with priors.
+
+`layers.py` has the layers (a weight is a site named by path), `fingerprint.py` and `messages.py` the two networks that read graphs
+(`ppl/graphs/`).
+"""
+
+from .fingerprint import graph_convolution, neural_fingerprint
+from .layers import dense, embedding
+from .messages import directed_messages
+
+__all__ = ["dense", "directed_messages", "embedding", "graph_convolution", "neural_fingerprint"]
