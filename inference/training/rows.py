@@ -94,8 +94,8 @@ class Rows:
             at = int(np.nanargmax(np.abs(one - other)))
             raise _does_not_split(
                 self.plate,
-                f"at a draw from the prior row {order[at]} has {one[at]:.6g} nats beside some rows, and {other[at]:.6g} beside others. Rows "
-                "must be independent given the latent sites; what the model computes over rows (means, sorting) must be prepared before",
+                f"at a draw from the prior row {order[at]} has {one[at]:.6g} nats beside some rows, and {other[at]:.6g} beside others. "
+                "Rows must be independent given the latent sites; prepare before what the model computes over rows (means, sorting)",
             )
 
     def _log_likelihoods(self, model: Callable[..., Any], position: dict[str, Any], data: list[Any]) -> Any:
@@ -147,8 +147,8 @@ def plate_of(density: LogDensity, name: str | None) -> tuple[str, int]:
     local = [s for s in sites if s.latent and name in [p.name for p in s.spec.plates]]
     if local:
         raise TrainingError(
-            f"train: the latent site {local[0].name!r} ({local[0].line}) stands in the plate {name!r}, of which a batch has only some rows; "
-            "write batch_size=None, or sample it outside of the plate."
+            f"train: the latent site {local[0].name!r} ({local[0].line}) stands in the plate {name!r}, of which a batch has only some "
+            "rows; write batch_size=None, or sample it outside of the plate."
         )
     return name, sizes[name]
 

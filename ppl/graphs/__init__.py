@@ -1,4 +1,4 @@
-"""Graphs of any size as arrays: what a user hands in (`graphs.py`), its layout on the device (`packed.py`), the way there (`packing.py`)."""
+"""Graphs of any size: what a user hands in (`graphs.py`), its layout on the device (`packed.py`), the way there (`packing.py`)."""
 
 from .graphs import Graphs
 from .packed import PackedGraphs

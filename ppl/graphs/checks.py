@@ -60,4 +60,4 @@ def _named(graphs: Any, rows: np.ndarray, what: str) -> ModelError:
     rows = np.unique(rows)
     row = rows[0]
     more = f" ({len(rows) - 1} more: rows {', '.join(map(str, rows[1:6]))}{' ...' if len(rows) > 6 else ''})" if len(rows) > 1 else ""
-    return ModelError(f"graph {graphs.names[row]!r} (row {row}) {what}{more}.")
+    return ModelError(f"graph {str(graphs.names[row])!r} (row {row}) {what}{more}.")

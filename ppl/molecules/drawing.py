@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ...transforms import ModelError
-from .smiles import rdkit
+from .reader import rdkit
 
 __all__ = ["Drawing", "draw_molecule", "fragment"]
 

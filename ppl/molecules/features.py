@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..graphs.hashing import stable_hash
+from .reader import rdkit
 
 __all__ = ["ELEMENTS", "atom_features", "atom_kind", "bond_features", "bond_kind"]
 
@@ -42,10 +43,11 @@ def atom_kind(atom: Any) -> int:
 
     Source:
         Rogers and Hahn (2010), Extended-connectivity fingerprints, section "Initial assignment": element, neighbours, hydrogens, charge,
-        isotope, in a ring or not (RDKit's connectivity invariants).
+        mass above the element's, in a ring or not (RDKit's connectivity invariants).
     """
+    delta = int(atom.GetMass() - rdkit().GetPeriodicTable().GetAtomicWeight(atom.GetAtomicNum()))  # whole units, as RDKit takes them
     ring = atom.GetOwningMol().GetRingInfo().NumAtomRings(atom.GetIdx()) > 0
-    of_atom = (atom.GetAtomicNum(), atom.GetTotalDegree(), atom.GetTotalNumHs(), atom.GetFormalCharge(), atom.GetIsotope(), ring)
+    of_atom = (atom.GetAtomicNum(), atom.GetTotalDegree(), atom.GetTotalNumHs(), atom.GetFormalCharge(), delta, ring)
     return stable_hash(np.array(of_atom, np.int64).tobytes())
 
 

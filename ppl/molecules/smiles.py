@@ -9,8 +9,9 @@ import numpy as np
 from ...transforms import LucioleWarning, ModelError
 from ..graphs import Graphs
 from .features import ELEMENTS, atom_features, atom_kind, bond_features, bond_kind
+from .reader import rdkit
 
-__all__ = ["SkippedMoleculeWarning", "graphs_from_smiles", "rdkit"]
+__all__ = ["SkippedMoleculeWarning", "graphs_from_smiles"]
 
 _MOST_NAMED = 10
 
@@ -59,19 +60,6 @@ def graphs_from_smiles(smiles: Sequence[str], on_error: str = "raise", *, max_de
     if not good:
         raise ModelError("graphs_from_smiles: there is no molecule; a list of SMILES expected.")
     return _graphs([texts[row] for row in good], [read[row] for row in good], np.array(good), max_degree)
-
-
-def rdkit() -> Any:
-    """RDKit's module of molecules.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        from rdkit import Chem
-    except ImportError as e:
-        raise ImportError("molecules are read by RDKit: pip install 'luciole[molecules]'. Graphs that were saved need none.") from e
-    return Chem
 
 
 def _molecule(text: Any, max_degree: int) -> Any:

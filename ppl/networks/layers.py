@@ -27,12 +27,18 @@ def weights(name: str, shape: tuple[int, ...], scale: Any, fan_in: int = 1) -> A
         scale: a positive number, or a scalar drawn by the model. fan_in: number of terms of the sum that the weights stand in.
 
     Raises:
-        ModelError: the scale is no positive number.
+        ModelError: the scale is no positive number, or the layer stands in a plate, which would give each row weights of its own.
     """
     if isinstance(scale, (int, float, np.number)) and not (scale > 0 and np.isfinite(scale)):
         raise ModelError(f"{name}: the prior's scale is {scale!r}; a positive number expected.")
     prior = dist.Normal(0.0, scale / np.sqrt(fan_in).item())
-    return sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior)
+    value = sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior)
+    if jnp.shape(value) != shape:
+        raise ModelError(
+            f"site {name!r}: its shape is {jnp.shape(value)} and not {shape}: the layer stands inside of a plate, where every row would "
+            "have weights of its own. Call it before the plate."
+        )
+    return value
 
 
 def dense(name: str, x: Any, units: int | None = None, *, scale: Any = 1.0, bias_scale: Any = 1.0) -> Any:
