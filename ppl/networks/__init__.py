@@ -7,5 +7,6 @@
 from .fingerprint import graph_convolution, neural_fingerprint
 from .layers import dense, embedding
 from .messages import directed_messages
+from .modules import random_module
 
-__all__ = ["dense", "directed_messages", "embedding", "graph_convolution", "neural_fingerprint"]
+__all__ = ["dense", "directed_messages", "embedding", "graph_convolution", "neural_fingerprint", "random_module"]

@@ -54,6 +54,7 @@ _NAMES_BY_ROOM = {
         "plate",
         "posterior_predictive",
         "prior_predictive",
+        "random_module",
         "render_model",
         "sample",
         "trace",

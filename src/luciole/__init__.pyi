@@ -82,6 +82,7 @@ from .ppl import neural_fingerprint as neural_fingerprint
 from .ppl import plate as plate
 from .ppl import posterior_predictive as posterior_predictive
 from .ppl import prior_predictive as prior_predictive
+from .ppl import random_module as random_module
 from .ppl import render_model as render_model
 from .ppl import sample as sample
 from .ppl import trace as trace
