@@ -108,7 +108,7 @@ def _starts(density: LogDensity, words: Any, restarts: int, strategy: InitStrate
         raise TrainingError("train: the model observes nothing: give the data, `lc.sample(name, distribution, obs=y)`.")
     strategy = init_to_sample() if strategy is None else strategy
     keys = [jax.random.fold_in(random_key(words), i) for i in range(restarts)]
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # it runs once for each restart
+    quick: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # it runs once for each restart
     start = jax.jit(lambda density, key: density.init(key, strategy)).lower(density, keys[0]).compile(compiler_options=quick)
     return [start(density, key) for key in keys]
 

@@ -53,9 +53,9 @@ class Graphs:
     num_nodes: np.ndarray
     num_edges: np.ndarray
     names: np.ndarray
-    node_kinds: np.ndarray | None = None
-    edge_kinds: np.ndarray | None = None
-    rows: np.ndarray | None = None
+    node_kinds: Any = None
+    edge_kinds: Any = None
+    rows: Any = None
     max_degree: int = 5
 
     def __post_init__(self) -> None:
@@ -84,21 +84,22 @@ class Graphs:
         Raises:
             ModelError: as the class; there is no graph; features of different lengths.
         """
-        parts = [(np.asarray(g[0], float), np.asarray(g[1], int).reshape(-1, 2), g[2] if len(g) > 2 else None) for g in graphs]
-        if not parts:
+        given = list(graphs)
+        if not given:
             raise ModelError("Graphs.of: there is no graph; expected at least one (nodes, edges) or (nodes, edges, edge_features).")
-        labels = [f"graph {i}" for i in range(len(parts))] if names is None else list(names)
-        if len(labels) != len(parts):
-            raise ModelError(f"Graphs.of: {len(labels)} names for {len(parts)} graphs; one for each expected.")
-        features = [np.zeros((len(e), 0)) if f is None else np.asarray(f, float) for _, e, f in parts]
-        for label, (nodes, edges, _), of_edges in zip(labels, parts, features, strict=True):
-            check_shapes(label, nodes, edges, of_edges, parts[0][0].shape[-1], features[0].shape[-1])
-        all_nodes, all_edges = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
-        counts = [np.array([len(p[k]) for p in parts]) for k in (0, 1)]
+        labels = [f"graph {i}" for i in range(len(given))] if names is None else list(names)
+        if len(labels) != len(given):
+            raise ModelError(f"Graphs.of: {len(labels)} names for {len(given)} graphs; one for each expected.")
+        nodes, edges = [np.asarray(g[0], float) for g in given], [np.asarray(g[1], int).reshape(-1, 2) for g in given]
+        features = [np.asarray(g[2], float) if len(g) > 2 else np.zeros((len(e), 0)) for g, e in zip(given, edges, strict=True)]
+        for label, of_nodes, ends, of_edges in zip(labels, nodes, edges, features, strict=True):
+            check_shapes(label, of_nodes, ends, of_edges, nodes[0].shape[-1], features[0].shape[-1])
+        num_nodes, num_edges = (np.array([len(x) for x in part]) for part in (nodes, edges))
+        all_edges = np.concatenate(edges)
         if max_degree is None:
-            degrees = degrees_of(all_edges, *counts)
-            max_degree = max(1, int(degrees.max(initial=0)))
-        return cls(all_nodes, all_edges, np.concatenate(features), *counts, np.array(labels), max_degree=max_degree)
+            max_degree = max(1, int(degrees_of(all_edges, num_nodes, num_edges).max(initial=0)))
+        arrays = (np.concatenate(nodes), all_edges, np.concatenate(features), num_nodes, num_edges, np.array(labels))
+        return cls(*arrays, max_degree=max_degree)
 
     def __len__(self) -> int:
         return len(self.num_nodes)
