@@ -104,6 +104,10 @@ from .transforms import TrainingError as TrainingError
 __version__: str
 
 __all__ = [
+    "HMC",
+    "MCMC",
+    "NUTS",
+    "RWM",
     "Attribution",
     "BoundError",
     "BreakEvenWarning",
@@ -120,7 +124,6 @@ __all__ = [
     "FlyMC",
     "FullEvaluationWarning",
     "Graphs",
-    "HMC",
     "Hypergradient",
     "InitError",
     "InterruptWarning",
@@ -131,11 +134,9 @@ __all__ = [
     "LostDerivativeWarning",
     "LucioleError",
     "LucioleWarning",
-    "MCMC",
     "MissingPlateWarning",
     "ModelError",
     "ModelProgram",
-    "NUTS",
     "NoAttributeError",
     "NonNormalPosteriorWarning",
     "NotOnHostError",
@@ -150,7 +151,6 @@ __all__ = [
     "ProgramError",
     "ProgramFolderWarning",
     "ProgressReport",
-    "RWM",
     "Results",
     "RoughHypergradientWarning",
     "RowsOnDeviceWarning",
