@@ -18,7 +18,7 @@ __all__ = ["PackedGraphs"]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("nodes", "neighbours", "ends", "edge_features", "incoming", "edge_sums", "graph", "node", "weight"),
+    data_fields=("nodes", "neighbours", "ends", "edge_features", "incoming", "node_sums", "edge_sums", "graph", "node", "weight"),
     meta_fields=("capacities", "num_graphs"),
 )
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PackedGraphs:
         edge_features: (M, E).
         incoming: (N, D) directed edges that end in the node, in the order of `neighbours`: 2 m leads from ends[m, 0] to ends[m, 1],
             2 m + 1 back; 2 M where there is none.
-        edge_sums: (N, E) sum of the features of a node's edges.
+        node_sums, edge_sums: (N, F), (N, E) sums of the features of a node's neighbours and of its edges.
         graph: (N,) number of the node's graph; G for padding.
         node: (N,) number of the node among all nodes of the graphs packed; -1 for padding.
         weight: None, or (N, layers): factors on what a node adds to its graph's sum after each layer, for attribution.
@@ -45,6 +45,7 @@ class PackedGraphs:
     ends: Any
     edge_features: Any
     incoming: Any
+    node_sums: Any
     edge_sums: Any
     graph: Any
     node: Any
@@ -66,15 +67,26 @@ class PackedGraphs:
         stops = np.cumsum(self.capacities)
         return tuple(slice(int(stop - size), int(stop)) for stop, size in zip(stops, self.capacities, strict=True))
 
-    def gathered(self, values: Any, table: Any) -> Any:
-        """(N, ...) sums over a table's columns of the rows of `values`: over neighbours, or over edges that come in."""
+    def over_neighbours(self, x: Any) -> Any:
+        """(N, ...) sums over the neighbours of each node of the rows of x, which may be `nodes`, whose sums are there already."""
+        return self.node_sums if x is self.nodes else self._gathered(x, self.neighbours)
+
+    def over_incoming(self, h: Any) -> Any:
+        """(N, ...) sums over the directed edges that end in each node of the rows of h, (2 M, ...)."""
+        return self._gathered(h, self.incoming)
+
+    def _gathered(self, values: Any, table: Any) -> Any:
         padded = jnp.concatenate([values, jnp.zeros((1, *values.shape[1:]), values.dtype)])
         parts = [jnp.take(padded, table[rows, :degree], axis=0).sum(axis=1) for degree, rows in enumerate(self.slabs)]
         return jnp.concatenate(parts)
 
-    def summed(self, values: Any, layer: int = 0) -> Any:
-        """(G, ...) sums over the nodes of each graph. layer: which column of `weight` multiplies the nodes, where there is one."""
-        if self.weight is not None:
-            values = values * self.weight[:, layer].reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+    def weighed(self, values: Any, layer: int) -> Any:
+        """The rows of `values`, (N, ...), times the column of `weight` for a layer, where there are weights."""
+        if self.weight is None:
+            return values
+        return values * self.weight[:, layer].reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+
+    def summed(self, values: Any) -> Any:
+        """(G, ...) sums over the nodes of each graph."""
         sums = jax.ops.segment_sum(values, self.graph, num_segments=self.num_graphs + 1)
         return sums[: self.num_graphs]

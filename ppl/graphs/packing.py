@@ -26,7 +26,7 @@ class Tables:
         nodes, edge_features: (nodes, F), (edges, E).
         ends: (edges, 2) numbers of the nodes.
         neighbours: (nodes, D), -1 where there is none. incoming: (nodes, D) directed edges, -1 where there is none.
-        edge_sums: (nodes, E). degrees: (nodes,).
+        node_sums, edge_sums: (nodes, F), (nodes, E) over neighbours and their edges. degrees: (nodes,).
         num_nodes, num_edges: (graphs,). by_degree: (graphs, D + 1) nodes of each degree.
     """
 
@@ -35,6 +35,7 @@ class Tables:
     ends: np.ndarray
     neighbours: np.ndarray
     incoming: np.ndarray
+    node_sums: np.ndarray
     edge_sums: np.ndarray
     degrees: np.ndarray
     num_nodes: np.ndarray
@@ -53,12 +54,13 @@ class Tables:
         incoming = neighbours.copy()
         neighbours[target[order], column] = directed[order]
         incoming[target[order], column] = order
-        edge_sums = np.zeros((len(nodes), edge_features.shape[1]), np.float32)
+        node_sums, edge_sums = (np.zeros((len(nodes), x.shape[1]), np.float32) for x in (nodes, edge_features))
+        np.add.at(node_sums, target, nodes[directed])
         np.add.at(edge_sums, target, np.repeat(edge_features, 2, axis=0))
         graph = np.repeat(np.arange(len(num_nodes)), num_nodes)
         by_degree = np.zeros((len(num_nodes), max_degree + 1), np.int64)
         np.add.at(by_degree, (graph, degrees), 1)
-        return cls(nodes, edge_features, ends, neighbours, incoming, edge_sums, degrees, num_nodes, num_edges, by_degree)
+        return cls(nodes, edge_features, ends, neighbours, incoming, node_sums, edge_sums, degrees, num_nodes, num_edges, by_degree)
 
 
 class Packer:
@@ -125,6 +127,7 @@ def pack(tables: Tables, rows: np.ndarray, capacities: tuple[int, ...], edge_cap
         ends=ends,
         edge_features=features,
         incoming=laid(incoming, 2 * edge_capacity, np.int32),
+        node_sums=laid(t.node_sums[nodes], 0, np.float32),
         edge_sums=laid(t.edge_sums[nodes], 0, np.float32),
         graph=laid(graph, len(rows), np.int32),
         node=laid(np.arange(len(nodes)), -1, np.int32),

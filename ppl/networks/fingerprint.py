@@ -62,14 +62,13 @@ def neural_fingerprint(
         raise ModelError(f"neural_fingerprint {name!r}: depth is {depth!r}; a whole number from 0 expected.")
     scales, bias_scales = (_by_layer(s, depth + 1, f"neural_fingerprint {name!r}") for s in (scale, bias_scale))
     _check_layers(graphs, depth + 1, name)
-    r = graphs.nodes.astype(jnp.result_type(float))
-    fingerprint = 0.0
+    r, written = graphs.nodes, 0.0
     for layer in range(depth + 1):
         path, priors = f"{name}.{layer}", {"scale": scales[layer], "bias_scale": bias_scales[layer]}
         if layer:
             r = activation(graph_convolution(path, graphs, r, width, **priors))
-        fingerprint += graphs.summed(jax.nn.softmax(dense(f"{path}.write", r, length, **priors)), layer)
-    return fingerprint
+        written += graphs.weighed(jax.nn.softmax(dense(f"{path}.write", r, length, **priors)), layer)
+    return graphs.summed(written)
 
 
 def graph_convolution(name: str, graphs: Any, x: Any, units: int, *, scale: Any = 1.0, bias_scale: Any = 1.0) -> Any:
@@ -89,11 +88,12 @@ def graph_convolution(name: str, graphs: Any, x: Any, units: int, *, scale: Any 
         ModelError: as `neural_fingerprint`; x has not a row for each node.
     """
     graphs = as_packed(graphs, f"graph_convolution {name!r}")
-    x = jnp.asarray(x)
-    if x.ndim != 2 or len(x) != len(graphs.nodes):
-        raise ModelError(f"graph_convolution {name!r}: x has shape {x.shape}; ({len(graphs.nodes)}, inputs) expected, as `graphs.nodes`.")
+    if jnp.ndim(x) != 2 or len(x) != len(graphs.nodes):
+        raise ModelError(
+            f"graph_convolution {name!r}: x has shape {jnp.shape(x)}; ({len(graphs.nodes)}, inputs) expected, as `graphs.nodes`."
+        )
     own = dense(f"{name}.self", x, units, scale=scale, bias_scale=None)
-    around = jnp.concatenate([graphs.gathered(x, graphs.neighbours), graphs.edge_sums.astype(x.dtype)], axis=1)
+    around = jnp.concatenate([graphs.over_neighbours(x), graphs.edge_sums], axis=1).astype(own.dtype)
     by_degree = weights(f"{name}.neighbours.w", (graphs.max_degree, around.shape[1], units), scale, around.shape[1])
     parts = [around[rows] @ by_degree[degree] for degree, rows in enumerate(graphs.slabs[1:])]
     out = own + jnp.concatenate([jnp.zeros((graphs.capacities[0], units), own.dtype), *parts])

@@ -62,10 +62,10 @@ def directed_messages(
     step = weights(f"{name}.step.w", (width, width), scale, width) if depth > 1 else None
     h = activation(start)
     for _ in range(depth - 1):
-        around = _both_ways(g, g.gathered(h, g.incoming)) - h.reshape(-1, 2, width)[:, ::-1].reshape(-1, width)
+        around = _both_ways(g, g.over_incoming(h)) - h.reshape(-1, 2, width)[:, ::-1].reshape(-1, width)
         h = activation(start + around @ step)
-    nodes = jnp.concatenate([x, g.gathered(h, g.incoming)], axis=1)
-    return g.summed(activation(dense(f"{name}.out", nodes, width, scale=scale, bias_scale=bias_scale)))
+    nodes = jnp.concatenate([x, g.over_incoming(h)], axis=1)
+    return g.summed(g.weighed(activation(dense(f"{name}.out", nodes, width, scale=scale, bias_scale=bias_scale)), 0))
 
 
 def _both_ways(graphs: Any, values: Any) -> Any:

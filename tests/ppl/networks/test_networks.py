@@ -125,6 +125,7 @@ def test_what_stands_in_padding_changes_no_bit(graphs, weights):
     filled = dataclasses.replace(
         plain,
         nodes=np.where(is_padding[:, None], np.float32(3), plain.nodes),
+        node_sums=np.where(is_padding[:, None], np.float32(2), plain.node_sums),
         edge_sums=np.where(is_padding[:, None], np.float32(5), plain.edge_sums),
         edge_features=np.where(is_edge[:, None], np.float32(7), plain.edge_features),
     )
