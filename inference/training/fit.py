@@ -76,12 +76,17 @@ class Fit:
 
         Raises:
             ModelError: as `lc.trace`; the site's distribution has no mean in closed form.
-            TrainingError: no such site, or several and none was named.
+            TrainingError: no such site, or several and none was named; the site is of labels, which have no mean.
         """
         program = trace(self.model, *args, **kwargs)
         name = predicted_site(program, self.samples, site, "predict")
         found = [expected(program, name, program.data, self.member(i)) for i in range(len(self.losses))]
         members, variances = (np.stack([np.asarray(f[k], float) for f in found]) for k in (0, 1))
+        if np.isnan(members).all() and members.size:
+            raise TrainingError(
+                f"predict: the distribution of site {name!r} has no mean (labels are no numbers); draw from it: "
+                "lc.posterior_predictive(model, key, fit.samples, ...)."
+            )
         prediction = Prediction(members.mean(axis=0), members.std(axis=0), variances.mean(axis=0), members)
         return prediction.calibrated(self.noise[name]) if name in self.noise else prediction
 

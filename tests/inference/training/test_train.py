@@ -198,6 +198,19 @@ def test_last_layers_that_have_no_closed_form_are_refused():
         fit.last_layer(X, Y, free="v")
 
 
+def test_labels_have_no_mean_and_are_drawn():
+    def model(x, label=None):
+        logits = lc.dense("out", x, 3)
+        with lc.plate("row", len(x)):
+            lc.sample("label", dist.Categorical(logits=logits), obs=label)
+
+    label = np.argmax(X, axis=1)
+    fit = lc.train(model, jax.random.key(0), X, label, num_steps=200, batch_size=50, step_size=0.1, progress_bar=False)
+    with pytest.raises(lc.TrainingError, match="has no mean"):
+        fit.predict(X)
+    assert np.mean(lc.posterior_predictive(model, jax.random.key(0), fit.samples, X)["label"][0] == label) > 0.8
+
+
 def test_any_optax_optimiser_will_do():
     mode, _ = posterior(X, Y)
     fit = lc.train(line, jax.random.key(0), X, Y, num_steps=400, optimiser=optax.sgd(0.02), progress_bar=False)
