@@ -25,7 +25,6 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 from ..transforms import ModelError
 from .checks import check_observation, check_shape, coded
 from .gate import as_array
-from .lifted import LiftedModules
 from .precision import warn_of_lost_precision
 from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, peel, split_distribution
@@ -77,7 +76,6 @@ class Bridge(Messenger):
         self.masked: tuple[str, Distribution] | None = None  # the last observed site that NumPyro's `obs_mask` may have made
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
         self.shared: list[str] = []  # sites to which a handler gives more axes than their distributions have
-        self.modules = LiftedModules()
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
 
     def __enter__(self) -> "Bridge":
@@ -93,8 +91,6 @@ class Bridge(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]
-        if kind in ("param", "prng_key") and self.modules.message(msg):
-            return
         if kind in _REFUSED:
             what = f"site {msg['name']!r}" if msg.get("name") else f"numpyro.{kind}"
             raise ModelError(f"{what}: {_REFUSED[kind]}.")

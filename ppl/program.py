@@ -155,7 +155,6 @@ def trace(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ModelProgr
     def run() -> tuple[()]:
         with bridge:
             model(*given.args, **given.kwargs)
-            bridge.modules.check()
         return ()
 
     try:
