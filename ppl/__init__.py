@@ -8,6 +8,7 @@ from .density import LogDensity, NothingObservedWarning, ScaledLatentWarning, Su
 from .graph import render_model
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
+from .networks import fan_in_normal, random_module
 from .precision import PrecisionWarning
 from .predictive import SaturatedDrawWarning, log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
@@ -30,6 +31,7 @@ __all__ = [
     "condition",
     "deterministic",
     "factor",
+    "fan_in_normal",
     "init_to_feasible",
     "init_to_mean",
     "init_to_median",
@@ -42,6 +44,7 @@ __all__ = [
     "plate",
     "posterior_predictive",
     "prior_predictive",
+    "random_module",
     "render_model",
     "sample",
     "trace",

@@ -55,6 +55,7 @@ from .ppl import SubstitutedSiteWarning as SubstitutedSiteWarning
 from .ppl import condition as condition
 from .ppl import deterministic as deterministic
 from .ppl import factor as factor
+from .ppl import fan_in_normal as fan_in_normal
 from .ppl import init_to_feasible as init_to_feasible
 from .ppl import init_to_mean as init_to_mean
 from .ppl import init_to_median as init_to_median
@@ -67,6 +68,7 @@ from .ppl import model as model
 from .ppl import plate as plate
 from .ppl import posterior_predictive as posterior_predictive
 from .ppl import prior_predictive as prior_predictive
+from .ppl import random_module as random_module
 from .ppl import render_model as render_model
 from .ppl import sample as sample
 from .ppl import trace as trace
@@ -148,6 +150,7 @@ __all__ = [
     "dist",
     "evidence_gradient",
     "factor",
+    "fan_in_normal",
     "handlers",
     "hypergradient",
     "inference",
@@ -166,6 +169,7 @@ __all__ = [
     "ppl",
     "predict",
     "prior_predictive",
+    "random_module",
     "render_model",
     "sample",
     "sgd_evidence",
