@@ -289,7 +289,7 @@ def test_sampling(linen_net, nnx_net, eqx_net):
         lifted(nnx_net, None),
         lifted(eqx_net, None, over=jax.vmap),
     ):
-        mcmc = lc.MCMC(lc.NUTS(model), num_warmup=100, num_samples=20, num_chains=2, progress_bar=False)
+        mcmc = lc.MCMC(lc.NUTS(model, target_accept_prob=0.95), num_warmup=150, num_samples=20, num_chains=2, progress_bar=False)
         mcmc.run(jax.random.key(0))
         drawn = mcmc.get_samples()
         assert all(v.shape[0] == 40 and np.isfinite(v).all() and np.ptp(v, 0).all() for v in drawn.values())
@@ -382,6 +382,10 @@ def test_modules_to_be_trained_are_refused(linen_net):
         modules.random_flax_module("net", linen_net, dist.Normal(0.0, 1.0), input_shape=(1, 2))
         numpyro.prng_key()
 
+    def with_state():
+        modules.random_flax_module("net", linen_net, dist.Normal(0.0, 1.0), input_shape=(1, 2), mutable=["batch_stats"])
+
+    assert "'net$state': `numpyro.mutable`" in message_of(with_state)
     assert "'net$params': `numpyro.param`" in message_of(trained)
     assert "'net$params': `numpyro.param`" in message_of(named_alike)
     assert "prng_key" in message_of(key_beside)
