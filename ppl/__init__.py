@@ -9,7 +9,7 @@ from .graphs import Graphs, PackedGraphs
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
 from .molecules import SkippedMoleculeWarning, circular_fingerprint, graphs_from_smiles
-from .networks import dense, directed_messages, embedding, graph_convolution, neural_fingerprint, random_module
+from .networks import dense, directed_messages, embedding, fan_in_normal, graph_convolution, neural_fingerprint, random_module
 from .precision import PrecisionWarning
 from .predictive import SaturatedDrawWarning, log_likelihood, posterior_predictive, prior_predictive
 from .program import ModelProgram, Site, trace
@@ -40,6 +40,7 @@ __all__ = [
     "directed_messages",
     "embedding",
     "factor",
+    "fan_in_normal",
     "graph_convolution",
     "graphs_from_smiles",
     "init_to_feasible",

@@ -2,7 +2,7 @@
 
 `lc.sample` and `numpyro.sample` send the same message up the same stack of handlers, so plates, `mask`, `scale`, `scope`, `condition`
 and `reparam` have done their work when the message arrives here. What arrives becomes one equation of the model's jaxpr. What a model
-may not contain (params, subsampling, keys) is refused here, by name.
+may not contain (params, subsampling, keys) is refused here, by name; params that a module sets up and gives priors pass (`module_params`).
 """
 
 import functools
@@ -25,6 +25,7 @@ from numpyro.primitives import _PYRO_STACK, Messenger
 from ..transforms import ModelError
 from .checks import check_observation, check_shape, coded
 from .gate import as_array
+from .module_params import ModuleParams
 from .precision import warn_of_lost_precision
 from .primitives import bind_site
 from .spec import Plate, Spec, distribution_name, is_array, peel, split_distribution
@@ -39,7 +40,8 @@ trace_context = jax.make_user_context(())
 _one_at_a_time = threading.RLock()  # NumPyro has one stack of handlers for all threads
 
 _REFUSED = {
-    "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`",
+    "param": "`numpyro.param` is for optimisation and a posterior has none; give it a prior with `sample`, and "
+    "the weights of a network with `lc.random_module`",
     "mutable": "`numpyro.mutable` carries state from run to run, and a model is a pure function; pass the state as an argument",
     "prng_key": "a model draws only with `sample`; give the random number a distribution and a name (a site that "
     "`handlers.block` hides is drawn by `handlers.seed` around it)",
@@ -77,6 +79,7 @@ class Bridge(Messenger):
         self.coords: dict[str, list[Any]] = {}  # coordinates of the plates met so far, by the plates' names
         self.shared: list[str] = []  # sites to which a handler gives more axes than their distributions have
         self.announced: list[Any] | None = None  # coordinates of the plate that is about to send its message
+        self.modules = ModuleParams()
 
     def __enter__(self) -> "Bridge":
         _one_at_a_time.acquire()
@@ -91,7 +94,7 @@ class Bridge(Messenger):
 
     def process_message(self, msg: dict[str, Any]) -> None:
         kind = msg["type"]
-        if kind in _REFUSED:
+        if kind in _REFUSED and not self.modules.admits(msg):
             what = f"site {msg['name']!r}" if msg.get("name") else f"numpyro.{kind}"
             raise ModelError(f"{what}: {_REFUSED[kind]}.")
         if kind == "sample":
@@ -104,6 +107,10 @@ class Bridge(Messenger):
                 self.coords[msg["name"]], self.announced = self.announced, None
         elif kind == "control_flow":
             msg["value"] = self._control_flow(msg)
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "param":
+            self.modules.note(msg)
 
     def _sample(self, msg: dict[str, Any]) -> Any:
         name, dist = msg["name"], msg["fn"]

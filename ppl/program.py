@@ -170,6 +170,7 @@ def trace(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ModelProgr
             raise
         raise translated from (e.__cause__ if isinstance(e, LucioleError) else e)
     sites = _by_name(_sites(jaxpr, ()))
+    bridge.modules.check(sites)
     if not sites:
         raise ModelError(f"{getattr(model, '__name__', model)!r} has no `sample` statement, so there is nothing to infer.")
     for name, dims in deterministic_dims(jaxpr, sites).items():

@@ -42,6 +42,7 @@ _NAMES_BY_ROOM = {
         "condition",
         "deterministic",
         "factor",
+        "fan_in_normal",
         "init_to_feasible",
         "init_to_mean",
         "init_to_median",

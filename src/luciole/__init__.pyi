@@ -67,6 +67,7 @@ from .ppl import deterministic as deterministic
 from .ppl import directed_messages as directed_messages
 from .ppl import embedding as embedding
 from .ppl import factor as factor
+from .ppl import fan_in_normal as fan_in_normal
 from .ppl import graph_convolution as graph_convolution
 from .ppl import graphs_from_smiles as graphs_from_smiles
 from .ppl import init_to_feasible as init_to_feasible
@@ -177,6 +178,7 @@ __all__ = [
     "embedding",
     "evidence_gradient",
     "factor",
+    "fan_in_normal",
     "graph_convolution",
     "graphs_from_smiles",
     "handlers",
