@@ -136,6 +136,7 @@ def test_nnx(nnx_net, assert_same_density):
     assert all(a is b for a, b in zip(before, jax.tree.leaves(nnx_net), strict=True)), "the user's module keeps its values"
 
 
+@pytest.mark.slow
 def test_equinox(eqx_net, assert_same_density):
     assert_same_density(lifted(eqx_net, BY_PATTERN, over=jax.vmap), by_hand(EQX, outputs_first=True))
 
@@ -149,6 +150,14 @@ def test_a_pytree_with_a_call(assert_close):
     assert_close(evaluate(density, {"net.0.0.slope": 1.5}), expected)
 
 
+def test_a_linen_module_without_an_example_is_lifted_at_its_first_call(linen_net):
+    def model(x, **example):
+        net = lc.random_module("net", linen_net, **example)
+        lc.sample("y", dist.Normal(net(x) + net(x), 1.0), obs=np.zeros(len(x)))
+
+    assert lc.trace(model, X) == lc.trace(model, X, example=X)
+
+
 def test_keyword_arguments_of_a_call(linen_net, random_position, assert_close):
     plain = lc.log_density(lifted(linen_net, BY_PATTERN, input_shape=(1, 2)))
     shifted = lifted(linen_net, BY_PATTERN, over=lambda net: functools.partial(net, shift=2.0), input_shape=(1, 2))
@@ -156,6 +165,7 @@ def test_keyword_arguments_of_a_call(linen_net, random_position, assert_close):
     assert_close(evaluate(lc.log_density(shifted, X, Y + 2.0), z), evaluate(plain, z))
 
 
+@pytest.mark.slow
 def test_twice_in_one_model_and_no_leak(linen_net, nnx_net, eqx_net, random_position):
     for module, kwargs, over in [
         (linen_net, {"input_shape": (1, 2)}, lambda net: net),
@@ -238,6 +248,7 @@ def test_fan_in():
             lc.fan_in_normal(bad)
 
 
+@pytest.mark.slow
 def test_a_latent_scale(linen_net, assert_close):
     def model():
         tau = lc.sample("tau", dist.HalfNormal(1.0))
@@ -255,6 +266,7 @@ def test_a_latent_scale(linen_net, assert_close):
     assert_close(evaluate(density, z_wider) - evaluate(density, z), wide - narrow + jacobian, 1e-11)
 
 
+@pytest.mark.slow
 def test_half_precision_stays(linen):
     seen = []
 
@@ -269,6 +281,7 @@ def test_half_precision_stays(linen):
     assert seen[-1] == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_predictions_at_new_inputs(linen_net):
     model = lifted(linen_net, BY_PATTERN, input_shape=(1, 2))
     drawn = {n: v[:4] for n, v in lc.prior_predictive(model, jax.random.key(0), 4).items() if n != "y"}
@@ -315,6 +328,7 @@ def rule(path, shape):
     return dist.Normal(0.0, 0.7) if len(shape) == 1 else dist.Laplace(0.0, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flax", "nnx", "eqx"])
 def test_random_modules_of_numpyro(kind, request, random_position, assert_close, assert_same_density):
     names, net = {"flax": (LINEN, "linen_net"), "nnx": (NNX, "nnx_net"), "eqx": (EQX, "eqx_net")}[kind]
@@ -330,6 +344,7 @@ def test_random_modules_of_numpyro(kind, request, random_position, assert_close,
     assert_close(evaluate(density, z), evaluate(jax.tree_util.Partial(lambda z: numpyro_log_density(theirs, (), {}, z)[0]), z))
 
 
+@pytest.mark.slow
 def test_initial_values_have_no_effect(linen, random_position):
     def density(start):
         dense = linen.Dense(1, kernel_init=linen.initializers.constant(start))
@@ -415,8 +430,7 @@ ERRORS = {
     "no name": (lambda p: lambda: lc.random_module("", p.net, input_shape=(1, 2)), ["found ''", "expected a string"]),
     "a class": (lambda p: ON_LINEN(type(p.net)), ["'net'", "the class Net", "`Net(...)`"]),
     "no call": (lambda p: lift({"w": np.ones(2)}), ["'net'", "found a dict", "cannot be called", "Partial"]),
-    "no input": (lambda p: lift(p.net), ["'net'", "input_shape=(1, 8)", "example=x"]),
-    "two inputs": (lambda p: ON_LINEN(p.net, example=X), ["either `input_shape"]),
+    "two inputs": (lambda p: ON_LINEN(p.net, example=X), ["found both input_shape and example"]),
     "a number as shape": (lambda p: lift(p.net, input_shape=2), ["input_shape is 2", "expected a tuple"]),
     "shape for a pytree": (lambda p: ON_LINEN(jax.tree_util.Partial(jnp.dot, np.ones(2))), ["Partial", "'input_shape'", "Leave it out"]),
     "typing error": (lambda p: lift(jax.tree_util.Partial(jnp.dot, np.ones(2)), shape=2), ["'shape'", "Leave it out"]),
