@@ -411,6 +411,15 @@ def linen_module(linen, *layers):
     return Net()
 
 
+def counting(linen):
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(1)(x) * self.param("steps", lambda key: jnp.ones((), jnp.int32))
+
+    return Net()
+
+
 ERRORS = {
     "no name": (lambda p: lambda: lc.random_module("", p.net, input_shape=(1, 2)), ["found ''", "expected a string"]),
     "a class": (lambda p: ON_LINEN(type(p.net)), ["'net'", "the class Net", "`Net(...)`"]),
@@ -435,6 +444,11 @@ ERRORS = {
         lambda p: ON_LINEN(p.net, dist.Dirichlet(jnp.ones(2))), ["'net.Dense_0.bias'", "event shape (2,)", "(3,)", "one element"],
     ),
     "kept without value": (lambda p: ON_LINEN(p.net, {"*.bias": None, "*": NORMAL}), ["'net.Dense_0.bias'", "only shapes"]),
+    "integers of linen": (lambda p: ON_LINEN(counting(p.linen)), ["'net'", "'steps' (int32)", "no value for it", "into the code"]),
+    "keys of nnx without value": (
+        lambda p: lift(p.nnx.eval_shape(lambda: p.nnx.Dropout(0.5, rngs=p.nnx.Rngs(0)))),
+        ["'net'", "'rngs.count'", "no value", "eval_shape"],
+    ),
     "batch norm": (
         lambda p: ON_LINEN(linen_module(p.linen, lambda: p.linen.BatchNorm(use_running_average=False))),
         ["'net'", "'batch_stats'", "pure function", "LayerNorm"],
