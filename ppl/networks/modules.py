@@ -7,7 +7,7 @@ Sharp edge: to a pytree (equinox) every float array is a parameter, a constant t
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +92,7 @@ def random_module(
     shapes = {path: tuple(leaves[i].shape) for path, i in chosen.items()}
     for path, distribution in weight_priors(name, fan_in_normal() if prior is None else prior, shapes).items():
         leaves[chosen[path]] = _weights(name, path, leaves[chosen[path]], distribution)
+    _check_values(name, zip(parts.paths, leaves, strict=True))
     return parts.build(leaves)
 
 
@@ -136,6 +137,16 @@ def _weights(name: str, path: str, leaf: Any, distribution: Distribution | None)
             "module cannot know. Lift the module outside of the plate; for a network by element use `jax.vmap`."
         )
     return value.astype(leaf.dtype) if leaf.dtype.itemsize < 4 else value
+
+
+def _check_values(name: str, kept: Iterable[tuple[str, Any]]) -> None:
+    """What has no prior has a value: linen gives none, and neither has a module that was made by `eval_shape`."""
+    for path, leaf in kept:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ModelError(
+                f"random_module {name!r}: {path!r} ({leaf.dtype}) gets no prior, and the module has a shape but no value for it. Constants "
+                "belong into the code of a linen module; another module has to be made with values, and not by `eval_shape`."
+            )
 
 
 def _is_parameter(name: str, path: str, leaf: Any) -> bool:
@@ -216,6 +227,7 @@ def _nnx(name: str, module: Any, nnx: Any) -> _Parts:
     graph, params, others = nnx.split(module, nnx.Param, ...)
     paths, tree = jax.tree_util.tree_flatten_with_path(params)
     kept, _ = jax.tree_util.tree_flatten_with_path(others, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    _check_values(name, [(_unboxed(p), leaf) for p, leaf in jax.tree_util.tree_flatten_with_path(others)[0]])
     random = {_path(p) for p, variable in kept if isinstance(variable, nnx.RngState)}
 
     def variables(merged: Any) -> dict[str, Any]:
