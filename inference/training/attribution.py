@@ -103,17 +103,15 @@ def attribute(model: Callable[..., Any], samples: Mapping[str, np.ndarray], site
     leaves[where[0]] = packed
     name = predicted_site(trace(model, *args, **kwargs), samples, site, "attribution")
 
-    def of(values: Mapping[str, Any]) -> Callable[[Any], Any]:
-        def prediction(weight: Any) -> Any:
-            given = [replace(packed, weight=weight) if i == where[0] else leaf for i, leaf in enumerate(leaves)]
-            call_args, call_kwargs = jax.tree.unflatten(tree, given)
-            program = trace(model, *call_args, **call_kwargs)
-            return moments(program, program.data, values)[name][0]
-
-        return prediction
+    def predicted(values: Mapping[str, Any], weight: Any) -> Any:
+        given = [replace(packed, weight=weight) if i == where[0] else leaf for i, leaf in enumerate(leaves)]
+        call_args, call_kwargs = jax.tree.unflatten(tree, given)
+        program = trace(model, *call_args, **call_kwargs)
+        return moments(program, program.data, values)[name][0]
 
     members = [{n: v[i] for n, v in samples.items()} for i in range(len(next(iter(samples.values()))))]
-    found = [_of_member(of(member), packed) for member in members]
+    of_member = _integrated(predicted, members[0], packed)
+    found = [of_member(member) for member in members]
     by_row, prediction, baseline = (np.mean([f[k] for f in found], axis=0) for k in range(3))
     used = np.flatnonzero(np.abs(by_row).sum(axis=0))
     if not used.size:
@@ -124,48 +122,56 @@ def attribute(model: Callable[..., Any], samples: Mapping[str, np.ndarray], site
     return Attribution(graphs, contributions, prediction, baseline)
 
 
-def _of_member(prediction: Callable[[Any], Any], packed: PackedGraphs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Contributions by row of nodes, (N, layers), prediction and baseline, (graphs,), for one member.
+def _integrated(
+    prediction: Callable[..., Any], example: Mapping[str, Any], packed: PackedGraphs
+) -> Callable[[Mapping[str, Any]], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A function of a member's values: contributions by row of nodes, (N, layers), prediction and baseline, (graphs,).
+
+    Args:
+        prediction: (values, weight) -> (graphs,), traced once for all members. example: values of one.
 
     Raises:
-        TrainingError: the prediction does not depend on sums over nodes, or is not one number for each graph.
+        TrainingError: the prediction is not one number for each graph.
     """
     weight = jnp.ones((len(packed.nodes), _LAYERS), jnp.result_type(float))
-    parts = split(jax.make_jaxpr(prediction)(weight), 0)  # what comes before the sums is computed once
-    prepared = jax.jit(parts.prepare)([])
-
-    def total(t: Any) -> Any:
-        return parts.rest(prepared, [jnp.full_like(weight, t)])[0]
-
-    if jax.eval_shape(total, 1.0).shape != (len(packed),):
-        what = jax.eval_shape(total, 1.0).shape
-        raise TrainingError(f"attribution: the predicted site has shape {what}; one number for each graph expected.")
+    shape = jax.eval_shape(prediction, example, weight).shape
+    if shape != (len(packed),):
+        raise TrainingError(f"attribution: the predicted site has shape {shape}; one number for each graph expected.")
+    parts = split(jax.make_jaxpr(prediction)(example, weight), len(jax.tree.leaves(example)))  # what comes before the sums is done once
+    prepare = jax.jit(parts.prepare)
 
     @jax.jit
-    def along(points: Any) -> tuple[Any, Any, Any]:
-        def slope(t: Any) -> tuple[Any, Any]:
-            by_row = grad(lambda w: jnp.sum(parts.rest(prepared, [w])[0]))(jnp.full_like(weight, t))
-            return by_row, jax.ops.segment_sum(by_row.sum(axis=1), packed.graph, len(packed) + 1)
+    def along(prepared: list[Any], points: Any) -> tuple[Any, Any, Any]:
+        def total(weight: Any) -> Any:
+            return parts.rest(prepared, [weight])[0]
+
+        def at(t: Any) -> tuple[Any, Any, Any]:
+            """Slopes by row, their sum over each graph, and the prediction."""
+            by_row = grad(lambda w: jnp.sum(total(w)))(jnp.full_like(weight, t))
+            return by_row, jax.ops.segment_sum(by_row.sum(axis=1), packed.graph, len(packed) + 1), total(jnp.full_like(weight, t))
 
         def add(carry: Any, ends: Any) -> tuple[Any, None]:
-            integral, before, value = carry
+            integral, (slopes, slope, value) = carry
             t, step = ends
-            after, reached = slope(t), total(t)
-            share = _share(jnp.append((reached - value) / step, 0.0), before[1], after[1])[packed.graph][:, None]
-            return (integral + step * (share * before[0] + (1 - share) * after[0]), after, reached), None
+            after = at(t)
+            share = _share(jnp.append((after[2] - value) / step, 0.0), slope, after[1])[packed.graph][:, None]
+            return (integral + step * (share * slopes + (1 - share) * after[0]), after), None
 
-        begin = (jnp.zeros_like(weight), slope(points[0]), total(points[0]))
-        (integral, _, end), _ = jax.lax.scan(add, begin, (points[1:], jnp.diff(points)))
-        return integral, end, begin[2]
+        begin = at(points[0])
+        (integral, end), _ = jax.lax.scan(add, (jnp.zeros_like(weight), begin), (points[1:], jnp.diff(points)))
+        return integral, end[2], begin[2]
 
-    for count in _INTERVALS:
-        points = jnp.linspace(0, 1, count + 1, dtype=weight.dtype) ** 3  # kinks lie near the empty graph: sums grow with the graph
-        by_row, whole, nothing = (np.asarray(x, float) for x in along(points))
-        change = whole - nothing
-        sums = np.bincount(packed.graph, by_row.sum(axis=1), len(packed) + 1)[: len(packed)]
-        if np.all(np.abs(sums - change) <= _TOLERANCE * np.maximum(1, np.abs(change))):
-            break
-    return by_row, whole, nothing
+    def of_member(values: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        prepared, by_row, whole, nothing = prepare(jax.tree.leaves(values)), np.empty(0), np.empty(0), np.empty(0)
+        for count in _INTERVALS:
+            points = jnp.linspace(0, 1, count + 1, dtype=weight.dtype) ** 3  # kinks lie near the empty graph: sums grow with the graph
+            by_row, whole, nothing = (np.asarray(x, float) for x in along(prepared, points))
+            residual = np.bincount(packed.graph, by_row.sum(axis=1), len(packed) + 1)[: len(packed)] - (whole - nothing)
+            if np.all(np.abs(residual) <= _TOLERANCE * np.maximum(1, np.abs(whole - nothing))):
+                break
+        return by_row, whole, nothing
+
+    return of_member
 
 
 def _share(mean: Any, before: Any, after: Any) -> Any:
