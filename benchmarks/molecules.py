@@ -225,13 +225,13 @@ def table(data, options):
         for name in found[0][0]:
             told(f"circular, {'counts' if counts else 'bits'}, {name}", [f[0][name] for f in found])
         told(f"circular, {'counts' if counts else 'bits'}, the better by validation", [f[1] for f in found])
-    for settings, restarts in ((LINEAR, 1), (NET, 10), (MESSAGES, 3)):
+    for settings, restarts in ((LINEAR, 1), (NET, 10), (MESSAGES, 2)):
         name = {"net": "neural + net", "linear": "neural + linear", "messages": "directed messages + net"}[settings.name]
         predictions = [data.predictions(settings, f, restarts)[1] for f in places]
         told(f"{name}, one", [np.mean([data.mse(m, t) for m in p]) for p, t in zip(predictions, tests, strict=True)])
         if restarts > 1:
             told(f"{name}, {restarts}", [data.mse(p.mean(0), t) for p, t in zip(predictions, tests, strict=True)])
-    both = [np.concatenate([data.predictions(s, f, r)[1] for s, r in ((NET, 10), (MESSAGES, 3))]) for f in places]
+    both = [np.concatenate([data.predictions(s, f, r)[1] for s, r in ((NET, 10), (MESSAGES, 2))]) for f in places]
     told("all of them", [data.mse(p.mean(0), t) for p, t in zip(both, tests, strict=True)])
     if options.chemprop:
         found = summary(json.loads(options.chemprop.read_text()), data.y)
@@ -269,9 +269,9 @@ def intervals(data, options):
 
 def splits(data, options):
     places = range(NUM_FOLDS, NUM_FOLDS + NUM_SPLITS)
-    found = [(data.predictions(NET, p, 5)[1], data.rows(p)[2]) for p in places]
+    found = [(data.predictions(NET, p, 2)[1], data.rows(p)[2]) for p in places]
     told("neural + net, one", [np.mean([data.mse(m, t) for m in p]) ** 0.5 for p, t in found])
-    told("neural + net, 5", [data.mse(p.mean(0), t) ** 0.5 for p, t in found])
+    told("neural + net, 2", [data.mse(p.mean(0), t) ** 0.5 for p, t in found])
     if options.chemprop:
         told("Chemprop, one", summary(json.loads(options.chemprop.read_text()), data.y)["split_rmse"])
 
