@@ -207,7 +207,7 @@ def circular(data, place, counts):
         for alpha in (1e-2, 1.0, 10.0):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # stopped by its number of epochs, which is one of its settings
-                network = MLPRegressor((hidden,), alpha=alpha, max_iter=60, random_state=0, learning_rate_init=3e-3)
+                network = MLPRegressor(hidden_layer_sizes=(hidden,), alpha=alpha, max_iter=60, random_state=0, learning_rate_init=3e-3)
                 prediction = network.fit(f[train], data.y[train] - centre).predict(f) + centre
             best.setdefault("network", []).append((data.mse(prediction[valid], valid), data.mse(prediction[test], test)))
     return {name: min(tried)[1] for name, tried in best.items()}, min(min(tried) for tried in best.values())[1]
