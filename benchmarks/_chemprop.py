@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _splits import NUM_FOLDS, NUM_SPLITS, folds, read, split
+from _splits import NUM_FOLDS, NUM_SPLITS, folds, read, split, told
 
 
 def train(smiles, y, rows, seed):
@@ -83,11 +83,6 @@ def summary(done, y):
 
 
 def report(found):
-    def told(name, values):
-        values = np.array(values)
-        error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-        print(f"{name:<44} {values.mean():.3f} +- {error:.3f} (standard error; {' '.join(f'{v:.3f}' for v in values)})")
-
     print(f"chemprop {metadata.version('chemprop')}, torch {metadata.version('torch')}")
     if found["fold_mse"]:
         told(f"{len(found['fold_mse'])} of {NUM_FOLDS} folds, MSE of single models", [np.mean(m) for m in found["fold_mse"]])

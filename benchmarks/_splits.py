@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-__all__ = ["duplicates", "folds", "read", "split"]
+__all__ = ["duplicates", "folds", "read", "split", "told"]
 
 NUM_FOLDS, NUM_SPLITS = 5, 10
 
@@ -41,3 +41,10 @@ def duplicates(canonical: list[str]) -> tuple[int, int]:
         groups.setdefault(name, []).append(row)
     several = [rows for rows in groups.values() if len(rows) > 1]
     return len(canonical) - len(groups), sum(len(set(chunk[rows])) > 1 for rows in several)
+
+
+def told(name: str, values, more: str = "") -> None:
+    """Prints the mean of some errors, its standard error, and each of them."""
+    values = np.array(values)
+    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    print(f"{name:<44} {values.mean():.3f} +- {error:.3f} (standard error; {' '.join(f'{v:.3f}' for v in values)}) {more}", flush=True)

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from _chemprop import summary
 from _common import SHARED, announce, interleaved, median
-from _splits import NUM_FOLDS, NUM_SPLITS, duplicates, folds, read, split
+from _splits import NUM_FOLDS, NUM_SPLITS, duplicates, folds, read, split, told
 from sklearn.neural_network import MLPRegressor
 
 import luciole as lc
@@ -78,6 +78,7 @@ TRIED = [
     replace(NET, name="net"),
     *(replace(NET, name=f"n{i}", scale=s, bias=b, noise=0.4, num_steps=700) for i, (s, b) in enumerate([(1.0, 0.3), (1.5, 0.1)])),
     *(replace(LINEAR, name=f"l{i}", bias=1.0, noise=n, num_steps=t) for i, (n, t) in enumerate([(0.3, 2000), (0.2, 2000), (0.2, 700)])),
+    replace(LINEAR, name="l6", bias=1.0, num_steps=4000),
     replace(LINEAR, name="l3", bias=1.0, noise=0.4, length=200, num_steps=2000),
     replace(LINEAR, name="l4", bias=1.0, noise=0.3, length=100),
     replace(LINEAR, name="l5", bias=1.0, scale=0.7, num_steps=2000),
@@ -134,12 +135,6 @@ class Molecules:
 
     def mse(self, prediction, rows):
         return float(np.mean((prediction - self.y[rows]) ** 2))
-
-
-def told(name, values, more=""):
-    values = np.array(values)
-    each = " ".join(f"{v:.3f}" for v in values)
-    print(f"{name:44s} {values.mean():.3f} +- {values.std(ddof=1) / len(values) ** 0.5:.3f} (standard error; {each}) {more}", flush=True)
 
 
 def distances(f, pairs):

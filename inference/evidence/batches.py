@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from ...ppl import LogDensity, log_density
+from ...ppl.plates import observed_plate
 from ...transforms import EvidenceError, LucioleError
 from ...transforms.bounded import bounded_jit
 from ...transforms.keys import random_key
@@ -92,7 +93,7 @@ def cut(
     Raises:
         EvidenceError: no such plate; a size that does not divide it; a model that does not split into batches.
     """
-    name, num_rows = _plate(objective, plate)
+    name, num_rows = observed_plate(objective.program, plate, "sgd_evidence", EvidenceError)
     _check_size(batch_size, name, num_rows)
     order = np.random.default_rng(0).permutation(num_rows)  # rows that are sorted must not look alike by accident
     part = _on_rows(model, args, kwargs, order[:batch_size], name, num_rows)
@@ -102,21 +103,6 @@ def cut(
     batches = Batches(Objective(part.program, objective.layout), is_rows, num_rows, batch_size)
     _check_sum(batches, objective, data, order, name)
     return batches
-
-
-def _plate(objective: Objective, name: str | None) -> tuple[str, int]:
-    """Name and size of the plate: the one that was named, or the only one around an observed site."""
-    observed = [s for s in objective.program.sites.values() if s.role == "observed"]
-    sizes = {p.name: p.size for s in observed for p in s.spec.plates}
-    if name is None and len(sizes) == 1:
-        name = next(iter(sizes))
-    if name not in sizes:
-        found = f"the observed sites stand in {sorted(sizes)}" if sizes else "no observed site stands in a plate"
-        raise EvidenceError(
-            f"sgd_evidence: batch_size needs the plate whose rows are cut; {found}, and plate={name!r}. Write the likelihood inside "
-            'of `with lc.plate("rows", x.shape[0]):` and plate="rows".'
-        )
-    return name, sizes[name]
 
 
 def _check_size(batch_size: Any, name: str, num_rows: int) -> None:

@@ -100,7 +100,6 @@ def attribute(model: Callable[..., Any], samples: Mapping[str, np.ndarray], site
         raise TrainingError(f"attribution: found {len(where)} `lc.Graphs` among the arguments, one expected.")
     graphs = leaves[where[0]]
     packed = graphs.packed()
-    leaves[where[0]] = packed
     name = predicted_site(trace(model, *args, **kwargs), samples, site, "attribution")
 
     def predicted(values: Mapping[str, Any], weight: Any) -> Any:
@@ -116,7 +115,7 @@ def attribute(model: Callable[..., Any], samples: Mapping[str, np.ndarray], site
     used = np.flatnonzero(np.abs(by_row).sum(axis=0))
     if not used.size:
         raise TrainingError("attribution: the prediction depends on no sum over nodes (`lc.neural_fingerprint`, `lc.directed_messages`).")
-    contributions = np.zeros((len(graphs.nodes), used.max(initial=0) + 1))
+    contributions = np.zeros((len(graphs.nodes), used[-1] + 1))
     is_node = packed.node >= 0
     contributions[packed.node[is_node]] = by_row[is_node, : contributions.shape[1]]
     return Attribution(graphs, contributions, prediction, baseline)
@@ -134,10 +133,10 @@ def _integrated(
         TrainingError: the prediction is not one number for each graph.
     """
     weight = jnp.ones((len(packed.nodes), _LAYERS), jnp.result_type(float))
-    shape = jax.eval_shape(prediction, example, weight).shape
-    if shape != (len(packed),):
-        raise TrainingError(f"attribution: the predicted site has shape {shape}; one number for each graph expected.")
-    parts = split(jax.make_jaxpr(prediction)(example, weight), len(jax.tree.leaves(example)))  # what comes before the sums is done once
+    jaxpr, out = jax.make_jaxpr(prediction, return_shape=True)(example, weight)
+    if out.shape != (len(packed),):
+        raise TrainingError(f"attribution: the predicted site has shape {out.shape}; one number for each graph expected.")
+    parts = split(jaxpr, len(jax.tree.leaves(example)))  # what comes before the sums is done once
     prepare = jax.jit(parts.prepare)
 
     @jax.jit

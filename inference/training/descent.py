@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ...ppl import log_density
+from ...ppl import trace
 from ...ppl.interpreters import constrain, score_values, total_of
 from ...transforms import value_and_grad
 from .rows import Rows
@@ -32,7 +32,7 @@ def loss_of(model: Callable[..., Any], rows: Rows) -> Callable[..., Any]:
 
     def loss(position: dict[str, Any], data: list[Any]) -> Any:
         args, kwargs = rows.arguments(data)
-        program = log_density(model, *args, **kwargs).program
+        program = trace(model, *args, **kwargs)
         values = {n: v for n, v in constrain(program, program.data, position).items() if n in program.latents}
         total = 0.0
         for name, score in score_values(program, program.data, values).items():

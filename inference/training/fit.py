@@ -78,17 +78,21 @@ class Fit:
             ModelError: as `lc.trace`; the site's distribution has no mean in closed form.
             TrainingError: no such site, or several and none was named; the site is of labels, which have no mean.
         """
+        name, prediction = self._predicted("predict", site, args, kwargs)
+        return prediction.calibrated(self.noise[name]) if name in self.noise else prediction
+
+    def _predicted(self, owner: str, site: str | None, args: tuple, kwargs: dict) -> tuple[str, Prediction]:
+        """The site, and what the members expect of it, before any calibration."""
         program = trace(self.model, *args, **kwargs)
-        name = predicted_site(program, self.samples, site, "predict")
+        name = predicted_site(program, self.samples, site, owner)
         found = [expected(program, name, program.data, self.member(i)) for i in range(len(self.losses))]
         members, variances = (np.stack([np.asarray(f[k], float) for f in found]) for k in (0, 1))
         if np.isnan(members).all() and members.size:
             raise TrainingError(
-                f"predict: the distribution of site {name!r} has no mean (labels are no numbers); draw from it: "
+                f"{owner}: the distribution of site {name!r} has no mean (labels are no numbers); draw from it: "
                 "lc.posterior_predictive(model, key, fit.samples, ...)."
             )
-        prediction = Prediction(members.mean(axis=0), members.std(axis=0), variances.mean(axis=0), members)
-        return prediction.calibrated(self.noise[name]) if name in self.noise else prediction
+        return name, Prediction(members.mean(axis=0), members.std(axis=0), variances.mean(axis=0), members)
 
     def calibrate(self, y: Any, *args: Any, site: str | None = None, scale_members: bool = False, **kwargs: Any) -> "Fit":
         """The same fit, with the noise that held-out rows show: what parameters were fitted to looks less noisy than it is.
@@ -103,10 +107,8 @@ class Fit:
         Raises:
             TrainingError: as `predict`; fewer than ten observations.
         """
-        program = trace(self.model, *args, **kwargs)
-        name = predicted_site(program, self.samples, site, "calibrate")
-        plain = replace(self, noise={})
-        return replace(self, noise={**self.noise, name: plain.predict(*args, site=name, **kwargs).noise_of(y, scale_members)})
+        name, prediction = self._predicted("calibrate", site, args, kwargs)
+        return replace(self, noise={**self.noise, name: prediction.noise_of(y, scale_members)})
 
     def member(self, restart: int) -> dict[str, np.ndarray]:
         """Constrained values by site of one restart."""

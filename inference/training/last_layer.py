@@ -4,7 +4,7 @@ No feature is asked for: the affine test finds the design matrix in the model, w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -64,9 +64,7 @@ class LastLayer:
 
     def calibrate(self, y: Any, *args: Any, **kwargs: Any) -> "LastLayer":
         """The same layer, with the noise that held-out rows show; as `Fit.calibrate`."""
-        plain = LastLayer(self.model, self.given, self.site, self.sites, self.mean, self.covariance, self.log_evidence)
-        noise = plain.predict(*args, **kwargs).noise_of(y)
-        return LastLayer(self.model, self.given, self.site, self.sites, self.mean, self.covariance, self.log_evidence, noise)
+        return replace(self, noise=replace(self, noise=None).predict(*args, **kwargs).noise_of(y))
 
 
 def last_layer(
@@ -86,13 +84,14 @@ def last_layer(
     name = predicted_site(program, member, site, _OWNER)
     if program.sites[name].role != "observed":
         raise TrainingError(f"{_OWNER}: site {name!r} has no observation; give the data, as for `lc.train`.")
-    _check_normal(program, [*free, name], free)
+    kinds, observations = _statements(program)
+    _check_normal(program, kinds, name, free)
     sites = {n: program.sites[n].shape for n in free}
     given = {n: v for n, v in member.items() if n not in free}
     f = _regression(program, name, given, sites)
     prior = moments(program, program.data, given)
     m, v = (np.concatenate([np.ravel(np.asarray(prior[n][k], float)) for n in sites]) for k in (0, 1))
-    residual = _observation(program, name) - f.offset - f.design @ m
+    residual = observations[name] - f.offset - f.design @ m
     precision = np.diag(1 / v) + f.design.T @ (f.design / f.noise[:, None])
     lower = np.linalg.cholesky(precision)
     half = np.linalg.solve(lower, f.design.T @ (residual / f.noise))
@@ -124,34 +123,29 @@ def _regression(program: ModelProgram, name: str, given: Mapping[str, Any], site
     return _Regression(np.concatenate(design, axis=1), np.asarray(mean.offset, float), np.asarray(variance.offset, float))
 
 
-def _check_normal(program: ModelProgram, names: Sequence[str], free: Sequence[str]) -> None:
-    """Priors and likelihood are normal, and no prior of the layer depends on another of its sites."""
+def _statements(program: ModelProgram) -> tuple[dict[str, type], dict[str, np.ndarray]]:
+    """The class of each sample site's distribution, and the observations, ravelled, by site."""
     kinds: dict[str, type] = {}
+    observations: dict[str, np.ndarray] = {}
 
     def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
         if spec.kind == "sample":
             spec.apply(lambda d, scale, obs: kinds.setdefault(spec.name, type(peel(d)[0])) and jnp.zeros(()), operands)
-        return jnp.zeros(spec.shape, spec.dtype) if spec.latent else site_value(spec, operands, u), None
+        value = jnp.zeros(spec.shape, spec.dtype) if spec.latent else site_value(spec, operands, u)
+        if spec.observed:
+            observations[spec.name] = np.ravel(np.asarray(value, float))
+        return value, None
 
     walk(program.jaxpr, program.data, rule, {})
-    for name in names:
-        if kinds[name] is not dist.Normal:
-            what = "a prior" if name in free else "a likelihood"
-            raise TrainingError(
-                f"{_OWNER}: site {name!r} has {what} {kinds[name].__name__}; Normal expected. Sample the layer: `fit.given`."
-            )
+    return kinds, observations
+
+
+def _check_normal(program: ModelProgram, kinds: Mapping[str, type], name: str, free: Sequence[str]) -> None:
+    """Priors and likelihood are normal, and no prior of the layer depends on another of its sites."""
+    for site in [*free, name]:
+        if kinds[site] is not dist.Normal:
+            what, kind = "a prior" if site in free else "a likelihood", kinds[site].__name__
+            raise TrainingError(f"{_OWNER}: site {site!r} has {what} {kind}; Normal expected. Sample the layer: `fit.given`.")
     between = [(e.parent, e.child) for e in edges(program) if e.parent in free and e.child in free]
     if between:
         raise TrainingError(f"{_OWNER}: the prior of site {between[0][1]!r} depends on {between[0][0]!r}; leave one of them out of `free`.")
-
-
-def _observation(program: ModelProgram, name: str) -> np.ndarray:
-    found: list[np.ndarray] = []
-
-    def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
-        if spec.name == name:
-            found.append(np.ravel(np.asarray(operands[spec.num_leaves], float)))
-        return jnp.zeros(spec.shape, spec.dtype) if spec.latent else site_value(spec, operands, u), None
-
-    walk(program.jaxpr, program.data, rule, {})
-    return found[0]

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...ppl import Graphs, LogDensity, PackedGraphs, Site, log_density
+from ...ppl import Graphs, ModelProgram, PackedGraphs, Site, trace
 from ...ppl.gate import as_array, is_series
 from ...ppl.interpreters import constrain, pointwise
+from ...ppl.plates import observed_plate
 from ...transforms import LucioleError, TrainingError
 
 __all__ = ["Rows", "plate_of"]
@@ -37,9 +38,6 @@ class Rows:
         self._leaves = [as_array(leaf, "an argument") if is_series(leaf) else leaf for leaf in leaves]
         self._is_data = [isinstance(leaf, (np.ndarray, jax.Array, Graphs, PackedGraphs)) for leaf in self._leaves]
         self.plate, self.num_rows, self.size = plate, num_rows, size
-        self._packers = {
-            i: leaf.packer(size) for i, leaf in enumerate(leaves) if plate and isinstance(leaf, Graphs) and len(leaf) == num_rows
-        }
         self._has_rows = [plate is not None and _has_rows(leaf, num_rows) for leaf in self._leaves]
         if plate is not None and not any(self._has_rows):
             found = [f"{type(x).__name__} {np.shape(x)}" for x in self._leaves if np.ndim(x)]
@@ -47,6 +45,11 @@ class Rows:
                 f"train: plate {plate!r} has {num_rows} rows, and no argument has as many on its leading axis (found {found}); "
                 "give the model its rows as arguments, or write batch_size=None."
             )
+        self._packers = {
+            i: leaf.packer(size)
+            for i, (leaf, rows) in enumerate(zip(leaves, self._has_rows, strict=True))
+            if rows and isinstance(leaf, Graphs)
+        }
         self.whole = [
             jax.device_put(x.packed() if isinstance(x, Graphs) else x) if data and not rows else None
             for x, data, rows in zip(self._leaves, self._is_data, self._has_rows, strict=True)
@@ -102,7 +105,7 @@ class Rows:
         """(size,), nats, over the observed sites in the plate."""
         args, kwargs = self.arguments(data)
         try:
-            program = log_density(model, *args, **kwargs).program
+            program = trace(model, *args, **kwargs)
         except LucioleError as e:
             raise _does_not_split(self.plate, f"on {self.size} rows the model cannot be traced ({e})") from e
         values = constrain(program, program.data, position)
@@ -128,29 +131,20 @@ class Rows:
         return jnp.nansum(score, axis=tuple(i for i in range(score.ndim) if i != axis))
 
 
-def plate_of(density: LogDensity, name: str | None) -> tuple[str, int]:
+def plate_of(program: ModelProgram, name: str | None) -> tuple[str, int]:
     """Name and size of the plate whose rows are cut: the one that was named, or the only one around observed sites.
 
     Raises:
         TrainingError: there is no such plate, or a latent site stands in it, which a batch has only in part.
     """
-    sites = density.program.sites.values()
-    sizes = {p.name: p.size for s in sites if s.role == "observed" for p in s.spec.plates}
-    if name is None and len(sizes) == 1:
-        name = next(iter(sizes))
-    if name not in sizes:
-        found = f"the observed sites stand in the plates {sorted(sizes)}" if sizes else "no observed site stands in a plate"
-        raise TrainingError(
-            f"train: batch_size needs the plate whose rows are cut; {found}, and plate={name!r}. Write the likelihood inside of "
-            '`with lc.plate("row", len(y)):` and plate="row", or batch_size=None.'
-        )
-    local = [s for s in sites if s.latent and name in [p.name for p in s.spec.plates]]
+    name, size = observed_plate(program, name, "train", TrainingError)
+    local = [s for s in program.latents.values() if name in [p.name for p in s.spec.plates]]
     if local:
         raise TrainingError(
             f"train: the latent site {local[0].name!r} ({local[0].line}) stands in the plate {name!r}, of which a batch has only some "
             "rows; write batch_size=None, or sample it outside of the plate."
         )
-    return name, sizes[name]
+    return name, size
 
 
 def _has_rows(leaf: Any, num_rows: int) -> bool:

@@ -118,7 +118,7 @@ def _rows(
 ) -> Rows:
     """What batches are taken from; of all rows at once where there is no batch size, or it is their number."""
     if batch_size is not None:
-        name, num_rows = plate_of(density, plate)
+        name, num_rows = plate_of(density.program, plate)
         whole("train", "batch_size", batch_size, 1, num_rows, error=TrainingError)
         if batch_size < num_rows:
             rows = Rows(args, kwargs, name, num_rows, batch_size)

@@ -5,7 +5,7 @@ table of neighbours. Rows of padding stand at the end of each degree's rows; the
 change nothing (not even a rounding).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,7 @@ class PackedGraphs:
     graph: Any
     node: Any
     weight: Any
-    capacities: tuple[int, ...] = field(default=())
+    capacities: tuple[int, ...] = ()
     num_graphs: int = 0
 
     def __len__(self) -> int:
