@@ -11,7 +11,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from ..transforms import KeywordError, LucioleWarning, ModelError
 from ..transforms.calls import fits
 from ..transforms.partial import Split, split
 from . import interpreters
+from .enumeration import chosen_sites, marginal_log_density
 from .gate import as_array
 from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
@@ -60,6 +61,8 @@ class _Skeleton:
 
     def total(self, data: Sequence[Any], position: Mapping[str, Any]) -> jax.Array:
         """The log density, straight from the interpreter."""
+        if self.program.enumerated:
+            return marginal_log_density(self.program, data, position)
         scores = interpreters.score_sites(self.program, data, position)
         return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
@@ -207,6 +210,7 @@ def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogD
     if not program.latents:
         none = "every `sample` statement is observed" if any(s.observed for s in program.sites.values()) else "it has no `sample` statement"
         raise ModelError(f"the model has no latent site: {none}, so there is nothing to infer.")
+    program = replace(program, enumerated=chosen_sites(program, model))
     for site in program.latents.values():
         _check_latent(site)
     _warn_of_substituted(program)

@@ -12,18 +12,18 @@
 `position` is a dict by latent site in unconstrained space, `values` one in constrained space.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from numpyro.distributions import Distribution, Unit
+from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
 from .masks import counted
 from .program import ModelProgram, Site
-from .spec import Spec, distribution_name, drawn, peel
+from .scores import idle, log_prob_of, masked_jacobian, scaled, total_of
+from .spec import Spec, distribution_name, drawn
 from .walker import Rule, walk
 
 __all__ = ["constrain", "generate", "pointwise", "score_sites", "score_values", "site_value", "start", "unconstrain"]
@@ -119,7 +119,7 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
         if spec.name == without:
             return operands[spec.num_leaves], None
         if not spec.latent:
-            total = spec.apply(lambda dist, scale, obs: _scaled(_log_prob(dist, obs), scale), operands)
+            total = spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale), operands)
             return operands[spec.num_leaves], total_of(total)
         value, total = spec.apply(_score_latent(spec, spec.name in program.missing.counts), operands, u)
         return value, total_of(total)
@@ -135,7 +135,7 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
     """
 
     def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
-        log_prob = _log_prob(dist, obs)
+        log_prob = log_prob_of(dist, obs)
         return log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
@@ -159,9 +159,9 @@ def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str,
         if spec.kind == "deterministic":
             return operands[0], None
         if not spec.latent:
-            return operands[spec.num_leaves], total_of(spec.apply(lambda dist, scale, obs: _scaled(dist.log_prob(obs), scale), operands))
+            return operands[spec.num_leaves], total_of(spec.apply(lambda dist, scale, obs: scaled(dist.log_prob(obs), scale), operands))
         value = jnp.asarray(value, spec.dtype)
-        return value, total_of(spec.apply(lambda dist, scale, obs, x: total_of(_scaled(dist.log_prob(x), scale)), operands, value))
+        return value, total_of(spec.apply(lambda dist, scale, obs, x: total_of(scaled(dist.log_prob(x), scale)), operands, value))
 
     return _run(program, data, rule, program.missing.spread(data, values), gather=False)
 
@@ -230,41 +230,16 @@ def site_value(spec: Spec, operands: Sequence[Any], u: Any) -> Any:
 def _score_latent(spec: Spec, packed: bool) -> Callable[..., tuple[Any, Any]]:
     def score(dist: Distribution, scale: Any, missing: Any, u: Any) -> tuple[Any, Any]:
         if spec.unit_jacobian:
-            value, total = u, total_of(_scaled(_log_prob(dist, u), scale))
+            value, total = u, total_of(scaled(log_prob_of(dist, u), scale))
         else:
             bijection = spec.bijection(dist)
             value = bijection(u)
             if not jnp.size(value):
                 return value, jnp.zeros((), jnp.result_type(float))
-            log_det = bijection.log_abs_det_jacobian(u, value)
-            total = total_of(_scaled(dist.log_prob(value), scale)) + total_of(_masked(log_det, dist))
-        return value, total if missing is None or packed else total + _idle(u, missing)
+            total = total_of(scaled(dist.log_prob(value), scale)) + total_of(masked_jacobian(bijection, u, value, dist))
+        return value, total if missing is None or packed else total + idle(u, missing)
 
     return score
-
-
-def _idle(u: Any, missing: Any) -> Any:
-    """log N(u; 0, 1) of the coordinates that belong to no missing element: they touch nothing and need a density of their own."""
-    missing = missing.reshape(*missing.shape, *(1 for _ in range(u.ndim - missing.ndim)))
-    return jnp.sum(jnp.where(missing, 0.0, -0.5 * u**2 - 0.5 * math.log(2 * math.pi)))
-
-
-def _log_prob(dist: Distribution, value: Any) -> Any:
-    """The log probability of each event. Of a value without elements it is 0, which not all of NumPyro's can compute.
-
-    A factor is the log probability of an event that has no elements.
-    """
-    if jnp.size(value) or isinstance(peel(dist)[0], Unit):
-        return dist.log_prob(value)
-    return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))
-
-
-def _masked(log_det: Any, dist: Distribution) -> Any:
-    """Zero where the site is masked: a masked element has no density at all, and stays flat in its unconstrained coordinates."""
-    for mask, event_dim in peel(dist)[1]:
-        if event_dim == dist.event_dim:
-            log_det = jnp.where(mask, log_det, 0.0)
-    return log_det
 
 
 def _draw(spec: Spec) -> Callable[..., Any]:
@@ -281,15 +256,6 @@ def _draw(spec: Spec) -> Callable[..., Any]:
             ) from e
 
     return draw
-
-
-def total_of(x: Any) -> Any:
-    """The sum over all elements. A scalar is left as it is: a sum over no axes is one more equation to trace and differentiate."""
-    return x if jnp.ndim(x) == 0 else jnp.sum(x)
-
-
-def _scaled(log_prob: Any, scale: Any) -> Any:
-    return log_prob if scale is None else scale * log_prob
 
 
 def _site_keys(program: ModelProgram, key: Any) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class ModelProgram:
     """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate, `.missing` data.
 
     `.arguments` are the arrays among the model's arguments, by parameter and path, and `.absent` its parameters that are None;
-    `.indices` says which index goes into which axis of what, in program order.
+    `.indices` says which index goes into which axis of what, in program order; `.enumerated` names the discrete latent sites that a density
+    sums out, which are then no coordinates of a position.
 
     Two programs are equal if they do the same with their data, whatever the data are: a fresh trace of the same model on new data of
     the same shapes gives an equal program, so that a program can be a static argument of a jitted function.
@@ -98,6 +99,7 @@ class ModelProgram:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     indices: tuple[IndexUse, ...] = ()
+    enumerated: frozenset[str] = frozenset()
 
     @property
     def data(self) -> tuple[Any, ...]:
@@ -110,7 +112,7 @@ class ModelProgram:
 
     def structure_key(self, differentiated: bool = True) -> Any:
         """What makes two programs the same; see `transforms.structure`."""
-        return structure(self.jaxpr, differentiated=differentiated), tuple(self.missing.counts.items())
+        return structure(self.jaxpr, differentiated=differentiated), tuple(self.missing.counts.items()), self.enumerated
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelProgram) and (self is other or self._key == other._key)
@@ -120,7 +122,8 @@ class ModelProgram:
 
     @functools.cached_property
     def latents(self) -> dict[str, Site]:
-        return {n: s for n, s in self.sites.items() if s.latent}
+        """The latent sites that a position has coordinates of."""
+        return {n: s for n, s in self.sites.items() if s.latent and n not in self.enumerated}
 
     def __str__(self) -> str:
         rows = [("site", "kind", "shape", "dims", "dtype", "support", "line")]

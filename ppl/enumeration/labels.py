@@ -1,0 +1,48 @@
+"""Labels: which axis of a value runs over the elements of a discrete site.
+
+N elements of a site with K states share one axis of K states, and not N axes of K. That is right only as long as element n of a value
+depends on element n of the site alone, so every axis of a value may carry a label, "this is axis 0 of site z", that equations hand on.
+Two labels that meet in one axis, element by element, are the same from then on: plates are found and need not be declared.
+"""
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["Label", "distinct", "met"]
+
+
+class Label:
+    """One axis of a site, or the turns of a loop. size: its length. words: how messages and tables name it."""
+
+    __slots__ = ("_same", "size", "words")
+
+    def __init__(self, size: int, words: str) -> None:
+        self.size, self.words, self._same = size, words, self
+
+    @property
+    def root(self) -> "Label":
+        """The label that stands for all that were united with this one."""
+        while self._same is not self:
+            self._same = self._same._same
+            self = self._same  # noqa: PLW0642
+        return self
+
+    def unite(self, other: "Label") -> "Label":
+        """From now on both are one; returns it."""
+        first, second = self.root, other.root
+        second._same = first
+        return first
+
+
+def met(labels: Iterable[Label | None]) -> Label | None:
+    """The label of an axis in which these meet element by element; None marks an axis without one."""
+    found: Label | None = None
+    for label in labels:
+        if label is not None:
+            found = label.root if found is None else found.unite(label)
+    return found
+
+
+def distinct(labels: Sequence[Label]) -> bool:
+    """Whether no two of these labels are one."""
+    roots = [label.root for label in labels]
+    return len({id(r) for r in roots}) == len(roots)
