@@ -252,12 +252,24 @@ class Bridge(Messenger):
             backwards, self.backwards = self.backwards, self.backwards or reverse
             try:
                 with _Stated():
-                    return body(carry, x[1])
+                    carried, results = body(carry, x[1])
+                    return _as_before(carried, carry), results
             finally:
                 self.steps, self.backwards = outer, backwards
 
         carry, ys = lax.scan(step, init, (jnp.arange(length), xs), length=length, reverse=reverse)
         return (length, None, carry), (PytreeTrace({}), ys)
+
+
+def _as_before(carried: Any, carry: Any) -> Any:
+    """A loop's carry with the integer widths that it came in with: draws of labels may be wider than the zeros that a user starts from."""
+
+    def one(after: Any, before: Any) -> Any:
+        kinds = [jnp.result_type(x) for x in (after, before)]
+        narrow = all(jnp.issubdtype(k, jnp.signedinteger) for k in kinds) and kinds[0] != kinds[1]
+        return jnp.asarray(after, kinds[1]) if narrow else after
+
+    return jax.tree.map(one, carried, carry) if jax.tree.structure(carried) == jax.tree.structure(carry) else carried
 
 
 class _Begun(NamedTuple):

@@ -17,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 
 from ..transforms import KeywordError, LucioleWarning, ModelError
 from ..transforms.calls import fits
+from ..transforms.jax_compat import open_jaxpr
 from ..transforms.partial import Split, split
 from . import interpreters
-from .enumeration import chosen_sites, marginal_log_density
+from .enumeration import marginal_log_density, wanted
 from .gate import as_array
 from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
@@ -59,10 +60,17 @@ class _Skeleton:
         jaxpr = jax.make_jaxpr(self.total)(self.program.data, self.positions)
         return split(jaxpr, len(self.program.data))
 
+    def scores(self, data: Sequence[Any], position: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The log density site by site; where discrete sites are summed out it has no parts, and stands beside every latent site."""
+        if not self.program.enumerated:
+            return interpreters.score_sites(self.program, data, position)
+        return dict.fromkeys(self.program.latents, self.total(data, position))
+
     def total(self, data: Sequence[Any], position: Mapping[str, Any]) -> jax.Array:
         """The log density, straight from the interpreter."""
         if self.program.enumerated:
-            return marginal_log_density(self.program, data, position)
+            jaxpr, consts = open_jaxpr(self.program.enumeration.jaxpr)
+            return eval_jaxpr(jaxpr, consts, *data, *jax.tree.leaves(dict(position)))[0]
         scores = interpreters.score_sites(self.program, data, position)
         return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
@@ -154,7 +162,10 @@ class LogDensity:
                     f"site {name!r}: the value has shape {np.shape(values[name])}, expected {site.shape} (constrained, of one draw; "
                     "`jax.vmap` goes over many)."
                 )
-        scores = interpreters.score_values(self.program, self.data, {n: as_array(values[n], f"site {n!r}: the value") for n in latents})
+        arrays = {n: as_array(values[n], f"site {n!r}: the value") for n in latents}
+        if self.program.enumerated:
+            return marginal_log_density(self.program, self.data, arrays, unconstrained=False)
+        scores = interpreters.score_values(self.program, self.data, arrays)
         return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
     def _checked(self, position: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +190,7 @@ class LogDensity:
         gradient is finite.
         """
         values = self.constrain(position)
-        score_sites = jax.jit(functools.partial(interpreters.score_sites, self.program))  # NumPyro warns of what is outside unless traced
+        score_sites = jax.jit(self.skeleton.scores)  # NumPyro warns of what is outside unless traced
         scores = {n: float(jnp.sum(s)) for n, s in score_sites(self.data, dict(position)).items()}
         moved = {n: jnp.asarray(position[n], s.dtype) for n, s in self.positions.items()}
         slopes = jax.grad(self.__call__)(moved) if gradients else {}
@@ -210,9 +221,13 @@ def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogD
     if not program.latents:
         none = "every `sample` statement is observed" if any(s.observed for s in program.sites.values()) else "it has no `sample` statement"
         raise ModelError(f"the model has no latent site: {none}, so there is nothing to infer.")
-    program = replace(program, enumerated=chosen_sites(program, model))
+    enumerated, max_table = wanted(program, model)
+    program = replace(program, enumerated=enumerated, max_table=max_table)
+    _refuse_only_discrete(program)
     for site in program.latents.values():
         _check_latent(site)
+    if program.enumerated:
+        program.enumeration  # noqa: B018 (refuses, and names the largest table, before anything is compiled)
     _warn_of_substituted(program)
     if program.absent and all(site.latent or site.kind == "deterministic" for site in program.sites.values()):
         _warn_of_prior(program)
@@ -257,8 +272,18 @@ def _refuse_separate_arguments(model: Any, args: Sequence[Any], kwargs: Mapping[
         )
 
 
+def _refuse_only_discrete(program: ModelProgram) -> None:
+    if program.enumerated and not program.latents:
+        first = program.sites[next(n for n in program.sites if n in program.enumerated)]
+        raise ModelError(
+            f"site {first.name!r} ({first.line}): every latent site of the model is discrete and summed out, so that no parameter is left to "
+            "move. Its states follow from one computation and need no chains: `lc.infer_discrete`. If parameters were meant to be latent, give "
+            "them `sample` statements."
+        )
+
+
 def _check_latent(site: Site) -> None:
-    if site.spec.discrete and site.spec.imputed:
+    if site.spec.discrete and site.spec.imputed:  # not summed out
         raise ModelError(
             f"site {site.name!r} ({site.line}): the missing values are discrete (support {site.support}), and gradients cannot move them. "
             "Leave these rows out, or out of the density: `with numpyro.handlers.mask(mask=given)`; `lc.predict` draws them afterwards."

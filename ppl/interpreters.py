@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from numpyro.distributions import Distribution
 
 from ..transforms import ModelError
+from ..transforms.graph import reachable
+from .dependence import edges
 from .masks import counted
 from .program import ModelProgram, Site
 from .scores import idle, log_prob_of, masked_jacobian, scaled, total_of
@@ -82,11 +84,15 @@ def generate(
 
 
 def constrain(program: ModelProgram, data: Data, position: Values) -> dict[str, Any]:
-    """Unconstrained position -> values of the latent and deterministic sites."""
+    """Unconstrained position -> values of the latent and deterministic sites, but those that depend on sites that are summed out."""
+
+    hidden = states_read(program)
 
     def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
+        if spec.name in program.enumerated:
+            return _any_state(program, spec), None
         value = site_value(spec, operands, u)
-        return value, value if spec.latent or spec.kind == "deterministic" else None
+        return value, value if (spec.latent or spec.kind == "deterministic") and spec.name not in hidden else None
 
     return _run(program, data, rule, program.missing.spread(data, position))
 
@@ -95,6 +101,8 @@ def unconstrain(program: ModelProgram, data: Data, values: Values) -> dict[str, 
     """Constrained values of the latent sites -> position."""
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
+        if spec.name in program.enumerated:
+            return _any_state(program, spec), None
         if not spec.latent:
             return site_value(spec, operands, None), None
         value = jnp.asarray(value, spec.dtype)
@@ -172,6 +180,8 @@ def start(program: ModelProgram, data: Data, key: Any, strategy: Strategy, fixed
     keys = _site_keys(program, key)
 
     def rule(spec: Spec, operands: Sequence[Any], given: Any) -> tuple[Any, Any]:
+        if spec.name in program.enumerated:
+            return _any_state(program, spec), None
         if not spec.latent:
             return site_value(spec, operands, None), None
         if "value" in given:
@@ -195,6 +205,23 @@ def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values, *, gathe
     _, records = walk(program.jaxpr, data, program.missing.rule(rule), inputs)
     records = {n: records[n] for n in program.sites if n in records}
     return program.missing.gather(data, records) if gather else records
+
+
+def _any_state(program: ModelProgram, spec: Spec) -> Any:
+    """A value for a site that is summed out, where none matters: its first state."""
+    return jnp.full(spec.shape, program.enumeration.states[spec.name][0], spec.dtype)
+
+
+def states_read(program: ModelProgram) -> set[str]:
+    """The deterministic sites that depend on a site that is summed out, directly or through each other."""
+    if not program.enumerated:
+        return set()
+    below: dict[str, set[str]] = {}
+    for edge in edges(program):
+        below.setdefault(edge.parent, set()).add(edge.child)
+    kind = {n: s.kind for n, s in program.sites.items()}
+    through = {n: below.get(n, set()) if kind[n] == "deterministic" or n in program.enumerated else () for n in kind}
+    return {n for n in reachable(through, program.enumerated) if kind[n] == "deterministic"}
 
 
 def _continued(site: Site, value: Any) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from ..transforms.indices import IndexUse
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
 from .bridge import Bridge, trace_context
 from .dims import deterministic_dims, site_dims
+from .enumeration import MAX_TABLE, Enumeration, enumeration_of
 from .gate import Argument, admit
 from .messages import line_of, translated_error
 from .missing import Missing, find_missing
@@ -86,7 +87,7 @@ class ModelProgram:
 
     `.arguments` are the arrays among the model's arguments, by parameter and path, and `.absent` its parameters that are None;
     `.indices` says which index goes into which axis of what, in program order; `.enumerated` names the discrete latent sites that a density
-    sums out, which are then no coordinates of a position.
+    sums out, which are then no coordinates of a position, and `.max_table` how many elements a table may have for that.
 
     Two programs are equal if they do the same with their data, whatever the data are: a fresh trace of the same model on new data of
     the same shapes gives an equal program, so that a program can be a static argument of a jitted function.
@@ -100,6 +101,7 @@ class ModelProgram:
     absent: tuple[str, ...] = ()
     indices: tuple[IndexUse, ...] = ()
     enumerated: frozenset[str] = frozenset()
+    max_table: int = MAX_TABLE
 
     @property
     def data(self) -> tuple[Any, ...]:
@@ -124,6 +126,14 @@ class ModelProgram:
     def latents(self) -> dict[str, Site]:
         """The latent sites that a position has coordinates of."""
         return {n: s for n, s in self.sites.items() if s.latent and n not in self.enumerated}
+
+    @functools.cached_property
+    def enumeration(self) -> Enumeration:
+        """How the discrete latent sites are summed out, in which order and by which tables; `print` shows it."""
+        if self.enumerated:
+            return enumeration_of(self)
+        discrete = frozenset(n for n, s in self.latents.items() if s.spec.discrete)
+        return enumeration_of(replace(self, enumerated=discrete)) if discrete else Enumeration({}, (), None, None)
 
     def __str__(self) -> str:
         rows = [("site", "kind", "shape", "dims", "dtype", "support", "line")]

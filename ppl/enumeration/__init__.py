@@ -1,6 +1,10 @@
-"""Discrete latent sites with finitely many states, summed out of a model's program, and drawn back."""
+"""Discrete latent sites of finite support: summed out of a model's program, and drawn back.
+
+Start reading at `lifted` (the walk whose values are tables), then `labels` and `structural` (which rows go together), `sites`,
+`loops` and `chain` (hidden Markov chains), `factor` (the sums), `marginal` (all of it together).
+"""
 
 from .marginal import marginal_log_density
-from .marginalize import chosen_sites
+from .marginalize import MAX_TABLE, Enumeration, enumeration_of, marginalize, wanted
 
-__all__ = ["chosen_sites", "marginal_log_density"]
+__all__ = ["MAX_TABLE", "Enumeration", "enumeration_of", "marginal_log_density", "marginalize", "wanted"]
