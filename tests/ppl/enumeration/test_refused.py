@@ -355,7 +355,7 @@ def test_a_table_over_the_limit():
     """Four sites of three values meet in one term of 81 elements."""
     words = refusal(wide_table, max_table=10)
     assert re.search(r"\b81\b", words), words
-    assert "'z0'" in words and "test_refused.py:" in words and "max_table" in words
+    assert "z0" in words and "test_refused.py:" in words and "max_table" in words
     lc.log_density(lc.marginalize(wide_table, max_table=81))
 
 
