@@ -5,6 +5,7 @@ if __name__ == "ppl":
 
 from .checks import MissingPlateWarning
 from .density import LogDensity, NothingObservedWarning, ScaledLatentWarning, SubstitutedSiteWarning, log_density
+from .enumeration import marginalize
 from .graphs import Graphs, PackedGraphs
 from .initial import InitStrategy, init_to_feasible, init_to_mean, init_to_median, init_to_sample, init_to_uniform, init_to_value
 from .language import condition, deterministic, factor, model, plate, sample
@@ -51,6 +52,7 @@ __all__ = [
     "init_to_value",
     "log_density",
     "log_likelihood",
+    "marginalize",
     "model",
     "neural_fingerprint",
     "plate",

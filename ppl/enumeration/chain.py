@@ -6,11 +6,10 @@ It is the forward algorithm, for chains of any order, several that are coupled, 
 another linearization of log sum exp is smoothing, Viterbi or backward sampling (`choices`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -31,7 +30,7 @@ class Chain:
 
     Attributes:
         what, line: its sites and its line, for messages. length: number of turns. turns: the label of the axis of all turns of what the
-            loop hands out.
+            loop hands out. lines: the user's line of each site.
         backwards: whether the scan runs from its end; factors are in the order in which turns run.
         peeled: the factors of each of the first turns. factors: of all later ones, whose label is `later`.
         carried: the variables of earlier turns that the carry brings.
@@ -43,6 +42,7 @@ class Chain:
     length: int
     turns: Label
     backwards: bool
+    lines: Mapping[str, str]
     peeled: list[list[Factor]] = field(default_factory=list)
     factors: list[Factor] = field(default_factory=list)
     carried: set[Variable] = field(default_factory=set)
@@ -62,7 +62,7 @@ class Chain:
     def _variable(self, kind: str, site: str, number: int, labels: tuple[Label, ...], words: str) -> Variable:
         key = (kind, site, number)
         if key not in self._variables:
-            self._variables[key] = Variable(site, self.known[site][0], labels, words)
+            self._variables[key] = Variable(site, self.known[site][0], labels, words, self.lines[site])
         return self._variables[key]
 
     def at(self, site: str, turn: int) -> Variable:
@@ -85,6 +85,11 @@ class Chain:
     @property
     def own(self) -> set[Variable]:
         return set(self._variables.values())
+
+    @property
+    def met(self) -> set[Variable]:
+        """The chain's variables, and others that its factors read: none of them can go before the chain."""
+        return self.own | {v for f in [*self.factors, *(f for turn in self.peeled for f in turn)] for v in f.variables}
 
     def _named(self, kind: str) -> dict[Variable, tuple[str, int]]:
         return {v: (site, number) for (k, site, number), v in self._variables.items() if k == kind}

@@ -166,10 +166,10 @@ def _may_go(v: Variable, group: Sequence[Factor]) -> bool:
 
 
 def crossing(factors: Sequence[Factor]) -> ModelError:
-    sites = sorted({v.site for f in factors for v in f.variables})
+    sites = sorted({f"{v.site!r} ({v.line})" for f in factors for v in f.variables})
     axes = sorted({label.root.words for f in factors for label in f.labels})
     return ModelError(
-        f"the discrete sites {', '.join(map(repr, sites))} cannot be summed out: what depends on them crosses their axes ({', '.join(axes)}), "
+        f"the discrete sites {', '.join(sites)} cannot be summed out: what depends on them crosses their axes ({', '.join(axes)}), "
         "so that every row of one meets every row of the other, and no table is smaller than that of all states of all rows together. "
         "Put one site inside the rows of the other (nested plates), or observe one of them."
     )

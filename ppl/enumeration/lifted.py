@@ -9,6 +9,7 @@ Sharp edges: a `custom_jvp` function is bound as a whole, so that it keeps its d
 branches; `while` cannot hold one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ...transforms import ModelError
 from ...transforms.equations import CALLS, CHECKPOINTS, ELEMENTWISE, body_of, needed_equations
@@ -34,6 +36,7 @@ from .values import Lifted, Variable, elementwise, full, mapped, plain
 __all__ = ["Shared", "Walk"]
 
 _INLINED = {*CALLS, *CHECKPOINTS}
+_SMALL = 16  # elements
 
 
 @dataclass
@@ -123,8 +126,8 @@ class Walk:
             return [site(self, eqn, operands)]
         name = eqn.primitive.name
         if not has_sites(eqn):
-            if all(x.is_plain for x in operands):
-                return list(map(plain, bind(eqn, [x.array for x in operands])))
+            if all(x.is_plain for x in operands) and name != "broadcast_in_dim":  # what is broadcast stays thin
+                return list(map(plain, self.computed(eqn, [x.array for x in operands])))
             if name in ELEMENTWISE:
                 shape = eqn.outvars[0].aval.shape
                 return self.checked(eqn, operands, [elementwise(lambda *xs: bind(eqn, xs)[0], operands, shape)])
@@ -140,6 +143,14 @@ class Walk:
         if body_of(eqn) is not None:
             return self.checked(eqn, operands, self.custom(eqn, operands))
         return self.checked(eqn, operands, by_rule(eqn, operands))
+
+    def computed(self, eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
+        """An equation on ordinary arrays. Small numbers that stand in the program stay numbers: the states of a site may depend on them."""
+        small = all(math.prod(v.aval.shape) <= _SMALL for v in eqn.outvars)
+        if arrays and small and not eqn.effects and not any(isinstance(a, Tracer) for a in arrays):
+            with jax.ensure_compile_time_eval():
+                return bind(eqn, arrays)
+        return bind(eqn, arrays)
 
     def inside(self, eqn: JaxprEqn) -> "Walk":
         return replace(self, around=(*self.around, eqn))
@@ -166,10 +177,11 @@ class Walk:
             if discrete is None:
                 discrete = next((n for n in site_names(eqn) if n in self.shared.enumerated), None)
             if discrete is None:
-                return self.plain_cond(eqn, operands)
+                discrete = min(self.shared.enumerated)
             raise ModelError(
-                f"site {discrete!r} is discrete and to be summed out, and site {name!r} ({self.shared.lines[name]}) stands in a `cond` that "
-                "depends on it or holds it. Sample outside of the `cond`, and choose by `jnp.where`."
+                f"site {discrete!r} ({self.shared.lines[discrete]}) is discrete and to be summed out, and site {name!r} "
+                f"({self.shared.lines[name]}) stands in a branch of a `cond` ({source_line(eqn, self.around)}), which a model with such sites "
+                "cannot have. Sample outside of the `cond`, and choose by `jnp.where`."
             )
         branches = []
         for branch in eqn.params["branches"]:
@@ -181,12 +193,6 @@ class Walk:
 
         return self.checked(
             eqn, operands, [elementwise(choose, [index, *cases], cases[0].shape) for cases in zip(*branches, strict=True)]
-        )
-
-    def plain_cond(self, eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
-        raise ModelError(
-            f"site {site_names(eqn)[0]!r} ({self.shared.lines[site_names(eqn)[0]]}) stands in a `cond` of a model with discrete latent sites "
-            f"({', '.join(sorted(self.shared.enumerated))}). Sample outside of the `cond`, and choose by `jnp.where`."
         )
 
     def checked(self, eqn: JaxprEqn, operands: Sequence[Lifted], results: list[Lifted]) -> list[Lifted]:

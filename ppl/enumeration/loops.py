@@ -46,7 +46,7 @@ def scan(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     what, line = ", ".join(map(repr, discrete or names)), source_line(eqn, walk.around)
     _refuse(walk, xs, what, line)
     length, backwards = eqn.params["length"], eqn.params["reverse"]
-    chain = Chain(what, line, length, Label(length, f"the turns of the loop ({line})"), backwards)
+    chain = Chain(what, line, length, Label(length, f"the turns of the loop ({line})"), backwards, walk.shared.lines)
     loop = _Loop(
         walk=replace(walk, chain=chain, around=(*walk.around, eqn)),
         chain=chain,

@@ -61,7 +61,7 @@ def marginal_log_density(
     variables: dict[str, Variable] = {}
 
     def variable(site: str, size: int, labels: tuple[Label, ...]) -> Variable:
-        return variables.setdefault(site, Variable(site, size, labels, site))
+        return variables.setdefault(site, Variable(site, size, labels, site, shared.lines[site]))
 
     walk = Walk(
         shared=shared,
@@ -83,7 +83,7 @@ def _solved(factors: Sequence[Factor], chains: Sequence[Chain], sum_over: Any, r
     waiting = list(chains)
     left = list(factors)
     while True:
-        out = {v for chain in waiting for v in chain.own}
+        out = {v for chain in waiting for v in chain.met}
         left, stuck = eliminate(left, lambda v, out=out: v not in out, sum_over, report.sums)
         ready = [c for c in waiting if not any(label.root is c.turns.root for v in stuck for label in v.labels)]
         if ready:

@@ -34,7 +34,7 @@ def site(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> Lifted:
     if spec.latent:
         return _continuous(walk, spec, operands)
     (log_prob,) = walk.traced(lambda *xs: [spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale), xs)], *operands)
-    _add(walk, spec, log_prob)
+    _add(walk, log_prob)
     return operands[spec.num_leaves]
 
 
@@ -100,10 +100,10 @@ def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
     if any(is_masked):
         share = plain(np.asarray(-np.log(variable.size), jnp.result_type(log_prob.array)))
         log_prob = elementwise(jnp.where, [there, log_prob, share], log_prob.shape)
-    _add(walk, spec, log_prob)
+    _add(walk, log_prob)
     if name in walk.probes:
         probe = walk.probes[name]  # logical shape (states, *shape of the site)
-        _add(walk, spec, Lifted(probe.array, (*probe.dims, variable), probe.shape[1:], value.labels))
+        _add(walk, Lifted(probe.array, (*probe.dims, variable), probe.shape[1:], value.labels))
     return value
 
 
@@ -138,23 +138,17 @@ def _continuous(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
                 f"({walk.shared.lines[found.site]}), so that there are no coordinates that serve all states. Give it a support that is the "
                 "same in every state, and move or scale the value afterwards."
             )
-        _add(walk, spec, log_det, weighed=False)
+        _add(walk, log_det)
     (log_prob,) = walk.traced(
         lambda x, *xs: [spec.apply(lambda dist, scale, missing, x: scaled(log_prob_of(dist, x), scale), xs, x)], value, *operands
     )
-    _add(walk, spec, log_prob)
+    _add(walk, log_prob)
     if walk.shared.unconstrained and spec.imputed and spec.name not in walk.shared.packed:
-        _add(walk, spec, walk.traced(lambda u, *xs: [spec.apply(lambda dist, scale, missing, u: idle(u, missing), xs, u)], given, *operands)[0])
+        _add(walk, walk.traced(lambda u, *xs: [spec.apply(lambda dist, scale, missing, u: idle(u, missing), xs, u)], given, *operands)[0])
     return value
 
 
-def _add(walk: "Walk", spec: Spec, log_prob: Lifted, weighed: bool = True) -> None:
-    if log_prob.variables and spec.scale is not None and weighed:
-        raise ModelError(
-            f"site {spec.name!r} ({walk.shared.lines[spec.name]}) depends on the discrete site {log_prob.variables[0].site!r}, which is to be "
-            "summed out, and is scaled by `handlers.scale`: a power of a sum over states is not the sum of their powers. Weigh rows after the "
-            "sum: write it yourself, `lc.factor(name, weight * logsumexp(...))`."
-        )
+def _add(walk: "Walk", log_prob: Lifted) -> None:
     factor = factor_of(log_prob)
     walk.factors.append(factor if walk.turn is None else with_label(factor, walk.turn))
 
@@ -169,9 +163,11 @@ def _find_support(walk: "Walk", spec: Spec, operands: Sequence[Lifted]) -> None:
     if name in walk.shared.supports:
         return
     found: list[Any] = []
+    known = [x.array if not x.dims and not isinstance(x.array, Tracer) else None for x in operands]
 
     def look(*xs: Any) -> Any:
-        spec.apply(lambda dist, *_: found.append(_points(spec, walk.shared.lines[name], dist)) or jnp.zeros(()), xs)
+        given = [x if k is None else np.broadcast_to(k, x.shape) for x, k in zip(xs, known, strict=True)]
+        return spec.apply(lambda dist, *_: found.append(_points(spec, walk.shared.lines[name], dist)) or jnp.zeros(()), given)
 
     jax.eval_shape(look, *(x.struct for x in operands))
     walk.shared.supports[name] = found[0].astype(spec.dtype)

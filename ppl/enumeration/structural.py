@@ -6,7 +6,6 @@ through as it is; every other axis of a result has no label. Whoever calls it se
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,7 @@ from jax import lax
 
 from ...transforms.jax_compat import JaxprEqn, bind
 from .labels import Label, met
-from .values import Lifted, full, mapped
+from .values import Lifted, full, mapped, reshaped
 
 __all__ = ["by_rule"]
 
@@ -51,7 +50,7 @@ def _broadcast(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     lead = np.shape(x.array)[: len(x.dims)]
     if 0 in shape:
         return [Lifted(jnp.broadcast_to(jnp.zeros((), jnp.result_type(x.array)), (*lead, *stored)), x.dims, shape, tuple(labels))]
-    return [Lifted(jnp.reshape(x.array, (*lead, *stored)), x.dims, shape, tuple(labels))]
+    return [Lifted(reshaped(x.array, (*lead, *stored)), x.dims, shape, tuple(labels))]
 
 
 def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
@@ -68,7 +67,7 @@ def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
                 stored[j] = shape[j]
     stored = [0 if size == 0 else s for s, size in zip(stored, shape, strict=True)]
     x = full(x, whole)
-    return [Lifted(jnp.reshape(x.array, (*np.shape(x.array)[: len(x.dims)], *stored)), x.dims, shape, tuple(labels))]
+    return [Lifted(reshaped(x.array, (*np.shape(x.array)[: len(x.dims)], *stored)), x.dims, shape, tuple(labels))]
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -126,6 +125,14 @@ def _along(parameter: str) -> Rule:
         return _bound(eqn, ready, [labels for _ in eqn.outvars])
 
     return rule
+
+
+def _stack(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
+    """Operands side by side along a new axis."""
+    axis, rank = eqn.params["axis"], len(operands[0].shape)
+    labels = [met(x.labels[a] for x in operands) for a in range(rank)]
+    uneven = [a for a in range(rank) if len({x.stored[a] for x in operands}) > 1]
+    return _bound(eqn, [full(x, uneven) for x in operands], [[*labels[:axis], None, *labels[axis:]]])
 
 
 def _pad(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
@@ -191,7 +198,8 @@ def _triangular_solve(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     a, b = (full(x) for x in operands)
     rank = len(b.shape)
     apart = rank - 1 if eqn.params["left_side"] else rank - 2
-    labels = [met([a.labels[i], b.labels[i]]) for i in range(rank - 2)] + [b.labels[i] if i == apart else None for i in (rank - 2, rank - 1)]
+    labels = [met([a.labels[i], b.labels[i]]) for i in range(rank - 2)]
+    labels += [b.labels[i] if i == apart else None for i in (rank - 2, rank - 1)]
     return _bound(eqn, [a, b], [labels])
 
 
@@ -209,6 +217,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "split"), _along("axis")),
     **dict.fromkeys(("concatenate", "sort"), _along("dimension")),
     "rev": _along("dimensions"),
+    "stack": _stack,
     "pad": _pad,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,

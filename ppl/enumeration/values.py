@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from .labels import Label, met
 
-__all__ = ["Dim", "Lifted", "Variable", "aligned", "elementwise", "full", "mapped", "plain", "union"]
+__all__ = ["Dim", "Lifted", "Variable", "aligned", "elementwise", "full", "mapped", "plain", "reshaped", "union"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +27,14 @@ class Variable:
     Attributes:
         site: its site's name. size: number of states.
         labels: of the axes of the site's value that have more than one element; in a loop the turns' first.
-        words: how tables name it.
+        words: how tables name it. line: the user's line.
     """
 
     site: str
     size: int
     labels: tuple[Label, ...]
     words: str
+    line: str
 
 
 Dim = Variable | Label
@@ -72,6 +74,11 @@ class Lifted:
 def plain(array: Any) -> Lifted:
     shape = np.shape(array)
     return Lifted(array, (), shape, (None,) * len(shape))
+
+
+def reshaped(array: Any, shape: Sequence[int]) -> Any:
+    """jnp.reshape, of what is known a known array."""
+    return jnp.reshape(array, shape) if isinstance(array, Tracer) else np.reshape(np.asarray(array), shape)
 
 
 def union(values: Sequence[Lifted]) -> tuple[Dim, ...]:

@@ -50,6 +50,7 @@ _NAMES_BY_ROOM = {
         "init_to_value",
         "log_density",
         "log_likelihood",
+        "marginalize",
         "model",
         "neural_fingerprint",
         "plate",

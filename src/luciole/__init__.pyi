@@ -78,6 +78,7 @@ from .ppl import init_to_uniform as init_to_uniform
 from .ppl import init_to_value as init_to_value
 from .ppl import log_density as log_density
 from .ppl import log_likelihood as log_likelihood
+from .ppl import marginalize as marginalize
 from .ppl import model as model
 from .ppl import neural_fingerprint as neural_fingerprint
 from .ppl import plate as plate
@@ -192,6 +193,7 @@ __all__ = [
     "init_to_value",
     "log_density",
     "log_likelihood",
+    "marginalize",
     "model",
     "neural_fingerprint",
     "open_store",
