@@ -31,6 +31,7 @@ from .kernels.nuts import NUTS
 from .kernels.random_walk import RWM
 from .kernels.slice import Slice
 from .results.diagnosis import Diagnosis
+from .results.infer_discrete import infer_discrete
 from .results.predict import predict
 from .results.results import Results
 from .results.stored import open_store
@@ -82,6 +83,7 @@ __all__ = [
     "compare_evidence",
     "evidence_gradient",
     "hypergradient",
+    "infer_discrete",
     "open_store",
     "predict",
     "sgd_evidence",

@@ -13,7 +13,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from ..transforms.calls import verb
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
+from .enumeration import recovered, wanted
 from .program import ModelProgram, trace
 from .samples import Given, Samples, checked_samples, warn_of_open_sites
 from .split import Split, batches
@@ -34,6 +35,7 @@ from .words import PREDICTIVE
 __all__ = [
     "Forward",
     "SaturatedDrawWarning",
+    "discrete_states",
     "log_likelihood",
     "log_likelihood_of",
     "posterior_predictive",
@@ -77,6 +79,9 @@ def prior_predictive(model: Callable[..., Any], key: Any, num_samples: int, /, *
 def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """Draws of data like those observed: y ~ p(y | sample), to lay beside them; deterministic sites are computed again.
 
+    Discrete latent sites that are not in `samples`, as chains sum them out, are drawn first from their posterior given the sample and the
+    observations, all together (`lc.infer_discrete`).
+
     Observed sites are drawn anew whether or not their observation is given. So a model that carries its observations along forgets
     them: for what comes after the data use `lc.predict`. One thing stays: a series that a handler around a
     `numpyro.contrib.control_flow.scan` gives to fewer steps than the scan has, which is NumPyro's way to forecast.
@@ -100,7 +105,7 @@ def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, 
         PriorDrawWarning: a latent site on which others depend is not in `samples`.
         SaturatedDrawWarning: a draw is the largest number of its dtype.
     """
-    program = trace(model, *args, **kwargs)
+    program = summed_out(trace(model, *args, **kwargs), model, samples)
     given = checked_samples(program, samples, "posterior_predictive")
     if not given.values:
         raise ModelError(
@@ -133,6 +138,44 @@ def predictions(
     return _in_batches(_onwards, program, _typed(key), given)
 
 
+def summed_out(program: ModelProgram, model: Any, samples: Samples) -> ModelProgram:
+    """The program with the discrete latent sites that `samples` leave out summed out, if all others are there."""
+    enumerated, max_table = wanted(program, model)
+    left_out = frozenset(n for n in enumerated if n not in samples)
+    if not left_out or any(n not in samples for n in program.latents if n not in left_out):
+        return program
+    return replace(program, enumerated=left_out, max_table=max_table)
+
+
+def discrete_states(program: ModelProgram, key: Any, samples: Samples, mode: str) -> dict[str, np.ndarray]:
+    """`lc.infer_discrete` of a program whose discrete sites are summed out."""
+    given = checked_samples(program, samples, "infer_discrete", begun=False)
+    missing = [n for n in program.latents if n not in given.values]
+    if missing:
+        raise ModelError(
+            f"infer_discrete: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
+        )
+    if not program.latents:
+        drawn = jax.jit(functools.partial(recovered, mode=mode), static_argnums=0)(program, program.data, {}, _typed(key))
+        return {n: np.asarray(v) for n, v in drawn.items()}
+    return _in_batches(_STATES[mode], program, _typed(key), given)
+
+
+def _drawn_states(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    return recovered(program, data, values, key, "sample")
+
+
+def _best_states(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    return recovered(program, data, values, key, "map")
+
+
+def _state_probabilities(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    return recovered(program, data, values, key, "marginals")
+
+
+_STATES = {"sample": _drawn_states, "map": _best_states, "marginals": _state_probabilities}
+
+
 def _computed(program: ModelProgram) -> bool:
     return any(s.kind == "deterministic" for s in program.sites.values())
 
@@ -159,6 +202,13 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, *
 
 def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.ndarray]:
     """`log_likelihood` of a model that is traced already."""
+    discrete = [n for n, s in program.sites.items() if s.latent and s.spec.discrete and n not in samples]
+    if discrete:
+        raise ModelError(
+            f"log_likelihood: the samples have no draws of the discrete latent site {discrete[0]!r}, which was summed out, and the log "
+            "probability of each row with the states summed out is not computed yet. That of the rows given their states, which is not what "
+            "leave-one-out cross-validation needs, takes draws of these: `{**samples, **lc.infer_discrete(mcmc, key)}`."
+        )
     given = checked_samples(program, samples, "log_likelihood", begun=False)
     missing = [n for n in program.latents if n not in given.values]
     if missing:
@@ -174,6 +224,10 @@ def _typed(key: Any) -> jax.Array:
 
 
 def _forwards(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    if program.enumerated:
+        key, own = jax.random.split(key)
+        values = {**values, **recovered(program, data, values, own, "sample")}
+        program = replace(program, enumerated=frozenset())
     drawn = interpreters.generate(program, data, key, values, resample_observed=True)
     return {n: v for n, v in drawn.items() if not (_whole(program, n, values) or program.sites[n].spec.kept)}
 
@@ -235,7 +289,7 @@ def _in_batches(one: Callable[..., dict[str, Any]], program: ModelProgram, key: 
     for places, batch in (_together if given.split is None else _on_each_device)(one, program, key, given, most):
         for name, value in batch.items():
             out[name][places] = value
-    if one is not _pointwise:
+    if one is not _pointwise and one not in _STATES.values():
         _warn_of_saturation(program, out)
     return {n: v.reshape(*given.lead, *v.shape[1:]) for n, v in out.items()}
 

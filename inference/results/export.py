@@ -54,18 +54,26 @@ class Run:
     settings: Mapping[str, Any]
 
 
-def to_arviz(run: Run, *, log_likelihood: bool = True, prior: Values | None = None, posterior_predictive: Values | None = None) -> Any:
+def to_arviz(
+    run: Run,
+    *,
+    log_likelihood: bool = True,
+    prior: Values | None = None,
+    posterior_predictive: Values | None = None,
+    discrete: Values | None = None,
+) -> Any:
     """The run as ArviZ wants it; `MCMC.to_arviz` has the words for users.
 
     Raises:
-        SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model.
+        SamplerError: there are no draws; `prior`, `posterior_predictive` or `discrete` do not belong to this model.
     """
     if next(iter(run.samples.values())).shape[1] == 0:
         raise SamplerError("MCMC.to_arviz: there are no draws after warm-up; run again and let it come so far.")
     names = _Names(run)
-    groups: dict[str, Any] = {"posterior": names.draws(run.samples)}
+    chains = next(iter(run.samples.values())).shape[:2]
+    states = {} if discrete is None else _by_chain("discrete", names, discrete, chains)
+    groups: dict[str, Any] = {"posterior": names.draws({**run.samples, **states})}
     if posterior_predictive is not None:
-        chains = next(iter(run.samples.values())).shape[:2]
         values = _by_chain("posterior_predictive", names, posterior_predictive, chains)
         groups["posterior_predictive"] = names.draws(_only_observed("posterior_predictive", names, values))
     groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)

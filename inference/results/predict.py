@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...ppl import ModelProgram, trace
-from ...ppl.predictive import predictions
+from ...ppl.predictive import discrete_states, predictions
 from ...transforms.errors import SamplerError
 from .record import need_latents
 from .results import Readable
@@ -20,7 +20,8 @@ def predict(fitted: Readable | Callable[..., Any], key: Any, /, *args: Any, **kw
         y_open ~ p(y_open | sample, y_given)
 
     A site whose observation is given keeps it, where `obs_mask` says that it is there; the rest of it is drawn as the model runs, from
-    the observations before it. A site without observation is drawn. A latent site of a loop that is longer now goes on from its draws.
+    the observations before it. A site without observation is drawn. A latent site of a loop that is longer now goes on from its draws; of
+    a discrete one that was summed out these are drawn first (`lc.infer_discrete`), and one of a plate is drawn for the new rows.
 
         lc.predict(mcmc, key, x_new, None)                                    # new rows
         lc.predict(mcmc, key, jnp.append(y, jnp.full(5, jnp.nan)))            # five steps more, in a model with obs_mask=~jnp.isnan(y_t)
@@ -56,7 +57,11 @@ def predict(fitted: Readable | Callable[..., Any], key: Any, /, *args: Any, **kw
     program = trace(fitted._record.model, *args, **kwargs)
     names = {*program.sites, *program.missing.absent} & set(before.latents)
     _check_places(before, program)
-    data = [n for n in program.sites if n not in before.latents]  # observed in the run, or not there at all
+    if before.enumerated:  # of a loop that goes on the states so far; rows of a plate are new ones, with states of their own
+        states = discrete_states(before, key, samples, "sample")
+        samples = {**samples, **{n: v for n, v in states.items() if before.sites[n].loops}}
+        names |= set(program.sites) & {n for n in states if before.sites[n].loops}
+    data = [n for n in program.sites if n not in before.latents and n not in before.enumerated]  # observed in the run, or not there at all
     return predictions(program, key, {n: v for n, v in samples.items() if n in names}, "predict", data=data)
 
 

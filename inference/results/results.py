@@ -114,6 +114,7 @@ class Readable:
         log_likelihood: bool | None = None,
         prior: Mapping[str, Any] | None = None,
         posterior_predictive: Mapping[str, Any] | None = None,
+        discrete: Mapping[str, Any] | None = None,
     ) -> Any:
         """The run for ArviZ: an `InferenceData` under ArviZ 0.x, an `xarray.DataTree` under ArviZ 1.x.
 
@@ -125,20 +126,27 @@ class Readable:
 
         Args:
             log_likelihood: whether to compute that group, which is as large as draws times observations. None: if there are draws of all
-                latent sites; `MCMC(collect=...)` may have left some out.
+                latent sites; `MCMC(collect=...)` may have left some out, and discrete ones that are summed out have none.
             prior: draws from `lc.prior_predictive`; they fill the groups `prior` and `prior_predictive`.
             posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain. The group keeps the
                 observed sites; deterministic ones are in `posterior`.
+            discrete: states of discrete sites from `lc.infer_discrete(mcmc, key)`; they join the group `posterior`.
 
         Raises:
-            SamplerError: there are no draws; `prior` or `posterior_predictive` do not belong to this model; a log likelihood is asked for
+            SamplerError: there are no draws; `prior`, `posterior_predictive` or `discrete` do not belong to this model; a log likelihood is asked for
                 and `collect` left out what it needs.
         """
         if log_likelihood:
             need_latents("MCMC.to_arviz(log_likelihood=True)", self.program, self._record.draws.names)
-        complete = all(name in self._record.draws.names for name in self._record.program.latents)
-        wanted = complete if log_likelihood is None else log_likelihood
-        return to_arviz(self._run, log_likelihood=wanted, prior=prior, posterior_predictive=posterior_predictive)
+        program = self._record.program
+        complete = all(name in self._record.draws.names for name in program.latents) and not program.enumerated
+        return to_arviz(
+            self._run,
+            log_likelihood=complete if log_likelihood is None else log_likelihood,
+            prior=prior,
+            posterior_predictive=posterior_predictive,
+            discrete=discrete,
+        )
 
     def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = False) -> None:
         """Prints a table: mean, sd, interval, effective sample sizes and R-hat of every element of every site.

@@ -68,7 +68,9 @@ def plan_of(body: Any, first: int, num_carry: int, stateful: Sequence[bool], enu
     )
 
 
-def _stateful(body: Any, invars: list[Any], carries: list[Any], outs: list[Any], stateful: Sequence[bool], enumerated: frozenset[str]) -> set[int]:
+def _stateful(
+    body: Any, invars: list[Any], carries: list[Any], outs: list[Any], stateful: Sequence[bool], enumerated: frozenset[str]
+) -> set[int]:
     """The carries that depend on states in any turn."""
     sources = {v for v, s in zip(invars, stateful, strict=True) if s}
     while True:

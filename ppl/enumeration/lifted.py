@@ -191,9 +191,7 @@ class Walk:
         def choose(which: Any, *cases: Any) -> Any:
             return jax.lax.select_n(jnp.clip(which, 0, len(cases) - 1).astype(np.int32) if which.dtype != bool else which, *cases)
 
-        return self.checked(
-            eqn, operands, [elementwise(choose, [index, *cases], cases[0].shape) for cases in zip(*branches, strict=True)]
-        )
+        return self.checked(eqn, operands, [elementwise(choose, [index, *cases], cases[0].shape) for cases in zip(*branches, strict=True)])
 
     def checked(self, eqn: JaxprEqn, operands: Sequence[Lifted], results: list[Lifted]) -> list[Lifted]:
         """The results, if every variable in them still has its labels.

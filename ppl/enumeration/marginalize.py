@@ -89,7 +89,9 @@ def marginalize(model: Callable[..., Any], sites: Sequence[str] | None = None, m
         where NumPyro adds log K for each masked element of K states.
     """
     if not callable(model):
-        raise ModelError(f"marginalize: found a {type(model).__name__} where the model belongs; expected a function with `sample` statements.")
+        raise ModelError(
+            f"marginalize: found a {type(model).__name__} where the model belongs; expected a function with `sample` statements."
+        )
     if isinstance(sites, str) or (sites is not None and not sites):
         raise ModelError(f"marginalize: sites is {sites!r}; expected a list of names, such as sites=['z'], or None for all discrete ones.")
     try:

@@ -100,6 +100,7 @@ _NAMES_BY_ROOM = {
         "compare_evidence",
         "evidence_gradient",
         "hypergradient",
+        "infer_discrete",
         "open_store",
         "predict",
         "sgd_evidence",

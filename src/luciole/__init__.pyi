@@ -43,6 +43,7 @@ from .inference import bridge_evidence as bridge_evidence
 from .inference import compare_evidence as compare_evidence
 from .inference import evidence_gradient as evidence_gradient
 from .inference import hypergradient as hypergradient
+from .inference import infer_discrete as infer_discrete
 from .inference import open_store as open_store
 from .inference import predict as predict
 from .inference import sgd_evidence as sgd_evidence
@@ -184,6 +185,7 @@ __all__ = [
     "graphs_from_smiles",
     "handlers",
     "hypergradient",
+    "infer_discrete",
     "inference",
     "init_to_feasible",
     "init_to_mean",
