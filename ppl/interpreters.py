@@ -209,7 +209,7 @@ def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values, *, gathe
 
 def _any_state(program: ModelProgram, spec: Spec) -> Any:
     """A value for a site that is summed out, where none matters: its first state."""
-    return jnp.full(spec.shape, program.enumeration.states[spec.name][0], spec.dtype)
+    return jnp.full(spec.shape, program.states[spec.name][0], spec.dtype)
 
 
 def states_read(program: ModelProgram) -> set[str]:

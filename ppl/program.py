@@ -19,7 +19,7 @@ from ..transforms.indices import IndexUse
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
 from .bridge import Bridge, trace_context
 from .dims import deterministic_dims, site_dims
-from .enumeration import MAX_TABLE, Enumeration, enumeration_of
+from .enumeration import MAX_TABLE, Enumeration, enumeration_of, states_of
 from .gate import Argument, admit
 from .messages import line_of, translated_error
 from .missing import Missing, find_missing
@@ -114,7 +114,7 @@ class ModelProgram:
 
     def structure_key(self, differentiated: bool = True) -> Any:
         """What makes two programs the same; see `transforms.structure`."""
-        return structure(self.jaxpr, differentiated=differentiated), tuple(self.missing.counts.items()), self.enumerated
+        return structure(self.jaxpr, differentiated=differentiated), tuple(self.missing.counts.items()), self._states_key
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelProgram) and (self is other or self._key == other._key)
@@ -126,6 +126,15 @@ class ModelProgram:
     def latents(self) -> dict[str, Site]:
         """The latent sites that a position has coordinates of."""
         return {n: s for n, s in self.sites.items() if s.latent and n not in self.enumerated}
+
+    @functools.cached_property
+    def states(self) -> dict[str, np.ndarray]:
+        """By discrete site that is summed out, its states, in order."""
+        return states_of(self, self.enumerated)
+
+    @functools.cached_property
+    def _states_key(self) -> Any:
+        return tuple((name, tuple(values.tolist())) for name, values in self.states.items())
 
     @functools.cached_property
     def enumeration(self) -> Enumeration:

@@ -7,5 +7,6 @@ Start reading at `lifted` (the walk whose values are tables), then `labels` and 
 from .marginal import marginal_log_density
 from .marginalize import MAX_TABLE, Enumeration, enumeration_of, marginalize, wanted
 from .recover import MODES, recovered
+from .states import states_of
 
-__all__ = ["MAX_TABLE", "MODES", "Enumeration", "enumeration_of", "marginal_log_density", "marginalize", "recovered", "wanted"]
+__all__ = ["MAX_TABLE", "MODES", "Enumeration", "enumeration_of", "marginal_log_density", "marginalize", "recovered", "states_of", "wanted"]

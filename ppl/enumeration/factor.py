@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ...transforms import ModelError
@@ -71,10 +72,11 @@ def with_label(factor: Factor, label: Label) -> Factor:
     return Factor(jnp.expand_dims(factor.array, n), factor.variables, (label.root, *roots))
 
 
-def summed_rows(factor: Factor, only: Label | None = None) -> Factor:
-    """The factor without the labels that none of its variables has, or without that one."""
+def summed_rows(factor: Factor) -> Factor:
+    """The factor without the labels that none of its variables has: rows are added up, by the elements that they pick where they do."""
     needed = {id(label.root) for v in factor.variables for label in v.labels}
-    gone = [i for i, label in enumerate(factor.labels) if id(label.root) not in needed and only in (None, label.root)]
+    factor = _picked(factor, needed)
+    gone = [i for i, label in enumerate(factor.labels) if id(label.root) not in needed]
     if not gone:
         return factor
     n = len(factor.variables)
@@ -82,6 +84,23 @@ def summed_rows(factor: Factor, only: Label | None = None) -> Factor:
     array = factor.array.sum(tuple(n + i for i in gone))
     labels = tuple(label for i, label in enumerate(factor.labels) if i not in gone)
     return Factor(array if times == 1 else array * times, factor.variables, labels)
+
+
+def _picked(factor: Factor, needed: set[int]) -> Factor:
+    """The factor with every axis of rows that pick elements, and that no variable has, added up into the axis that they pick from."""
+    n = len(factor.variables)
+    for i, label in enumerate(factor.labels):
+        picks = [(of.root, index) for of, index in label.root.picks if id(of.root) in needed]
+        if id(label.root) in needed or not picks:
+            continue
+        if len({id(of) for of, _ in picks}) > 1 or any(of is own for of, _ in picks for own in factor.labels):
+            raise crossing([factor])
+        of, index = picks[0]
+        rows = jnp.moveaxis(factor.array, n + i, 0)
+        rows = jnp.broadcast_to(rows, (label.size, *rows.shape[1:]))
+        array = jnp.moveaxis(jax.ops.segment_sum(rows, index, num_segments=of.size), 0, n + i)
+        return _picked(Factor(array, factor.variables, (*factor.labels[:i], of, *factor.labels[i + 1 :])), needed)
+    return factor
 
 
 def joined(factors: Sequence[Factor]) -> Factor:
@@ -161,7 +180,7 @@ def _group(factors: Sequence[Factor], v: Variable) -> list[Factor]:
 
 
 def _may_go(v: Variable, group: Sequence[Factor]) -> bool:
-    own = {id(label.root) for label in v.labels}
+    own = {id(r) for label in v.labels for r in label.reached}
     return all(id(label.root) in own for f in group for u in f.variables for label in u.labels)
 
 

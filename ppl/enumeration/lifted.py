@@ -9,7 +9,6 @@ Sharp edges: a `custom_jvp` function is bound as a whole, so that it keeps its d
 branches; `while` cannot hold one.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ...transforms import ModelError
 from ...transforms.equations import CALLS, CHECKPOINTS, ELEMENTWISE, body_of, needed_equations
@@ -36,7 +34,6 @@ from .values import Lifted, Variable, elementwise, full, mapped, plain
 __all__ = ["Shared", "Walk"]
 
 _INLINED = {*CALLS, *CHECKPOINTS}
-_SMALL = 16  # elements
 
 
 @dataclass
@@ -50,7 +47,7 @@ class Shared:
         sum_over: log sum exp over one axis of a table, or what takes its place.
         probes: by site, a table that is added to the factors of its states; leading axes are the loops around the site.
         report: what is noted of the tables.
-        chains: the loops whose states remain to be summed out. supports: of each site, in its states' order.
+        chains: the loops whose states remain to be summed out. supports: the states of each site, in order.
         axes: the labels of the axes of the sites met, by site and axis.
     """
 
@@ -62,8 +59,8 @@ class Shared:
     sum_over: Sum
     probes: Mapping[str, Any]
     report: Report
+    supports: Mapping[str, np.ndarray]
     chains: list[Any] = field(default_factory=list)
-    supports: dict[str, np.ndarray] = field(default_factory=dict)
     axes: dict[tuple[str, int], Label] = field(default_factory=dict)
 
     def axis(self, site: str, number: int, size: int) -> Label:
@@ -127,7 +124,7 @@ class Walk:
         name = eqn.primitive.name
         if not has_sites(eqn):
             if all(x.is_plain for x in operands) and name != "broadcast_in_dim":  # what is broadcast stays thin
-                return list(map(plain, self.computed(eqn, [x.array for x in operands])))
+                return list(map(plain, bind(eqn, [x.array for x in operands])))
             if name in ELEMENTWISE:
                 shape = eqn.outvars[0].aval.shape
                 return self.checked(eqn, operands, [elementwise(lambda *xs: bind(eqn, xs)[0], operands, shape)])
@@ -143,14 +140,6 @@ class Walk:
         if body_of(eqn) is not None:
             return self.checked(eqn, operands, self.custom(eqn, operands))
         return self.checked(eqn, operands, by_rule(eqn, operands))
-
-    def computed(self, eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
-        """An equation on ordinary arrays. Small numbers that stand in the program stay numbers: the states of a site may depend on them."""
-        small = all(math.prod(v.aval.shape) <= _SMALL for v in eqn.outvars)
-        if arrays and small and not eqn.effects and not any(isinstance(a, Tracer) for a in arrays):
-            with jax.ensure_compile_time_eval():
-                return bind(eqn, arrays)
-        return bind(eqn, arrays)
 
     def inside(self, eqn: JaxprEqn) -> "Walk":
         return replace(self, around=(*self.around, eqn))
@@ -202,10 +191,11 @@ class Walk:
         for value in results:
             self.shared.report.look(value, lambda: source_line(eqn, self.around))
             own = [label.root for label in value.labels if label is not None]
+            reached = [r for label in own for r in label.reached]
             turns = {id(self.chain.later) if self.chain else 0}
             for variable in value.variables:
                 for label in variable.labels:
-                    if id(label) not in turns and not any(label.root is o for o in own):
+                    if id(label) not in turns and not any(label.root is r for r in reached):
                         raise self.mixed(eqn, variable, label)
             if value.variables and not distinct(own):
                 raise self.mixed(eqn, value.variables[-1], own[0])

@@ -7,11 +7,9 @@ position: samplers, gradients and evidence need no more than that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from ...transforms.jax_compat import open_jaxpr
 from .chain import Chain
@@ -20,7 +18,7 @@ from .factor import Factor, crossing, eliminate, summed_rows
 from .labels import Label
 from .lifted import Shared, Walk
 from .report import Report
-from .values import Lifted, Variable, plain
+from .values import Variable, plain
 
 __all__ = ["marginal_log_density"]
 
@@ -34,7 +32,6 @@ def marginal_log_density(
     sum_over: Any = None,
     probes: Mapping[str, Any] | None = None,
     report: Report | None = None,
-    supports: dict[str, np.ndarray] | None = None,
 ) -> Any:
     """The log density, a scalar (nats), Jacobians included where values are unconstrained.
 
@@ -43,7 +40,7 @@ def marginal_log_density(
         values: of all other latent sites.
         sum_over: log sum exp over one axis, or what takes its place.
         probes: by site, a table (*loops, states, *shape of one turn) that is added to the log probabilities of its states.
-        report: notes the tables. supports: takes each site's states, in order.
+        report: notes the tables.
     """
     report = Report(None) if report is None else report
     shared = Shared(
@@ -55,7 +52,7 @@ def marginal_log_density(
         sum_over=LogSum() if sum_over is None else sum_over,
         probes={},
         report=report,
-        supports={} if supports is None else supports,
+        supports=program.states,
     )
     given = program.missing.spread(data, values)
     variables: dict[str, Variable] = {}

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,15 +135,13 @@ def enumeration_of(program: Any) -> Enumeration:
     Raises:
         ModelError: that cannot be done, or a table has more than `program.max_table` elements.
     """
-    report, supports = Report(program.max_table), {}
+    report = Report(program.max_table)
 
     def density(data: Sequence[Any], position: dict[str, Any]) -> Any:
-        return marginal_log_density(program, data, position, report=report, supports=supports)
+        return marginal_log_density(program, data, position, report=report)
 
     positions = {n: jax.ShapeDtypeStruct(s.unconstrained_shape or (), s.dtype) for n, s in program.latents.items()}
     jaxpr = jax.make_jaxpr(density)(tuple(program.data), positions)
-    states = {n: supports[n] for n in program.sites if n in supports}
-    found = Enumeration(states, tuple(report.order), report.largest, jaxpr)
-    if math.prod(map(len, states.values())) and states:
-        _log.info(found.line)
+    found = Enumeration(program.states, tuple(report.order), report.largest, jaxpr)
+    _log.info(found.line)
     return found

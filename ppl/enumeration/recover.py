@@ -37,7 +37,7 @@ def recovered(program: Any, data: Sequence[Any], values: Mapping[str, Any], key:
         By site, values of the site's shape; of "marginals" probabilities (*site shape, states).
     """
     sum_over = {"sample": lambda: Draw(key), "map": Most, "marginals": LogSum}[mode]()
-    states = program.enumeration.states
+    states = program.states
     sites = {n: program.sites[n] for n in states}
     dtype = jnp.result_type(float)
     probes = {n: jnp.zeros((*s.loops, len(states[n]), *s.spec.shape), dtype) for n, s in sites.items()}

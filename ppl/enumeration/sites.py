@@ -83,7 +83,6 @@ def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
             f"site {name!r} ({line}) is discrete, to be summed out, and scaled by `handlers.scale`: a power of a probability is none. Put the "
             "scale around the observed sites that do not depend on it, or weigh rows by an `lc.factor`."
         )
-    _find_support(walk, spec, operands)
     value = _states(walk, spec)
     is_masked: list[bool] = []
 
@@ -151,51 +150,3 @@ def _continuous(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
 def _add(walk: "Walk", log_prob: Lifted) -> None:
     factor = factor_of(log_prob)
     walk.factors.append(factor if walk.turn is None else with_label(factor, walk.turn))
-
-
-def _find_support(walk: "Walk", spec: Spec, operands: Sequence[Lifted]) -> None:
-    """The states of a site, in the order of its distribution.
-
-    Raises:
-        ModelError: there is no end of them, or they are not the same for every draw and row; names the site.
-    """
-    name = spec.name
-    if name in walk.shared.supports:
-        return
-    found: list[Any] = []
-    known = [x.array if not x.dims and not isinstance(x.array, Tracer) else None for x in operands]
-
-    def look(*xs: Any) -> Any:
-        given = [x if k is None else np.broadcast_to(k, x.shape) for x, k in zip(xs, known, strict=True)]
-        return spec.apply(lambda dist, *_: found.append(_points(spec, walk.shared.lines[name], dist)) or jnp.zeros(()), given)
-
-    jax.eval_shape(look, *(x.struct for x in operands))
-    walk.shared.supports[name] = found[0].astype(spec.dtype)
-
-
-def _points(spec: Spec, line: str, dist: Any) -> np.ndarray:
-    where = f"site {spec.name!r} ({line}) is latent and discrete"
-    base = peel(dist)[0]
-    if dist.event_dim:
-        raise ModelError(
-            f"{where} with event shape {tuple(dist.event_shape)}, whose elements form one event of every combination of their states. Leave "
-            "`to_event` out and put them into a plate, `with lc.plate(name, size)`: they are then summed out one by one."
-        )
-    try:
-        if not base.has_enumerate_support:
-            raise NotImplementedError
-        with jax.ensure_compile_time_eval():
-            points = base.enumerate_support(expand=False)
-    except (NotImplementedError, TypeError, ValueError, jax.errors.JAXTypeError, jax.errors.UnexpectedTracerError):
-        points = None
-    if points is None or isinstance(points, Tracer):
-        finite = bool(base.has_enumerate_support)
-        why = (
-            "its states are not known before the model runs, or differ from row to row: they depend on another site or on data. Give "
-            f"{distribution_name(dist)} Python numbers there"
-            if finite
-            else f"there is no end of its states (support {spec.support}). Cut it off (a `dist.Categorical` over the values that matter, with "
-            "their log probabilities as logits), integrate it by hand in an `lc.factor`"
-        )
-        raise ModelError(f"{where}, and {why}, or observe it.")
-    return np.asarray(points).reshape(-1)

@@ -13,7 +13,7 @@ from jax import lax
 
 from ...transforms.jax_compat import JaxprEqn, bind
 from .labels import Label, met
-from .values import Lifted, full, mapped, reshaped
+from .values import Lifted, full, mapped
 
 __all__ = ["by_rule"]
 
@@ -50,7 +50,7 @@ def _broadcast(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     lead = np.shape(x.array)[: len(x.dims)]
     if 0 in shape:
         return [Lifted(jnp.broadcast_to(jnp.zeros((), jnp.result_type(x.array)), (*lead, *stored)), x.dims, shape, tuple(labels))]
-    return [Lifted(reshaped(x.array, (*lead, *stored)), x.dims, shape, tuple(labels))]
+    return [Lifted(jnp.reshape(x.array, (*lead, *stored)), x.dims, shape, tuple(labels))]
 
 
 def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
@@ -67,7 +67,7 @@ def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
                 stored[j] = shape[j]
     stored = [0 if size == 0 else s for s, size in zip(stored, shape, strict=True)]
     x = full(x, whole)
-    return [Lifted(reshaped(x.array, (*np.shape(x.array)[: len(x.dims)], *stored)), x.dims, shape, tuple(labels))]
+    return [Lifted(jnp.reshape(x.array, (*np.shape(x.array)[: len(x.dims)], *stored)), x.dims, shape, tuple(labels))]
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -177,7 +177,21 @@ def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     places = [i for i in range(len(shape)) if i not in numbers.offset_dims]
     for place, a in zip(places, range(last), strict=True):
         labels[place] = met([indices.labels[a], x.labels[taken[a]]]) if a in taken else indices.labels[a]
+    _pick(x, indices, numbers.start_index_map, sizes, places, labels, shape)
     return _bound(eqn, [x, indices], [labels])
+
+
+def _pick(
+    x: Lifted, indices: Lifted, axes: Sequence[int], sizes: Sequence[int], places: Sequence[int], labels: list[Label | None], shape: Sequence[int]
+) -> None:
+    """The label of rows that pick elements of a labelled axis, one each, by an index that is the same for all states."""
+    rows = [place for place in places if shape[place] != 1]
+    if len(axes) != 1 or x.labels[axes[0]] is None or sizes[axes[0]] != 1 or indices.dims or len(rows) > 1:
+        return
+    label = x.labels[axes[0]]
+    if rows:
+        index = jnp.reshape(full(indices).array, -1)
+        labels[rows[0]] = met([labels[rows[0]], Label(shape[rows[0]], f"rows that pick from {label.root.words}", ((label, index),))])
 
 
 def _dot_general(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from .labels import Label, met
 
-__all__ = ["Dim", "Lifted", "Variable", "aligned", "elementwise", "full", "mapped", "plain", "reshaped", "union"]
+__all__ = ["Dim", "Lifted", "Variable", "aligned", "elementwise", "full", "mapped", "plain", "union"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +73,6 @@ class Lifted:
 def plain(array: Any) -> Lifted:
     shape = np.shape(array)
     return Lifted(array, (), shape, (None,) * len(shape))
-
-
-def reshaped(array: Any, shape: Sequence[int]) -> Any:
-    """jnp.reshape, of what is known a known array."""
-    return jnp.reshape(array, shape) if isinstance(array, Tracer) else np.reshape(np.asarray(array), shape)
 
 
 def union(values: Sequence[Lifted]) -> tuple[Dim, ...]:
