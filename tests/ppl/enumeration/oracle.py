@@ -64,17 +64,19 @@ class Oracle:
 
     def scores(self, position):
         """(assignment,): `one` of each of them."""
-        return np.asarray(_scored(self, self.program.data, position, self.assignments)[0])
+        return np.asarray(_scores(self, self.program.data, position, self.assignments))
 
     def value(self, position):
         """The log density with the discrete sites summed out, nats."""
         return logsumexp(self.scores(position))
 
-    def gradient(self, position):
-        """Its gradient by site: that of each assignment, weighed by the posterior. An impossible one has none."""
-        weights = self.posterior(position)
-        gradients = _scored(self, self.program.data, position, self.assignments)[1]
-        return {n: np.tensordot(weights[weights > 0], np.asarray(g)[weights > 0], 1) for n, g in gradients.items()}
+    def value_and_gradient(self, position):
+        """The log density, and its gradient by site: that of each assignment, weighed by the posterior. An impossible one has none."""
+        scores, gradients = _scores_and_gradients(self, self.program.data, position, self.assignments)
+        weights = softmax(scores)
+        possible = weights > 0
+        slopes = {n: np.tensordot(weights[possible], np.asarray(g)[possible], 1) for n, g in gradients.items()}
+        return logsumexp(scores), slopes
 
     def posterior(self, position):
         """(assignment,): p(z | x(u), y)."""
@@ -96,13 +98,24 @@ _quickly = {"xla_backend_optimization_level": 0}  # these programs run once
 
 
 @functools.partial(jax.jit, compiler_options=_quickly)
+def value_of(density, position):
+    """Of a `LogDensity`, compiled: the value in nats."""
+    return density(position)
+
+
+@functools.partial(jax.jit, compiler_options=_quickly)
 def value_and_gradient(density, position):
     """Of a `LogDensity`, compiled: the value in nats and the gradient by site."""
     return jax.value_and_grad(density)(position)
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=_quickly)
-def _scored(oracle, data, position, assignments):
+def _scores(oracle, data, position, assignments):
+    return jax.vmap(lambda values: oracle.one(data, position, values))(assignments)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=_quickly)
+def _scores_and_gradients(oracle, data, position, assignments):
     """(assignment,) scores and, by continuous site, (assignment, *shape) gradients."""
     return jax.vmap(lambda values: jax.value_and_grad(oracle.one, 1)(data, position, values))(assignments)
 

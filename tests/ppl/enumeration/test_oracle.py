@@ -57,7 +57,7 @@ def test_mixture(assert_close):
     oracle = brute_force(mixture, {"z": range(K)}, ROWS)
     assert len(oracle.scores(POSITION)) == K ** len(ROWS)
     by_hand = lc.log_density(summed_mixture, ROWS)
-    jax.tree.map(assert_close, (oracle.value(POSITION), oracle.gradient(POSITION)), value_and_gradient(by_hand, POSITION))
+    jax.tree.map(assert_close, oracle.value_and_gradient(POSITION), value_and_gradient(by_hand, POSITION))
     values = by_hand.constrain(POSITION)
     joint = np.log(values["pi"]) + norm.logpdf(ROWS[:, None], values["mu"])
     assert_close(oracle.marginals(POSITION)["z"], softmax(joint, -1))

@@ -31,6 +31,11 @@ def difference(found, expected):
     return np.max(np.abs(found - expected), initial=0.0) / np.max(np.abs(expected), initial=1.0)
 
 
+def random_position(oracle, seed):
+    rng = np.random.default_rng([seed, 2])
+    return {n: 0.7 * rng.standard_normal(s.shape) for n, s in oracle.positions.items()}
+
+
 def judge(seed):
     """What is wrong with the density of a graph, in words: "" if nothing is, None if the model is refused."""
     graph = draw(seed)
@@ -42,14 +47,13 @@ def judge(seed):
     oracle = brute_force(model, supports(graph), given)
     if density.positions != oracle.positions:
         return f"positions {density.positions}, expected {oracle.positions}"
-    rng = np.random.default_rng([seed, 2])
-    u = {n: 0.7 * rng.standard_normal(s.shape) for n, s in oracle.positions.items()}
+    u = random_position(oracle, seed)
     value, gradient = value_and_gradient(density, u)
-    expected = oracle.value(u)
+    expected, slopes = oracle.value_and_gradient(u)
     assert np.isfinite(expected), "the comparison would show nothing"
     wrong = {"value": difference(value, expected)} if not difference(value, expected) <= VALUE else {}
-    slopes = {n: difference(gradient[n], g) for n, g in oracle.gradient(u).items()}
-    wrong |= {f"gradient of {n}": d for n, d in slopes.items() if not d <= GRADIENT}
+    off = {n: difference(gradient[n], slope) for n, slope in slopes.items()}
+    wrong |= {f"gradient of {n}": d for n, d in off.items() if not d <= GRADIENT}
     return ", ".join(f"{what} off by {d:.1e} (relative)" for what, d in wrong.items())
 
 
@@ -72,10 +76,12 @@ def test_what_is_wrong_is_found(monkeypatch):
     """The judge on densities that are planted: a right one, values and gradients that are slightly off, other positions, a refusal."""
     seed = next(seed for seed in range(100) if draw(seed).assignments < 10)
     oracle = brute_force(model_of(draw(seed)), supports(draw(seed)), data(draw(seed)))
+    position = random_position(oracle, seed)
 
     def verdict(value=1.0, slope=1.0, positions=oracle.positions):
         planted = {"lc.log_density": lambda *_: SimpleNamespace(positions=positions)}
-        planted["value_and_gradient"] = lambda _, u: (oracle.value(u) * value, {n: g * slope for n, g in oracle.gradient(u).items()})
+        found, slopes = oracle.value_and_gradient(position)
+        planted["value_and_gradient"] = lambda *_: (found * value, {n: g * slope for n, g in slopes.items()})
         for name, function in planted.items():
             monkeypatch.setattr(f"{__name__}.{name}", function)
         return judge(seed)
