@@ -82,7 +82,7 @@ def annotations(example):
 
 
 def captures(example, folder):
-    history, sex = dataset(example.DIPPER_VOLE, "dipper", folder) or drawn_captures()
+    history, sex = map(np.asarray, dataset(example.DIPPER_VOLE, "dipper", folder) or drawn_captures())
     first = np.cumsum(history, 1)[:, :-1] > 0  # whether an animal has been met before each occasion
     for number in (1, 3, 4, 5):
         model = example.models[str(number)]
