@@ -344,13 +344,13 @@ ACCEPTED = [
     plates_that_are_nested,
     location_of_a_continuous_one,
     branch_on_a_continuous_one,
-    scale_beside_it,
+    scale_of_an_observation,
 ]
 SUPPORTS = {"number_of_tries_is_known": range(4)}
 
 
 @pytest.mark.parametrize("model", ACCEPTED, ids=lambda model: model.__name__)
-def test_accepted(model, x64, assert_close):
+def test_accepted(model, assert_close):
     discrete = [n for n, s in lc.trace(model).latents.items() if s.spec.discrete]
     oracle = brute_force(model, {n: SUPPORTS.get(model.__name__, range(2)) for n in discrete})
     u = {n: np.full(s.shape, 0.3) for n, s in oracle.positions.items()}
