@@ -8,6 +8,7 @@ never baked into the compiled program.
 
 import functools
 import inspect
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from ..transforms.calls import fits
 from ..transforms.jax_compat import open_jaxpr
 from ..transforms.partial import Split, split
 from . import interpreters
-from .enumeration import marginal_log_density, wanted
+from .enumeration import marginal_log_density
 from .gate import as_array
 from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
@@ -42,6 +43,9 @@ class NothingObservedWarning(LucioleWarning):
 
 class SubstitutedSiteWarning(LucioleWarning):
     """A site that was given a value by `handlers.substitute` counts as observed in a density."""
+
+
+_log = logging.getLogger("luciole")
 
 
 @dataclass(frozen=True)
@@ -221,13 +225,12 @@ def log_density(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> LogD
     if not program.latents:
         none = "every `sample` statement is observed" if any(s.observed for s in program.sites.values()) else "it has no `sample` statement"
         raise ModelError(f"the model has no latent site: {none}, so there is nothing to infer.")
-    enumerated, max_table = wanted(program, model)
-    program = replace(program, enumerated=enumerated, max_table=max_table)
+    program = replace(program, enumerated=program.discrete)
     _refuse_only_discrete(program)
     for site in program.latents.values():
         _check_latent(site)
-    if program.enumerated:
-        program.enumeration  # noqa: B018 (refuses, and names the largest table, before anything is compiled)
+    if program.enumerated:  # refuses, and names the largest table, before anything is compiled
+        _log.info(program.enumeration.line)
     _warn_of_substituted(program)
     if program.absent and all(site.latent or site.kind == "deterministic" for site in program.sites.values()):
         _warn_of_prior(program)
@@ -276,9 +279,9 @@ def _refuse_only_discrete(program: ModelProgram) -> None:
     if program.enumerated and not program.latents:
         first = program.sites[next(n for n in program.sites if n in program.enumerated)]
         raise ModelError(
-            f"site {first.name!r} ({first.line}): every latent site of the model is discrete and summed out, so that no parameter is left to "
-            "move. Its states follow from one computation and need no chains: `lc.infer_discrete`. If parameters were meant to be latent, give "
-            "them `sample` statements."
+            f"site {first.name!r} ({first.line}): every latent site of the model is discrete and summed out, so that no parameter is left "
+            "to move. Its states follow from one computation and need no chains: `lc.infer_discrete(model, key, {}, ...)`. If parameters "
+            "were meant to be latent, give them `sample` statements."
         )
 
 

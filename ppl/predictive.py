@@ -26,7 +26,7 @@ from ..transforms.calls import verb
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
-from .enumeration import recovered, wanted
+from .enumeration import recovered
 from .program import ModelProgram, trace
 from .samples import Given, Samples, checked_samples, warn_of_open_sites
 from .split import Split, batches
@@ -105,7 +105,7 @@ def posterior_predictive(model: Callable[..., Any], key: Any, samples: Samples, 
         PriorDrawWarning: a latent site on which others depend is not in `samples`.
         SaturatedDrawWarning: a draw is the largest number of its dtype.
     """
-    program = summed_out(trace(model, *args, **kwargs), model, samples)
+    program = _summed_out(trace(model, *args, **kwargs), samples)
     given = checked_samples(program, samples, "posterior_predictive")
     if not given.values:
         raise ModelError(
@@ -138,13 +138,12 @@ def predictions(
     return _in_batches(_onwards, program, _typed(key), given)
 
 
-def summed_out(program: ModelProgram, model: Any, samples: Samples) -> ModelProgram:
+def _summed_out(program: ModelProgram, samples: Samples) -> ModelProgram:
     """The program with the discrete latent sites that `samples` leave out summed out, if all others are there."""
-    enumerated, max_table = wanted(program, model)
-    left_out = frozenset(n for n in enumerated if n not in samples)
+    left_out = frozenset(n for n in program.discrete if n not in samples)
     if not left_out or any(n not in samples for n in program.latents if n not in left_out):
         return program
-    return replace(program, enumerated=left_out, max_table=max_table)
+    return replace(program, enumerated=left_out)
 
 
 def discrete_states(program: ModelProgram, key: Any, samples: Samples, mode: str) -> dict[str, np.ndarray]:
@@ -156,8 +155,7 @@ def discrete_states(program: ModelProgram, key: Any, samples: Samples, mode: str
             f"infer_discrete: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
         )
     if not program.latents:
-        drawn = jax.jit(functools.partial(recovered, mode=mode), static_argnums=0)(program, program.data, {}, _typed(key))
-        return {n: np.asarray(v) for n, v in drawn.items()}
+        return {n: v[0] for n, v in _in_batches(_STATES[mode], program, _typed(key), Given(lead=(1,))).items()}
     return _in_batches(_STATES[mode], program, _typed(key), given)
 
 
@@ -206,8 +204,8 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
     if discrete:
         raise ModelError(
             f"log_likelihood: the samples have no draws of the discrete latent site {discrete[0]!r}, which was summed out, and the log "
-            "probability of each row with the states summed out is not computed yet. That of the rows given their states, which is not what "
-            "leave-one-out cross-validation needs, takes draws of these: `{**samples, **lc.infer_discrete(mcmc, key)}`."
+            "probability of each row with the states summed out is not computed yet. That of the rows given their states, which is not "
+            "what leave-one-out cross-validation needs, takes draws of these: `{**samples, **lc.infer_discrete(mcmc, key)}`."
         )
     given = checked_samples(program, samples, "log_likelihood", begun=False)
     missing = [n for n in program.latents if n not in given.values]

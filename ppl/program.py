@@ -19,7 +19,7 @@ from ..transforms.indices import IndexUse
 from ..transforms.jax_compat import ClosedJaxpr, JaxprEqn, open_jaxpr, scan_layout, subjaxprs, user_frames
 from .bridge import Bridge, trace_context
 from .dims import deterministic_dims, site_dims
-from .enumeration import MAX_TABLE, Enumeration, enumeration_of, states_of
+from .enumeration import MAX_TABLE, Enumeration, enumeration_of, states_of, wanted
 from .gate import Argument, admit
 from .messages import line_of, translated_error
 from .missing import Missing, find_missing
@@ -86,8 +86,8 @@ class ModelProgram:
     """A model as a program: `.jaxpr` (its constants are the data), `.sites` by name in program order, `.coords` by plate, `.missing` data.
 
     `.arguments` are the arrays among the model's arguments, by parameter and path, and `.absent` its parameters that are None;
-    `.indices` says which index goes into which axis of what, in program order; `.enumerated` names the discrete latent sites that a density
-    sums out, which are then no coordinates of a position, and `.max_table` how many elements a table may have for that.
+    `.indices` says which index goes into which axis of what, in program order. `.discrete` names the discrete latent sites that a density
+    would sum out, by tables of at most `.max_table` elements; `.enumerated` those that this one does: no coordinates.
 
     Two programs are equal if they do the same with their data, whatever the data are: a fresh trace of the same model on new data of
     the same shapes gives an equal program, so that a program can be a static argument of a jitted function.
@@ -100,8 +100,9 @@ class ModelProgram:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     indices: tuple[IndexUse, ...] = ()
-    enumerated: frozenset[str] = frozenset()
+    discrete: frozenset[str] = frozenset()
     max_table: int = MAX_TABLE
+    enumerated: frozenset[str] = frozenset()
 
     @property
     def data(self) -> tuple[Any, ...]:
@@ -139,10 +140,9 @@ class ModelProgram:
     @functools.cached_property
     def enumeration(self) -> Enumeration:
         """How the discrete latent sites are summed out, in which order and by which tables; `print` shows it."""
-        if self.enumerated:
-            return enumeration_of(self)
-        discrete = frozenset(n for n, s in self.latents.items() if s.spec.discrete)
-        return enumeration_of(replace(self, enumerated=discrete)) if discrete else Enumeration({}, (), None, None)
+        if not self.discrete:
+            return Enumeration({}, (), None, None)
+        return enumeration_of(self if self.enumerated else replace(self, enumerated=self.discrete))
 
     def __str__(self) -> str:
         rows = [("site", "kind", "shape", "dims", "dtype", "support", "line")]
@@ -198,7 +198,8 @@ def trace(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ModelProgr
     for name, dims in deterministic_dims(jaxpr, sites).items():
         sites[name] = replace(sites[name], dims=dims)
     missing = _missing(jaxpr, sites)
-    return ModelProgram(jaxpr, _packed(sites, missing), dict(bridge.coords), missing, given.arrays, given.absent, survey(jaxpr))
+    table, coords = _packed(sites, missing), dict(bridge.coords)
+    return ModelProgram(jaxpr, table, coords, missing, given.arrays, given.absent, survey(jaxpr), *wanted(table, model))
 
 
 def _missing(jaxpr: ClosedJaxpr, sites: dict[str, Site]) -> Missing:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...ppl import trace
-from ...ppl.enumeration import MODES, wanted
+from ...ppl.enumeration import MODES
 from ...ppl.predictive import discrete_states
 from ...transforms.errors import ModelError, SamplerError
 from .record import need_latents
@@ -62,9 +62,8 @@ def infer_discrete(
                 "infer_discrete: found a model and no samples; write lc.infer_discrete(mcmc, key), or "
                 "lc.infer_discrete(model, key, samples, *args)."
             )
-        traced, samples = trace(fitted, *args[1:], **kwargs), args[0]
-        enumerated, max_table = wanted(traced, fitted)
-        program = replace(traced, enumerated=enumerated, max_table=max_table)
+        program, samples = trace(fitted, *args[1:], **kwargs), args[0]
+        program = replace(program, enumerated=program.discrete)
     if not program.enumerated:
         raise ModelError("infer_discrete: the model has no discrete latent site that was summed out, so there is nothing to recover.")
-    return discrete_states(program, key, {n: v for n, v in samples.items() if n in program.latents}, mode)
+    return discrete_states(program, key, samples, mode)

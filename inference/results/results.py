@@ -133,8 +133,8 @@ class Readable:
             discrete: states of discrete sites from `lc.infer_discrete(mcmc, key)`; they join the group `posterior`.
 
         Raises:
-            SamplerError: there are no draws; `prior`, `posterior_predictive` or `discrete` do not belong to this model; a log likelihood is asked for
-                and `collect` left out what it needs.
+            SamplerError: there are no draws; `prior`, `posterior_predictive` or `discrete` do not belong to this model; a log likelihood
+                is asked for and `collect` left out what it needs.
         """
         if log_likelihood:
             need_latents("MCMC.to_arviz(log_likelihood=True)", self.program, self._record.draws.names)

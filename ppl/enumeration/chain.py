@@ -123,16 +123,16 @@ class Chain:
         for v in x.variables:
             if v in self.own and v not in names:
                 raise ModelError(
-                    f"site {v.site!r}: the `scan` ({self.line}) hands out values that depend on the discrete state of an earlier turn. Hand "
-                    "out the state of each turn itself, and compute from it inside of the loop what needs two of them."
+                    f"site {v.site!r}: the `scan` ({self.line}) hands out values that depend on the discrete state of an earlier turn. "
+                    "Hand out the state of each turn itself, and compute from it inside of the loop what needs two of them."
                 )
         return x.renamed(names)
 
     def endless(self) -> ModelError:
         return ModelError(
-            f"site {self.what}: what the `scan` ({self.line}) carries depends on the discrete states of more and more turns (a running count, "
-            f"a state that reads its own past), so that its table would grow with every turn. Carry the states of the last turns only (at "
-            f"most {MEMORY}), or make what is counted a part of the state."
+            f"site {self.what}: what the `scan` ({self.line}) carries depends on the discrete states of more and more turns (a running "
+            "count, a state that reads its own past), so that its table would grow with every turn. Carry the states of the last turns "
+            f"only (at most {MEMORY}), or make what is counted a part of the state."
         )
 
     def summed(self, others: Sequence[Factor], sum_over: Any, report: Report) -> list[Factor]:

@@ -31,7 +31,7 @@ class Label:
         """The label that stands for all that were united with this one."""
         while self._same is not self:
             self._same = self._same._same
-            self = self._same  # noqa: PLW0642
+            self = self._same
         return self
 
     def unite(self, other: "Label") -> "Label":

@@ -169,8 +169,8 @@ class Walk:
                 discrete = min(self.shared.enumerated)
             raise ModelError(
                 f"site {discrete!r} ({self.shared.lines[discrete]}) is discrete and to be summed out, and site {name!r} "
-                f"({self.shared.lines[name]}) stands in a branch of a `cond` ({source_line(eqn, self.around)}), which a model with such sites "
-                "cannot have. Sample outside of the `cond`, and choose by `jnp.where`."
+                f"({self.shared.lines[name]}) stands in a branch of a `cond` ({source_line(eqn, self.around)}), which a model with such "
+                "sites cannot have. Sample outside of the `cond`, and choose by `jnp.where`."
             )
         branches = []
         for branch in eqn.params["branches"]:
@@ -205,9 +205,9 @@ class Walk:
         name = variable.site
         return ModelError(
             f"site {name!r} ({self.shared.lines[name]}) is discrete and to be summed out, and `{_in_words(eqn, self.around)}` "
-            f"({source_line(eqn, self.around)}) computes one row from several of its elements (along {label.root.words}), so that they cannot "
-            "be summed out one by one. Let what depends on element n of the site depend on that element alone; give a site that all rows "
-            "share no axis; write a sequence of states as a `jax.lax.scan`."
+            f"({source_line(eqn, self.around)}) computes one row from several of its elements (along {label.root.words}), so that they "
+            "cannot be summed out one by one. Let what depends on element n of the site depend on that element alone; give a site that all "
+            "rows share no axis; write a sequence of states as a `jax.lax.scan`."
         )
 
 

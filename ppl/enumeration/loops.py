@@ -66,15 +66,15 @@ def scan(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 def _refuse(walk: "Walk", xs: Sequence[Lifted], what: str, line: str) -> None:
     if walk.chain is not None:
         raise ModelError(
-            f"site {what}: a `scan` ({line}) inside of another one that holds discrete sites cannot be summed out. Write both as one loop, or "
-            "put what the inner one goes over into a plate."
+            f"site {what}: a `scan` ({line}) inside of another one that holds discrete sites cannot be summed out. Write both as one loop, "
+            "or put what the inner one goes over into a plate."
         )
     for x in xs:
         if x.variables and x.labels[0] is not None:
             site = x.variables[0].site
             raise ModelError(
-                f"site {site!r} ({walk.shared.lines[site]}) is discrete and to be summed out, and a `scan` ({line}) goes over its elements. "
-                "Sample the states inside of the loop, one in each turn."
+                f"site {site!r} ({walk.shared.lines[site]}) is discrete and to be summed out, and a `scan` ({line}) goes over its "
+                "elements. Sample the states inside of the loop, one in each turn."
             )
 
 

@@ -1,9 +1,8 @@
 """Which discrete latent sites are summed out, as the user says or by themselves, and what that costs."""
 
 import functools
-import logging
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ from .report import Report, Table, in_bytes
 __all__ = ["MAX_TABLE", "Enumeration", "enumeration_of", "marginalize", "wanted"]
 
 MAX_TABLE = 2**26
-_log = logging.getLogger("luciole")
 
 
 @dataclass(frozen=True)
@@ -108,13 +106,13 @@ def marginalize(model: Callable[..., Any], sites: Sequence[str] | None = None, m
     return marginalized
 
 
-def wanted(program: Any, model: Any) -> tuple[frozenset[str], int]:
-    """The discrete latent sites of a program that are to be summed out, and the elements that a table may have."""
-    discrete = [n for n, s in program.sites.items() if s.latent and s.spec.discrete]
+def wanted(sites: Mapping[str, Any], model: Any) -> tuple[frozenset[str], int]:
+    """The discrete latent sites of a table of sites that are to be summed out, and the elements that a table may have."""
+    discrete = [n for n, s in sites.items() if s.latent and s.spec.discrete]
     told = _told(model)
     for name in told.sites or ():
         if name not in discrete:
-            kind = f"is {program.sites[name].role}, not discrete and latent" if name in program.sites else "is no site of the model"
+            kind = f"is {sites[name].role}, not discrete and latent" if name in sites else "is no site of the model"
             raise ModelError(f"marginalize: {name!r} {kind}; the discrete latent sites are {discrete or 'none'}.")
     return frozenset(discrete if told.sites is None else told.sites), told.max_table
 
@@ -142,6 +140,4 @@ def enumeration_of(program: Any) -> Enumeration:
 
     positions = {n: jax.ShapeDtypeStruct(s.unconstrained_shape or (), s.dtype) for n, s in program.latents.items()}
     jaxpr = jax.make_jaxpr(density)(tuple(program.data), positions)
-    found = Enumeration(program.states, tuple(report.order), report.largest, jaxpr)
-    _log.info(found.line)
-    return found
+    return Enumeration(program.states, tuple(report.order), report.largest, jaxpr)

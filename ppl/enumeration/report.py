@@ -69,8 +69,8 @@ class Report:
         if self.limit is not None and table.elements > self.limit:
             raise ModelError(
                 f"summing out the discrete sites needs a table of {' x '.join(map(str, table.shape))} = {table.elements:,} elements "
-                f"({in_bytes(table.bytes)}; {table.what}), more than max_table = {self.limit:,}. Nothing was allocated. Give the sites fewer "
-                "states or rows, sum out fewer of them (`lc.marginalize(model, sites=[...])`), or raise `max_table`."
+                f"({in_bytes(table.bytes)}; {table.what}), more than max_table = {self.limit:,}. Nothing was allocated. Give the sites "
+                "fewer states or rows, sum out fewer of them (`lc.marginalize(model, sites=[...])`), or raise `max_table`."
             )
 
 

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ...transforms import ModelError
 from ...transforms.jax_compat import JaxprEqn, Literal
 from ..masks import counted
 from ..primitives import is_site
 from ..scores import idle, log_prob_of, masked_jacobian, scaled
-from ..spec import Spec, distribution_name, peel
+from ..spec import Spec, peel
 from .factor import factor_of, with_label
 from .values import Lifted, elementwise, plain
 
@@ -80,8 +78,8 @@ def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
     name, line = spec.name, walk.shared.lines[spec.name]
     if spec.scale is not None:
         raise ModelError(
-            f"site {name!r} ({line}) is discrete, to be summed out, and scaled by `handlers.scale`: a power of a probability is none. Put the "
-            "scale around the observed sites that do not depend on it, or weigh rows by an `lc.factor`."
+            f"site {name!r} ({line}) is discrete, to be summed out, and scaled by `handlers.scale`: a power of a probability is none. Put "
+            "the scale around the observed sites that do not depend on it, or weigh rows by an `lc.factor`."
         )
     value = _states(walk, spec)
     is_masked: list[bool] = []

@@ -40,8 +40,8 @@ def states_of(program: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 def _unseen(site: Any) -> Any:
     raise ModelError(
-        f"site {site.name!r} ({site.line}) is latent and discrete, and stands in a `cond`, where it cannot be summed out. Sample outside of "
-        "the `cond`, and choose by `jnp.where`."
+        f"site {site.name!r} ({site.line}) is latent and discrete, and stands in a `cond`, where it cannot be summed out. Sample outside "
+        "of the `cond`, and choose by `jnp.where`."
     )
 
 
@@ -71,13 +71,14 @@ def _points(spec: Spec, line: str, dist: Any) -> np.ndarray:
     base, name = peel(dist)[0], distribution_name(dist)
     if dist.event_dim:
         raise ModelError(
-            f"{where}, and one event of {name} has the shape {tuple(dist.event_shape)}: every combination of its elements is a state. Leave "
-            "`to_event` out and put the elements into a plate, `with lc.plate(name, size)`: they are then summed out one by one. Or observe it."
+            f"{where}, and one event of {name} has the shape {tuple(dist.event_shape)}: every combination of its elements is a state. "
+            "Leave `to_event` out and put the elements into a plate, `with lc.plate(name, size)`: they are then summed out one by one. Or "
+            "observe it."
         )
     if not base.has_enumerate_support:
         raise ModelError(
-            f"{where}, and there is no end of the states of {name} (support {spec.support}). Cut them off: a `dist.Categorical` over those that "
-            "matter, with their log probabilities as logits; or sum by hand in an `lc.factor`; or observe it."
+            f"{where}, and there is no end of the states of {name} (support {spec.support}). Cut them off: a `dist.Categorical` over those "
+            "that matter, with their log probabilities as logits; or sum by hand in an `lc.factor`; or observe it."
         )
     points = None
     try:
@@ -87,7 +88,8 @@ def _points(spec: Spec, line: str, dist: Any) -> np.ndarray:
         pass
     if points is None or isinstance(points, Tracer):
         raise ModelError(
-            f"{where}, and the states of {name} are not known before the model runs, or differ from row to row (support {spec.support}): they "
-            "depend on another site or on the row. Give it the same numbers everywhere, and a probability of zero to what cannot be; or observe it."
+            f"{where}, and the states of {name} are not known before the model runs, or differ from row to row (support {spec.support}): "
+            "they depend on another site or on the row. Give it the same numbers everywhere, and a probability of zero to what cannot be; "
+            "or observe it."
         )
     return np.asarray(points).reshape(-1)

@@ -182,7 +182,13 @@ def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 
 
 def _pick(
-    x: Lifted, indices: Lifted, axes: Sequence[int], sizes: Sequence[int], places: Sequence[int], labels: list[Label | None], shape: Sequence[int]
+    x: Lifted,
+    indices: Lifted,
+    axes: Sequence[int],
+    sizes: Sequence[int],
+    places: Sequence[int],
+    labels: list[Label | None],
+    shape: Sequence[int],
 ) -> None:
     """The label of rows that pick elements of a labelled axis, one each, by an index that is the same for all states."""
     rows = [place for place in places if shape[place] != 1]

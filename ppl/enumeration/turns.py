@@ -67,7 +67,7 @@ def before(first: Lifted, made: Lifted, turns: Label) -> Lifted:
 
 
 def separated(tree: Any, turns: Label) -> tuple[Any, Callable[[Any], Any]]:
-    """The arrays of the lifted values in a tree that change with the turns, turns first, to be scanned over; and one turn's tree from them."""
+    """The arrays of the lifted values in a tree that change with the turns, turns first, to be scanned; and one turn's tree from them."""
     arrays = jax.tree.map(lambda x: jnp.moveaxis(x.array, x.dims.index(turns), 0) if turns in x.dims else None, tree)
 
     def at(now: Any) -> Any:

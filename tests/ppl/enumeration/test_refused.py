@@ -344,7 +344,7 @@ ACCEPTED = [
     plates_that_are_nested,
     location_of_a_continuous_one,
     branch_on_a_continuous_one,
-    scale_of_an_observation,
+    scale_beside_it,
 ]
 SUPPORTS = {"number_of_tries_is_known": range(4)}
 
