@@ -25,7 +25,6 @@ from ..transforms.calls import fits
 from ..transforms.jax_compat import open_jaxpr
 from ..transforms.partial import Split, split
 from . import interpreters
-from .enumeration import marginal_log_density
 from .gate import as_array
 from .initial import InitStrategy, as_strategy, init_to_uniform
 from .program import ModelProgram, Site, trace
@@ -167,8 +166,6 @@ class LogDensity:
                     "`jax.vmap` goes over many)."
                 )
         arrays = {n: as_array(values[n], f"site {n!r}: the value") for n in latents}
-        if self.program.enumerated:
-            return marginal_log_density(self.program, self.data, arrays, unconstrained=False)
         scores = interpreters.score_values(self.program, self.data, arrays)
         return functools.reduce(jnp.add, [interpreters.total_of(s) for s in scores.values()])
 
@@ -286,15 +283,10 @@ def _refuse_only_discrete(program: ModelProgram) -> None:
 
 
 def _check_latent(site: Site) -> None:
-    if site.spec.discrete and site.spec.imputed:  # not summed out
-        raise ModelError(
-            f"site {site.name!r} ({site.line}): the missing values are discrete (support {site.support}), and gradients cannot move them. "
-            "Leave these rows out, or out of the density: `with numpyro.handlers.mask(mask=given)`; `lc.predict` draws them afterwards."
-        )
     if site.spec.discrete:
         raise ModelError(
-            f"site {site.name!r} ({site.line}) is latent and discrete (support {site.support}). Gradients cannot move it: observe it, or "
-            "sum it out by hand, for example with `dist.MixtureSameFamily` or `jax.scipy.special.logsumexp` in an `lc.factor`."
+            f"site {site.name!r} ({site.line}) is latent and discrete (support {site.support}), and `lc.marginalize` was told to sum out "
+            "other sites only. Gradients cannot move it: name it there too, or observe it."
         )
     if site.spec.unconstrained_shape is None:
         raise ModelError(

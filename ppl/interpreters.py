@@ -22,6 +22,7 @@ from numpyro.distributions import Distribution
 from ..transforms import ModelError
 from ..transforms.graph import reachable
 from .dependence import edges
+from .enumeration import marginal_log_density
 from .masks import counted
 from .program import ModelProgram, Site
 from .scores import idle, log_prob_of, masked_jacobian, scaled, total_of
@@ -118,8 +119,10 @@ def score_sites(program: ModelProgram, data: Data, position: Values, without: st
 
     A `scale` handler multiplies log p of its site and leaves the Jacobian alone: the Jacobian belongs to the coordinates, not
     to the model. (NumPyro scales both, so that its density depends on the parametrisation.) Where a site is masked both are left out.
-    The observed site `without` is not scored.
+    The observed site `without` is not scored. Where discrete sites are summed out the sum has no parts: it stands under their names.
     """
+    if program.enumerated:
+        return {", ".join(sorted(program.enumerated)): marginal_log_density(program, data, position)}
 
     def rule(spec: Spec, operands: Sequence[Any], u: Any) -> tuple[Any, Any]:
         if spec.kind == "deterministic":
@@ -160,8 +163,10 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
 def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
     """The log density of every sample and factor site (nats) at constrained values, without Jacobians: their sum is log p(x, y).
 
-    A `scale` handler multiplies, as in `score_sites`.
+    A `scale` handler multiplies, and what is summed out is one number, as in `score_sites`.
     """
+    if program.enumerated:
+        return {", ".join(sorted(program.enumerated)): marginal_log_density(program, data, values, unconstrained=False)}
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
         if spec.kind == "deterministic":

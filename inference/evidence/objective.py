@@ -95,6 +95,12 @@ def check_model(program: ModelProgram, owner: str = "sgd_evidence") -> None:
     Raises:
         EvidenceError: names the site and the user's line.
     """
+    if program.enumerated and owner != "bridge_evidence":  # which takes the joint density as it is
+        name = min(program.enumerated)
+        raise EvidenceError(
+            f"{owner}: the discrete site {name!r} ({program.sites[name].line}) is summed out, and its likelihood and the prior are not "
+            "separate there. Use `lc.bridge_evidence` on a run of NUTS, which sums it out too."
+        )
     if all(site.role not in ("observed", "factor") for site in program.sites.values()):
         raise EvidenceError(
             f"{owner}: the model has no observed site and no factor, so the evidence is 1 whatever the prior; give the data, "

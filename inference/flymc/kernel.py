@@ -11,7 +11,7 @@ import numpy as np
 from ...ppl import InitStrategy, LogDensity, init_to_median
 from ...ppl.factors import find_factor
 from ...transforms.calls import answering
-from ...transforms.errors import LucioleWarning, SamplerError
+from ...transforms.errors import BoundError, LucioleWarning, SamplerError
 from ...transforms.settings import choice, mapping, number, whole
 from ..kernels.hmc import HMC
 from ..kernels.kernel import check_step_size, check_target, tuning_of
@@ -136,6 +136,12 @@ class FlyMC:
 
     def fit(self, density: LogDensity, words: Any, num_chains: int) -> FittedFlyMC:
         """Finds the rows, bounds them, and draws starts."""
+        if density.program.enumerated:
+            name = min(density.program.enumerated)
+            raise BoundError(
+                f"FlyMC: the discrete site {name!r} ({density.program.sites[name].line}) is summed out, and the rows of a mixture have no "
+                "bound here. Use NUTS, HMC or Slice, which sum it out too, or observe it."
+            )
         setup_options, inner_options = self._options
         if self.kernel == "rwm":
             setup_options.setdefault("softening", _OF_RANDOM_WALKS)

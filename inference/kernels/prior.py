@@ -132,7 +132,9 @@ def _parameters(program: ModelProgram, data: Sequence[Any]) -> dict[str, dict[st
     """
 
     def rule(spec: Spec, operands: Sequence[Any], _: Any) -> tuple[Any, Any]:
-        if not spec.latent:
+        if not spec.latent or spec.name in program.enumerated:
+            if spec.latent:
+                return jnp.full(spec.shape, program.states[spec.name][0], spec.dtype), None
             return operands[0 if spec.kind == "deterministic" else spec.num_leaves], None
         if spec.scale is not None:
             found = "its log probability is scaled by a handler, so that its density is not its prior's"

@@ -61,7 +61,10 @@ def predict(fitted: Readable | Callable[..., Any], key: Any, /, *args: Any, **kw
         states = discrete_states(before, key, samples, "sample")
         samples = {**samples, **{n: v for n, v in states.items() if before.sites[n].loops}}
         names |= set(program.sites) & {n for n in states if before.sites[n].loops}
-    data = [n for n in program.sites if n not in before.latents and n not in before.enumerated]  # observed in the run, or not there at all
+    new = before.enumerated if all(s.role != "observed" for s in program.sites.values()) else ()  # nothing is known of their rows
+    data = [
+        n for n in program.sites if n not in before.latents and (n in new or n not in before.enumerated)
+    ]  # observed, or not there at all
     return predictions(program, key, {n: v for n, v in samples.items() if n in names}, "predict", data=data)
 
 

@@ -81,6 +81,12 @@ def train(
     optimiser = default_optimiser(step_size, num_steps) if optimiser is None else _checked(optimiser)
     words, begun = key_words(key), perf_counter()
     density = log_density(model, *args, **kwargs)
+    if density.program.enumerated:
+        name = min(density.program.enumerated)
+        raise TrainingError(
+            f"train: the discrete site {name!r} ({density.program.sites[name].line}) is latent; modes by minibatches do not sum it out. "
+            "Sample with NUTS, which does, or observe it."
+        )
     starts = _starts(density, words, restarts, init_strategy)
     rows = _rows(model, density, starts[0], args, kwargs, batch_size, plate)
     step = step_of(loss_of(model, rows), optimiser)

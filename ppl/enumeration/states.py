@@ -76,10 +76,7 @@ def _points(spec: Spec, line: str, dist: Any) -> np.ndarray:
             "observe it."
         )
     if not base.has_enumerate_support:
-        raise ModelError(
-            f"{where}, and there is no end of the states of {name} (support {spec.support}). Cut them off: a `dist.Categorical` over those "
-            "that matter, with their log probabilities as logits; or sum by hand in an `lc.factor`; or observe it."
-        )
+        raise ModelError(_endless(spec, where, name))
     points = None
     try:
         with jax.ensure_compile_time_eval():
@@ -93,3 +90,17 @@ def _points(spec: Spec, line: str, dist: Any) -> np.ndarray:
             "or observe it."
         )
     return np.asarray(points).reshape(-1)
+
+
+def _endless(spec: Spec, where: str, name: str) -> str:
+    if spec.imputed:
+        return (
+            f"{where}: the missing values are discrete (support {spec.support}), there is no end of the states of {name} to sum over, and "
+            "gradients cannot move them. Leave these rows out, or out of the density: `with numpyro.handlers.mask(mask=given)`; "
+            "`lc.predict` draws them afterwards."
+        )
+    return (
+        f"{where}, and there is no end of the states of {name} (support {spec.support}), nor can gradients move it. Cut them off: a "
+        "`dist.Categorical` over those that matter, with their log probabilities as logits; or sum it out by hand, for example with "
+        "`dist.MixtureSameFamily` or `jax.scipy.special.logsumexp` in an `lc.factor`; or observe it."
+    )
