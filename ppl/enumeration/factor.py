@@ -53,8 +53,8 @@ def factor_of(value: Lifted) -> Factor:
     if free:
         array = array.sum(tuple(range(n + len(labelled), array.ndim)))
     array = array if times == 1 else array * times
-    labels = [value.dims[i] for i in turns] + [value.labels[a] for a in labelled]
-    factor = Factor(array, tuple(value.dims[i] for i in variables), tuple(label.root for label in labels))
+    labels = [d for d in value.dims if isinstance(d, Label)] + [label for a in labelled if (label := value.labels[a]) is not None]
+    factor = Factor(array, value.variables, tuple(label.root for label in labels))
     if not distinct(labels):
         raise crossing([factor])
     return factor

@@ -28,7 +28,7 @@ from .labels import Label, distinct
 from .loops import scan
 from .report import Report
 from .sites import needed_values, operands_of_value, site, value_of
-from .structural import by_rule
+from .structural import by_rule, result_shapes
 from .values import Lifted, Variable, elementwise, full, mapped, plain
 
 __all__ = ["Shared", "Walk"]
@@ -126,7 +126,7 @@ class Walk:
             if all(x.is_plain for x in operands) and name != "broadcast_in_dim":  # what is broadcast stays thin
                 return list(map(plain, bind(eqn, [x.array for x in operands])))
             if name in ELEMENTWISE:
-                shape = eqn.outvars[0].aval.shape
+                (shape,) = result_shapes(eqn)
                 return self.checked(eqn, operands, [elementwise(lambda *xs: bind(eqn, xs)[0], operands, shape)])
         if name in _INLINED or (has_sites(eqn) and body_of(eqn) is not None):
             inner, consts = open_jaxpr(body_of(eqn))
@@ -212,7 +212,10 @@ class Walk:
 
 
 def _read(env: Mapping[Any, Lifted], atom: Any) -> Lifted:
-    return plain(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else env[atom]
+    if isinstance(atom, Literal):
+        aval: Any = atom.aval
+        return plain(np.asarray(atom.val, aval.dtype))
+    return env[atom]
 
 
 def _in_words(eqn: JaxprEqn, around: Sequence[JaxprEqn]) -> str:

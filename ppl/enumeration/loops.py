@@ -25,6 +25,7 @@ from .carries import Plan, plan_of
 from .chain import MEMORY, Chain
 from .factor import Factor
 from .labels import Label, met
+from .structural import result_shapes
 from .turns import all_turns, before, counted, in_order, last, one_turn, separated, stacked
 from .values import Lifted, aligned, full, mapped, plain
 
@@ -39,7 +40,7 @@ def scan(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     names = site_names(eqn)
     if not names and not any(x.variables for x in operands):
         arrays, dims = mapped(lambda *xs: bind(eqn, xs), [full(x) for x in operands])
-        return [Lifted(a, dims, v.aval.shape, (None,) * len(v.aval.shape)) for a, v in zip(arrays, eqn.outvars, strict=True)]
+        return [Lifted(a, dims, shape, (None,) * len(shape)) for a, shape in zip(arrays, result_shapes(eqn), strict=True)]
     num_consts, num_carry = scan_layout(eqn)
     xs = operands[num_consts + num_carry :]
     discrete = sorted({*(n for n in names if n in walk.shared.enumerated), *(v.site for x in operands for v in x.variables)})
@@ -58,7 +59,8 @@ def scan(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     )
     carry = operands[num_consts : num_consts + num_carry]
     if length == 0:
-        return [*carry, *(plain(jnp.zeros(v.aval.shape, v.aval.dtype)) for v in eqn.outvars[num_carry:])]
+        avals: list[Any] = [v.aval for v in eqn.outvars[num_carry:]]
+        return [*carry, *(plain(jnp.zeros(aval.shape, aval.dtype)) for aval in avals)]
     walk.shared.chains.append(chain)
     return loop.run(carry)
 

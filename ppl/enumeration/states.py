@@ -29,8 +29,9 @@ def states_of(program: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
     def look(eqn: JaxprEqn, operands: list[Value], at: Where) -> str:
         if is_site(eqn) and eqn.params["spec"].name in wanted:
             spec: Spec = eqn.params["spec"]
-            known = [_constant(x, v.aval.shape) for x, v in zip(operands, eqn.invars, strict=True)]
-            found[spec.name] = _support(spec, program.sites[spec.name].line, known, [v.aval for v in eqn.invars])
+            avals: list[Any] = [v.aval for v in eqn.invars]
+            known = [_constant(x, aval.shape) for x, aval in zip(operands, avals, strict=True)]
+            found[spec.name] = _support(spec, program.sites[spec.name].line, known, avals)
         return ""
 
     inner, consts = open_jaxpr(program.jaxpr)

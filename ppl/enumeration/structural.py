@@ -6,6 +6,7 @@ through as it is; every other axis of a result has no label. Whoever calls it se
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from ...transforms.jax_compat import JaxprEqn, bind
 from .labels import Label, met
 from .values import Lifted, full, mapped
 
-__all__ = ["by_rule"]
+__all__ = ["by_rule", "result_shapes"]
 
 Rule = Callable[[JaxprEqn, list[Lifted]], list[Lifted]]
 
@@ -25,24 +26,28 @@ def by_rule(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     return _RULES.get(eqn.primitive.name, _anything)(eqn, operands)
 
 
-def _shapes(eqn: JaxprEqn) -> list[tuple[int, ...]]:
+def result_shapes(eqn: Any) -> list[tuple[int, ...]]:
     return [v.aval.shape for v in eqn.outvars]
 
 
 def _bound(eqn: JaxprEqn, operands: Sequence[Lifted], labels: Sequence[Sequence[Label | None]]) -> list[Lifted]:
     """The equation itself, for every state of its operands' dims; with the labels of its results."""
     arrays, dims = mapped(lambda *xs: bind(eqn, xs), operands)
-    return [Lifted(a, dims, s, tuple(n)) for a, s, n in zip(arrays, _shapes(eqn), labels, strict=True)]
+    return [Lifted(a, dims, s, tuple(n)) for a, s, n in zip(arrays, result_shapes(eqn), labels, strict=True)]
+
+
+def _unlabelled(shape: Sequence[int]) -> list[Label | None]:
+    return [None] * len(shape)
 
 
 def _anything(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     """Nothing is known of the primitive: every label is lost."""
-    return _bound(eqn, [full(x) for x in operands], [[None] * len(s) for s in _shapes(eqn)])
+    return _bound(eqn, [full(x) for x in operands], [[None] * len(s) for s in result_shapes(eqn)])
 
 
 def _broadcast(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
-    x, (shape,) = operands[0], _shapes(eqn)
-    stored, labels = [1] * len(shape), [None] * len(shape)
+    x, (shape,) = operands[0], result_shapes(eqn)
+    stored, labels = [1] * len(shape), _unlabelled(shape)
     for i, j in enumerate(eqn.params["broadcast_dimensions"]):
         if x.shape[i] == shape[j]:
             stored[j], labels[j] = x.stored[i], x.labels[i]
@@ -54,10 +59,10 @@ def _broadcast(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 
 
 def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
-    x, (shape,) = operands[0], _shapes(eqn)
+    x, (shape,) = operands[0], result_shapes(eqn)
     if eqn.primitive.name == "reshape" and eqn.params.get("dimensions") is not None:
         return _anything(eqn, operands)
-    stored, labels, whole = [1] * len(shape), [None] * len(shape), []
+    stored, labels, whole = [1] * len(shape), _unlabelled(shape), []
     for ins, outs in _groups(x.shape, shape):
         if len(ins) == len(outs) == 1:
             stored[outs[0]], labels[outs[0]] = x.stored[ins[0]], x.labels[ins[0]]
@@ -142,7 +147,7 @@ def _pad(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 
 
 def _slice(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
-    x, (shape,) = operands[0], _shapes(eqn)
+    x, (shape,) = operands[0], result_shapes(eqn)
     starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
     strides = eqn.params["strides"] or (1,) * len(shape)
     cut = [a for a in range(len(shape)) if shape[a] != x.shape[a] or strides[a] != 1]
@@ -156,29 +161,42 @@ def _slice(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 
 
 def _dynamic_slice(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
-    x, (shape,) = operands[0], _shapes(eqn)
+    x, (shape,) = operands[0], result_shapes(eqn)
     labels = [n if shape[a] == x.shape[a] else None for a, n in enumerate(x.labels)]
     return _bound(eqn, [full(x), *operands[1:]], [labels])
 
 
 def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
-    """What is taken of the operand's axes stands at the offset axes, in order; the axes of the indices are the others."""
+    """What is taken of the operand's axes stands at the offset axes, in order; the axes of the indices are the others.
+
+    An axis that goes along with one of the indices is left out where all of its elements are the same: there is one table for all rows.
+    """
     x, indices = operands
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    (shape,) = _shapes(eqn)
-    x = full(x)
+    (shape,) = result_shapes(eqn)
     last = len(indices.shape) - 1
-    indices = full(indices, [last, *numbers.start_indices_batching_dims])
-    labels: list[Label | None] = [None] * len(shape)
+    taken = dict(zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True))
+    along = {b: a for b, a in taken.items() if x.stored[a] == x.shape[a] > 1}
+    x = full(x, [a for a in range(len(x.shape)) if a not in taken.values() or a in along.values()])
+    indices = full(indices, [last, *along])
+    labels = _unlabelled(shape)
     window = [a for a in range(len(x.shape)) if a not in (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)]
     for place, a in zip(numbers.offset_dims, window, strict=True):
         labels[place] = x.labels[a] if sizes[a] == x.shape[a] and a not in numbers.start_index_map else None
-    taken = dict(zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True))
     places = [i for i in range(len(shape)) if i not in numbers.offset_dims]
     for place, a in zip(places, range(last), strict=True):
         labels[place] = met([indices.labels[a], x.labels[taken[a]]]) if a in taken else indices.labels[a]
     _pick(x, indices, numbers.start_index_map, sizes, places, labels, shape)
-    return _bound(eqn, [x, indices], [labels])
+    alone = [a for a in taken.values() if a not in along.values()]
+    if not alone:
+        return _bound(eqn, [x, indices], [labels])
+    numbers = numbers._replace(
+        collapsed_slice_dims=tuple(sorted((*numbers.collapsed_slice_dims, *alone))),
+        operand_batching_dims=tuple(along.values()),
+        start_indices_batching_dims=tuple(along),
+    )
+    arrays, dims = mapped(lambda *xs: [eqn.primitive.bind(*xs, **{**eqn.params, "dimension_numbers": numbers})], [x, indices])
+    return [Lifted(arrays[0], dims, shape, tuple(labels))]
 
 
 def _pick(
@@ -192,10 +210,8 @@ def _pick(
 ) -> None:
     """The label of rows that pick elements of a labelled axis, one each, by an index that is the same for all states."""
     rows = [place for place in places if shape[place] != 1]
-    if len(axes) != 1 or x.labels[axes[0]] is None or sizes[axes[0]] != 1 or indices.dims or len(rows) > 1:
-        return
-    label = x.labels[axes[0]]
-    if rows:
+    label = x.labels[axes[0]] if len(axes) == 1 and sizes[axes[0]] == 1 else None
+    if label is not None and len(rows) == 1 and not indices.dims:
         index = jnp.reshape(full(indices).array, -1)
         labels[rows[0]] = met([labels[rows[0]], Label(shape[rows[0]], f"rows that pick from {label.root.words}", ((label, index),))])
 
@@ -226,7 +242,7 @@ def _triangular_solve(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 def _matrices(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     """A function of matrices in the last two axes."""
     x = full(operands[0])
-    return _bound(eqn, [x], [[*x.labels[:-2], None, None][: len(s)] for s in _shapes(eqn)])
+    return _bound(eqn, [x], [[*x.labels[:-2], None, None][: len(s)] for s in result_shapes(eqn)])
 
 
 _RULES: dict[str, Rule] = {
