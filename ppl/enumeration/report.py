@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -56,11 +55,10 @@ class Report:
                 sites = ", ".join(dict.fromkeys(v.site for v in value.variables))
                 self._note(Table(f"values that depend on {sites} ({where()})", shape, jnp.result_type(value.array).itemsize))
 
-    def sums(self, variable: Variable, shape: Sequence[int], dtype: Any = None) -> None:
+    def sums(self, variable: Variable, shape: Sequence[int]) -> None:
         """Note the table from which a variable is summed out."""
-        table = Table(variable.words, tuple(shape), jnp.result_type(float if dtype is None else dtype).itemsize)
-        if self.limit is not None or not self.order:
-            self.order.append(table)
+        table = Table(variable.words, tuple(shape), jnp.result_type(float).itemsize)
+        self.order.append(table)
         self._note(table)
 
     def _note(self, table: Table) -> None:
