@@ -222,11 +222,12 @@ def _typed(key: Any) -> jax.Array:
 
 
 def _forwards(program: ModelProgram, data: Sequence[Any], key: Any, values: Samples) -> dict[str, Any]:
+    states: dict[str, Any] = {}
     if program.enumerated:
         key, own = jax.random.split(key)
-        values = {**values, **recovered(program, data, values, own, "sample")}
+        states = recovered(program, data, values, own, "sample")
         program = replace(program, enumerated=frozenset())
-    drawn = interpreters.generate(program, data, key, values, resample_observed=True)
+    drawn = interpreters.generate(program, data, key, {**values, **states}, resample_observed=True)
     return {n: v for n, v in drawn.items() if not (_whole(program, n, values) or program.sites[n].spec.kept)}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from ...transforms import ModelError
 from ...transforms.equations import CALLS, CHECKPOINTS, ELEMENTWISE, body_of, needed_equations
 from ...transforms.jax_compat import JaxprEqn, Literal, bind, open_jaxpr
+from ...transforms.numpy_rules import NUMPY_RULES
 from ...transforms.source_lines import source_line
 from ..primitives import has_sites, is_site, site_names
 from .chain import Chain
@@ -34,6 +35,7 @@ from .values import Lifted, Variable, elementwise, full, mapped, plain
 __all__ = ["Shared", "Walk"]
 
 _INLINED = {*CALLS, *CHECKPOINTS}
+_FEW = 1000
 
 
 @dataclass
@@ -114,8 +116,7 @@ class Walk:
 
     def traced(self, function: Callable[..., Any], *args: Lifted) -> list[Lifted]:
         """function(*arrays of logical shape) -> a list of arrays, lifted."""
-        jaxpr = jax.make_jaxpr(function)(*(x.struct for x in args))
-        inner, consts = open_jaxpr(jaxpr)
+        inner, consts = open_jaxpr(jax.make_jaxpr(function)(*(x.struct for x in args)))
         return self.run(inner, [*map(plain, consts), *args])
 
     def equation(self, eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
@@ -127,7 +128,7 @@ class Walk:
                 return list(map(plain, bind(eqn, [x.array for x in operands])))
             if name in ELEMENTWISE:
                 (shape,) = result_shapes(eqn)
-                return self.checked(eqn, operands, [elementwise(lambda *xs: bind(eqn, xs)[0], operands, shape)])
+                return self.checked(eqn, operands, [elementwise(self.arithmetic(eqn, operands), operands, shape)])
         if name in _INLINED or (has_sites(eqn) and body_of(eqn) is not None):
             inner, consts = open_jaxpr(body_of(eqn))
             return self.inside(eqn).run(inner, [*map(plain, consts), *operands])
@@ -140,6 +141,13 @@ class Walk:
         if body_of(eqn) is not None:
             return self.checked(eqn, operands, self.custom(eqn, operands))
         return self.checked(eqn, operands, by_rule(eqn, operands))
+
+    def arithmetic(self, eqn: JaxprEqn, operands: Sequence[Lifted]) -> Callable[..., Any]:
+        """What an equation does element by element: in NumPy where all of its operands are known, and are few numbers."""
+        rule = NUMPY_RULES.get(eqn.primitive.name)
+        if rule is None or not all(isinstance(x.array, np.ndarray) and x.array.size <= _FEW for x in operands):
+            return lambda *xs: bind(eqn, [jnp.asarray(x) for x in xs])[0]
+        return lambda *xs: rule(eqn, 0, *xs)
 
     def inside(self, eqn: JaxprEqn) -> "Walk":
         return replace(self, around=(*self.around, eqn))

@@ -14,7 +14,7 @@ from jax import lax
 
 from ...transforms.jax_compat import JaxprEqn, bind
 from .labels import Label, met
-from .values import Lifted, full, mapped
+from .values import Lifted, Variable, full, mapped, reshaped
 
 __all__ = ["by_rule", "result_shapes"]
 
@@ -55,7 +55,7 @@ def _broadcast(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     lead = np.shape(x.array)[: len(x.dims)]
     if 0 in shape:
         return [Lifted(jnp.broadcast_to(jnp.zeros((), jnp.result_type(x.array)), (*lead, *stored)), x.dims, shape, tuple(labels))]
-    return [Lifted(jnp.reshape(x.array, (*lead, *stored)), x.dims, shape, tuple(labels))]
+    return [Lifted(reshaped(x.array, (*lead, *stored)), x.dims, shape, tuple(labels))]
 
 
 def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
@@ -72,7 +72,7 @@ def _reshape(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
                 stored[j] = shape[j]
     stored = [0 if size == 0 else s for s, size in zip(stored, shape, strict=True)]
     x = full(x, whole)
-    return [Lifted(jnp.reshape(x.array, (*np.shape(x.array)[: len(x.dims)], *stored)), x.dims, shape, tuple(labels))]
+    return [Lifted(reshaped(x.array, (*np.shape(x.array)[: len(x.dims)], *stored)), x.dims, shape, tuple(labels))]
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -175,6 +175,9 @@ def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     (shape,) = result_shapes(eqn)
     last = len(indices.shape) - 1
+    picked = _taken_by_state(eqn, x, indices)
+    if picked is not None:
+        return [picked]
     taken = dict(zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True))
     along = {b: a for b, a in taken.items() if x.stored[a] == x.shape[a] > 1}
     x = full(x, [a for a in range(len(x.shape)) if a not in taken.values() or a in along.values()])
@@ -197,6 +200,33 @@ def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     )
     arrays, dims = mapped(lambda *xs: [eqn.primitive.bind(*xs, **{**eqn.params, "dimension_numbers": numbers})], [x, indices])
     return [Lifted(arrays[0], dims, shape, tuple(labels))]
+
+
+def _taken_by_state(eqn: JaxprEqn, x: Lifted, indices: Lifted) -> Lifted | None:
+    """`table[z]` where it is known which element each state picks: an axis of the table becomes that of the states. None: not known."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    whole = all(sizes[a] == x.shape[a] for a in range(len(x.shape)) if a not in numbers.start_index_map)
+    if not (isinstance(indices.array, np.ndarray) and len(indices.dims) == 1 and isinstance(indices.dims[0], Variable)) or not whole:
+        return None
+    (variable,) = indices.dims
+    if len(numbers.start_index_map) != 1 or numbers.collapsed_slice_dims != numbers.start_index_map or numbers.operand_batching_dims:
+        return None
+    if indices.array.size != variable.size or variable in x.dims:
+        return None
+    (axis,), (shape,), n = numbers.start_index_map, result_shapes(eqn), len(x.dims)
+    index = indices.array.reshape(-1)
+    if x.stored[axis] != x.shape[axis] or x.labels[axis] is not None or (index < 0).any() or (index >= x.shape[axis]).any():
+        return None
+    array = x.array if np.array_equal(index, np.arange(x.shape[axis])) else jnp.take(x.array, index, axis=n + axis)
+    rest = [a for a in range(len(x.shape)) if a != axis]
+    array = jnp.transpose(array, [n + axis, *range(n), *(n + a for a in rest)])
+    stored, labels = [1] * len(shape), _unlabelled(shape)
+    for place, a in zip(numbers.offset_dims, rest, strict=True):
+        stored[place], labels[place] = x.stored[a], x.labels[a]
+    places = [i for i in range(len(shape)) if i not in numbers.offset_dims]
+    for place, label in zip(places, indices.labels[:-1], strict=True):
+        labels[place] = label
+    return Lifted(jnp.reshape(array, (variable.size, *np.shape(x.array)[:n], *stored)), (variable, *x.dims), shape, tuple(labels))
 
 
 def _pick(

@@ -2,7 +2,8 @@
 
 A lifted value of logical shape S is an array of shape (sizes of its dims, stored axes). A dim is a discrete variable, whose axis runs over
 its states, or the turns of a loop. A stored axis has the logical size, or 1 where all elements are the same ("thin"): the K states of N
-elements are K numbers, and a table is gathered from K times and not N K times.
+elements are K numbers, and a table is gathered from K times and not N K times. What follows from the states alone stays a NumPy array, so
+that it is known which elements of a table they pick.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from jax import lax
 
 from .labels import Label, met
 
-__all__ = ["Dim", "Lifted", "Variable", "aligned", "elementwise", "full", "mapped", "plain", "union"]
+__all__ = ["Dim", "Lifted", "Variable", "aligned", "elementwise", "full", "mapped", "plain", "reshaped", "union"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,11 @@ def plain(array: Any) -> Lifted:
     return Lifted(array, (), shape, (None,) * len(shape))
 
 
+def reshaped(array: Any, shape: Sequence[int]) -> Any:
+    """The array in another shape; what is known stays known."""
+    return np.reshape(array, shape) if isinstance(array, np.ndarray) else jnp.reshape(array, shape)
+
+
 def union(values: Sequence[Lifted]) -> tuple[Dim, ...]:
     """The dims of all values, each once."""
     found: list[Dim] = []
@@ -88,10 +94,10 @@ def aligned(value: Lifted, dims: Sequence[Dim]) -> Any:
     order = [i for d in dims for i, own in enumerate(value.dims) if own is d]
     array, axes = value.array, len(value.dims)
     if order != sorted(order):
-        array = jnp.transpose(array, [*order, *range(axes, np.ndim(array))])
+        array = (np if isinstance(array, np.ndarray) else jnp).transpose(array, [*order, *range(axes, np.ndim(array))])
     own = {id(d) for d in value.dims}
     lead = [d.size if id(d) in own else 1 for d in dims]
-    return array if len(lead) == axes else jnp.reshape(array, (*lead, *value.stored))
+    return array if len(lead) == axes else reshaped(array, (*lead, *value.stored))
 
 
 def full(value: Lifted, axes: Sequence[int] | None = None) -> Lifted:
@@ -119,8 +125,10 @@ def elementwise(function: Callable[..., Any], values: Sequence[Lifted], shape: t
     def ready(value: Lifted) -> Any:
         array = aligned(value, dims)
         if not value.shape and rank:
-            array = jnp.reshape(array, (*np.shape(array), *(1 for _ in range(rank))))
-        return array if np.shape(array) == target else lax.broadcast_in_dim(array, target, range(len(target)))
+            array = reshaped(array, (*np.shape(array), *(1 for _ in range(rank))))
+        if np.shape(array) == target:
+            return array
+        return np.broadcast_to(array, target) if isinstance(array, np.ndarray) else lax.broadcast_in_dim(array, target, range(len(target)))
 
     return Lifted(function(*map(ready, values)), dims, shape, labels)
 
@@ -134,6 +142,6 @@ def mapped(function: Callable[..., Sequence[Any]], values: Sequence[Lifted]) -> 
     arrays = []
     for value in values:
         order = [i for d in dims for i, own in enumerate(value.dims) if own is d]
-        moved = order != sorted(order)
-        arrays.append(jnp.transpose(value.array, [*order, *range(len(order), np.ndim(value.array))]) if moved else value.array)
+        array = jnp.asarray(value.array)
+        arrays.append(array if order == sorted(order) else jnp.transpose(array, [*order, *range(len(order), array.ndim)]))
     return list(one(*arrays)), dims
