@@ -276,9 +276,9 @@ def _refuse_only_discrete(program: ModelProgram) -> None:
     if program.enumerated and not program.latents:
         first = program.sites[next(n for n in program.sites if n in program.enumerated)]
         raise ModelError(
-            f"site {first.name!r} ({first.line}) is latent and discrete, as every latent site of the model is: densities sum it out, and no "
-            "parameter is left to move. Its states follow from one computation and need no chains: `lc.infer_discrete(model, key, {}, ...)`. "
-            "If parameters were meant to be latent, give them `sample` statements."
+            f"site {first.name!r} ({first.line}) is latent and discrete, as every latent site of the model is: densities sum it out, and "
+            "no parameter is left to move. Its states follow from one computation and need no chains: `lc.infer_discrete(model, key, {}, "
+            "...)`. If parameters were meant to be latent, give them `sample` statements."
         )
 
 

@@ -23,12 +23,13 @@ from jax.sharding import PartitionSpec
 from ..transforms import LucioleWarning, ModelError
 from ..transforms.bounded import bounded_jit
 from ..transforms.calls import verb
+from ..transforms.graph import reachable
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
 from .enumeration import recovered
 from .program import ModelProgram, trace
-from .samples import Given, Samples, checked_samples, warn_of_open_sites
+from .samples import Given, Samples, checked_samples, sampled_children, warn_of_open_sites
 from .split import Split, batches
 from .words import PREDICTIVE
 
@@ -139,8 +140,13 @@ def predictions(
 
 
 def _summed_out(program: ModelProgram, samples: Samples) -> ModelProgram:
-    """The program with the discrete latent sites that `samples` leave out summed out, if all others are there."""
-    left_out = frozenset(n for n in program.discrete if n not in samples)
+    """The program with the discrete latent sites that `samples` leave out summed out, if all others are there.
+
+    Those on which nothing depends that is observed are left to be drawn as the model runs.
+    """
+    children = sampled_children(program) if program.discrete else {}
+    known = {n for n, s in program.sites.items() if s.role in ("observed", "factor")}
+    left_out = frozenset(n for n in program.discrete if n not in samples and known & reachable(children, children[n]))
     if not left_out or any(n not in samples for n in program.latents if n not in left_out):
         return program
     return replace(program, enumerated=left_out)

@@ -19,7 +19,7 @@ from .gate import as_array
 from .program import ModelProgram, Site
 from .split import Split, split_of
 
-__all__ = ["Given", "PriorDrawWarning", "Samples", "checked_samples", "warn_of_open_sites"]
+__all__ = ["Given", "PriorDrawWarning", "Samples", "checked_samples", "sampled_children", "warn_of_open_sites"]
 
 Samples = Mapping[str, Any]
 
@@ -127,7 +127,7 @@ def warn_of_open_sites(
         kept: which observed sites keep their observation.
         data: sites that are known to be data, observed where the samples come from.
     """
-    children = _sampled_children(program)
+    children = sampled_children(program)
     for name, site in program.latents.items():
         if name in data:
             continue
@@ -194,7 +194,7 @@ def _pair(name: str) -> str:
     return name.removesuffix("_observed") + "_unobserved"
 
 
-def _sampled_children(program: ModelProgram) -> dict[str, set[str]]:
+def sampled_children(program: ModelProgram) -> dict[str, set[str]]:
     """By site: the sample and factor sites that depend on it, directly or through deterministic ones."""
     below: dict[str, set[str]] = {n: set() for n in program.sites}
     for edge in edges(program):
