@@ -41,6 +41,7 @@ class Case:
         arguments: whether NumPyro's side can have its data as arguments of a compiled function. The annotation models read the number
             of classes off their data, which then have to be constants.
         labelled: whether the values of a site have names of their own, or could change places with each other.
+        depth: of NUTS's trees, at most. With notes that never sound the chorales' posteriors have long tails, and full trees.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     masked: float = 0.0
     arguments: bool = True
     labelled: bool = True
+    depth: int = 10
 
 
 def cases(folder, data=None, short=False):
@@ -105,7 +107,7 @@ def chorales(example, folder, number, steps, few_states):
         hidden = 4 if few_states else hidden
         model = functools.partial(example.models[str(number)], args=SimpleNamespace(hidden_dim=hidden))
         masked = missing * math.log(hidden)  # where there are two chains, of both together
-        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False)
+        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False, depth=6)
 
 
 def toy_mixture(example, num_obs=1000):

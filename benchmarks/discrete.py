@@ -9,7 +9,8 @@ Rows, all of them by default:
     compile   from the model to the compiled value and gradient, nothing in JAX's caches: ratio of medians
     report    until the largest table is named: nothing is compiled, nothing computed
     loop      a Python loop of 60 discrete sites, as from the model to the compiled value and gradient
-    sampled   NUTS on both sides: how far means are apart, in standard errors of their difference; the chorales with four states, cut
+    sampled   NUTS on both sides: how far means are apart, in standard errors of their difference; the chorales with four
+              states, cut, and trees of at most 64 leaves
 
 FOLDER holds NumPyro's examples; `_enumerated` says which models and which data. NumPyro's side needs funsor. Both sides get their data
 as arguments of the compiled function, as `density.py` has it, but for NumPyro's side of the annotation models, which read the number of
@@ -33,7 +34,7 @@ from _enumerated import cases, ours_compilable, ours_folded, theirs_compilable
 
 jax.config.update("jax_enable_x64", True)
 POINTS, REPEATS, SECONDS, COMPILES = 3, 15, 0.02, 5
-CHAINS, WARMUP, DRAWS = 4, 500, 1000
+CHAINS, DRAWS = 4, 1000
 SIDES = {"luciole": ours_compilable, "numpyro": theirs_compilable}
 CHAINS_OF_STATES = ("capture_recapture", "hmm_enum")
 
@@ -213,33 +214,34 @@ def apart(x, y):
     return list((x.mean((0, 1)) - y.mean((0, 1))) / error)
 
 
-def run_ours(case):
+def run_ours(case, number):
     import luciole as lc
 
-    mcmc = lc.MCMC(lc.NUTS(case.model), num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, progress_bar=False)
+    kernel = lc.NUTS(case.model, max_tree_depth=case.depth)
+    mcmc = lc.MCMC(kernel, num_warmup=number // 2, num_samples=number, num_chains=CHAINS, progress_bar=False)
     mcmc.run(jax.random.key(1), *case.args)
     return mcmc.get_samples(group_by_chain=True)
 
 
-def run_theirs(case):
+def run_theirs(case, number):
     from numpyro.infer import MCMC, NUTS
 
-    kernel = NUTS(case.model)
-    mcmc = MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, chain_method="sequential", progress_bar=False)
+    kernel = NUTS(case.model, max_tree_depth=case.depth)
+    mcmc = MCMC(kernel, num_warmup=number // 2, num_samples=number, num_chains=CHAINS, chain_method="sequential", progress_bar=False)
     mcmc.run(jax.random.PRNGKey(2), *case.args)
     return mcmc.get_samples(group_by_chain=True)
 
 
-def sampled(found):
+def sampled(found, number=DRAWS):
     """In float32, as the examples run: in float64 NumPyro's loops refuse the integers that they begin with."""
     jax.config.update("jax_enable_x64", False)
     try:
-        return means_apart(found)
+        return means_apart(found, number)
     finally:
         jax.config.update("jax_enable_x64", True)
 
 
-def means_apart(found):
+def means_apart(found, number):
     from numpyro.diagnostics import split_gelman_rubin
 
     import luciole as lc
@@ -250,7 +252,7 @@ def means_apart(found):
         sides, seconds, shapes = [], [], lc.log_density(case.model, *case.args).positions
         for run in (run_ours, run_theirs):
             begin = time.perf_counter()
-            draws = run(case)
+            draws = run(case, number)
             seconds.append(time.perf_counter() - begin)
             sides.append(summaries(case, draws, shapes))
         scores = [score for site in shapes for score in apart(sides[0][site], sides[1][site])]
@@ -274,6 +276,7 @@ def main(words):
     parser.add_argument("--examples")
     parser.add_argument("--data")
     parser.add_argument("--models", nargs="+", default=[])
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each chain in the row `sampled`")
     options = parser.parse_args(words)
     rows = options.rows or list(ROWS)
     if set(rows) != {"loop"} and not importlib.util.find_spec("funsor"):
@@ -289,7 +292,8 @@ def main(words):
         which = short if row == "sampled" else found
         return {n: case for n, case in which.items() if not options.models or any(part in n for part in options.models)}
 
-    verdicts = {row: ROWS[row](chosen(row)) for row in rows}
+    settings = {"sampled": {"number": options.draws}}
+    verdicts = {row: ROWS[row](chosen(row), **settings.get(row, {})) for row in rows}
     print(", ".join(f"{row}: bound {'holds' if kept else 'DOES NOT HOLD'}" for row, kept in verdicts.items()))
 
 
