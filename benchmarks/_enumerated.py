@@ -41,6 +41,7 @@ class Case:
         arguments: whether NumPyro's side can have its data as arguments of a compiled function. The annotation models read the number
             of classes off their data, which then have to be constants.
         labelled: whether the values of a site have names of their own, or could change places with each other.
+        depth: of NUTS's trees, at most. With notes that never sound the chorales' posteriors have long tails, and full trees.
     """
 
     name: str
@@ -50,19 +51,26 @@ class Case:
     masked: float = 0.0
     arguments: bool = True
     labelled: bool = True
+    depth: int = 10
 
 
-def cases(folder, data=None):
+def cases(folder, data=None, short=False):
     """By name. Leaves with a message where a file of the examples is missing.
 
     Args:
         folder: that of the examples' files.
         data: folder with dipper_vole.zip and jsb_chorales.pickle, if they lie somewhere.
+        short: whether the chorales are to be few and short, with four states: enough to sample and to compare.
     """
     if folder is None or not all((Path(folder) / f"{name}.py").is_file() for name in FILES):
         sys.exit(f"Give the folder that holds NumPyro's examples {', '.join(FILES)} (.py): `--examples FOLDER`.")
     annotation, capture, hmm, toy = (load(Path(folder) / f"{name}.py") for name in FILES)
-    found = [*annotations(annotation), *captures(capture, data), *chorales(hmm, data), toy_mixture(toy)]
+    found = [
+        *annotations(annotation),
+        *captures(capture, data),
+        *chorales(hmm, data, *((4, 20) if short else (SEQUENCES, STEPS)), short),
+        toy_mixture(toy),
+    ]
     return {case.name: case for case in found}
 
 
@@ -89,16 +97,17 @@ def captures(example, folder):
         yield Case(f"capture_recapture {number}", model, (history, sex), plates=1, masked=math.log(2) * int((~first).sum()))
 
 
-def chorales(example, folder):
+def chorales(example, folder, number, steps, few_states):
     loaded = dataset(example.JSB_CHORALES, "train", folder) or drawn_chorales()
-    lengths, sequences = (np.asarray(a)[:SEQUENCES] for a in loaded)
-    sequences = sequences[:, :STEPS, (sequences == 1).any((0, 1))]
-    lengths = lengths.clip(0, STEPS)
-    missing = int((STEPS - lengths).sum())
-    for number in (1, 3, 4, 6):
-        model = functools.partial(example.models[str(number)], args=SimpleNamespace(hidden_dim=HIDDEN[number]))
-        masked = missing * math.log(HIDDEN[number])  # where there are two chains, of both together
-        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False)
+    lengths, sequences = (np.asarray(a)[:number] for a in loaded)
+    sequences = sequences[:, :steps, (sequences == 1).any((0, 1))]
+    lengths = lengths.clip(0, steps)
+    missing = int((steps - lengths).sum())
+    for number, hidden in HIDDEN.items():
+        hidden = 4 if few_states else hidden
+        model = functools.partial(example.models[str(number)], args=SimpleNamespace(hidden_dim=hidden))
+        masked = missing * math.log(hidden)  # where there are two chains, of both together
+        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False, depth=6)
 
 
 def toy_mixture(example, num_obs=1000):

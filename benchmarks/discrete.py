@@ -9,7 +9,8 @@ Rows, all of them by default:
     compile   from the model to the compiled value and gradient, nothing in JAX's caches: ratio of medians
     report    until the largest table is named: nothing is compiled, nothing computed
     loop      a Python loop of 60 discrete sites, as from the model to the compiled value and gradient
-    sampled   NUTS on both sides: how far means are apart, in standard errors of their difference
+    sampled   NUTS on both sides: how far means are apart, in standard errors of their difference; the chorales with four
+              states, cut, and trees of at most 64 leaves
 
 FOLDER holds NumPyro's examples; `_enumerated` says which models and which data. NumPyro's side needs funsor. Both sides get their data
 as arguments of the compiled function, as `density.py` has it, but for NumPyro's side of the annotation models, which read the number of
@@ -33,7 +34,7 @@ from _enumerated import cases, ours_compilable, ours_folded, theirs_compilable
 
 jax.config.update("jax_enable_x64", True)
 POINTS, REPEATS, SECONDS, COMPILES = 3, 15, 0.02, 5
-CHAINS, WARMUP, DRAWS = 4, 500, 1000
+CHAINS, DRAWS = 4, 1000
 SIDES = {"luciole": ours_compilable, "numpyro": theirs_compilable}
 CHAINS_OF_STATES = ("capture_recapture", "hmm_enum")
 
@@ -185,66 +186,82 @@ def loop(found):
     return whole <= 5.0
 
 
-def summaries(case, draws, latent):
+def summaries(case, draws, shapes):
     """(chain, draw, number) for each continuous latent site: its values; of values whose states may change places, the sum of squares.
 
-    NumPyro's deterministic sites in a loop lack the first turn, and are left out with all others.
+    In a loop NumPyro's chains have a site _PREV_x for the first turn of x, or, where x is reparametrised, none that is the same: then
+    the later turns remain.
     """
-    flat = {n: np.asarray(draws[n], float).reshape(*np.shape(draws[n])[:2], -1) for n in latent}
-    return flat if case.labelled else {n: (x**2).sum(-1, keepdims=True) for n, x in flat.items()}
+    found = {}
+    for name, shape in shapes.items():
+        x = np.asarray(draws[name], float)
+        if f"_PREV_{name}" in draws:
+            x = np.concatenate([np.asarray(draws[f"_PREV_{name}"], float)[:, :, None], x], 2)
+        if x.ndim > 2 and len(shape.shape) == x.ndim - 2 and x.shape[2:] == (shape.shape[0] - 1, *shape.shape[1:]):
+            x = np.concatenate([np.full_like(x[:, :, :1], np.nan), x], 2)
+        flat = x.reshape(*x.shape[:2], -1)
+        found[name] = flat if case.labelled else (flat**2).sum(-1, keepdims=True)
+    return found
 
 
-def run_ours(case):
+def apart(x, y):
+    """Differences of means of two runs, in standard errors; of numbers that both have."""
+    from numpyro.diagnostics import effective_sample_size
+
+    both = ~np.isnan(x[0, 0]) & ~np.isnan(y[0, 0])
+    x, y = x[:, :, both], y[:, :, both]
+    error = sum(v.var((0, 1)) / effective_sample_size(v) for v in (x, y)) ** 0.5
+    return list((x.mean((0, 1)) - y.mean((0, 1))) / error)
+
+
+def run_ours(case, number):
     import luciole as lc
 
-    mcmc = lc.MCMC(lc.NUTS(case.model), num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, progress_bar=False)
+    kernel = lc.NUTS(case.model, max_tree_depth=case.depth)
+    mcmc = lc.MCMC(kernel, num_warmup=number // 2, num_samples=number, num_chains=CHAINS, progress_bar=False)
     mcmc.run(jax.random.key(1), *case.args)
     return mcmc.get_samples(group_by_chain=True)
 
 
-def run_theirs(case):
+def run_theirs(case, number):
     from numpyro.infer import MCMC, NUTS
 
-    kernel = NUTS(case.model)
-    mcmc = MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, chain_method="sequential", progress_bar=False)
+    kernel = NUTS(case.model, max_tree_depth=case.depth)
+    mcmc = MCMC(kernel, num_warmup=number // 2, num_samples=number, num_chains=CHAINS, chain_method="sequential", progress_bar=False)
     mcmc.run(jax.random.PRNGKey(2), *case.args)
     return mcmc.get_samples(group_by_chain=True)
 
 
-def sampled(found):
+def sampled(found, number=DRAWS):
     """In float32, as the examples run: in float64 NumPyro's loops refuse the integers that they begin with."""
     jax.config.update("jax_enable_x64", False)
     try:
-        return means_apart(found)
+        return means_apart(found, number)
     finally:
         jax.config.update("jax_enable_x64", True)
 
 
-def means_apart(found):
-    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+def means_apart(found, number):
+    from numpyro.diagnostics import split_gelman_rubin
 
     import luciole as lc
 
     print(f"{'sampled':24s} {'numbers':>8s} {'largest':>9s} {'rms':>7s} {'worst R-hat':>16s} {'seconds':>16s}")
     kept = True
     for name, case in found.items():
-        sides, seconds, latent = [], [], lc.log_density(case.model, *case.args).positions
+        sides, seconds, shapes = [], [], lc.log_density(case.model, *case.args).positions
         for run in (run_ours, run_theirs):
             begin = time.perf_counter()
-            draws = run(case)
+            draws = run(case, number)
             seconds.append(time.perf_counter() - begin)
-            sides.append(summaries(case, draws, latent))
-        scores, worst = [], [0.0, 0.0]
-        for site in latent:
-            x, y = sides[0][site], sides[1][site]
-            error = sum(v.var((0, 1)) / effective_sample_size(v) for v in (x, y)) ** 0.5
-            scores += list((x.mean((0, 1)) - y.mean((0, 1))) / error)
-            worst = [max(w, float(split_gelman_rubin(v).max())) for w, v in zip(worst, (x, y), strict=True)]
+            sides.append(summaries(case, draws, shapes))
+        scores = [score for site in shapes for score in apart(sides[0][site], sides[1][site])]
+        worst = [max(float(np.nanmax(split_gelman_rubin(x))) for x in side.values()) for side in sides]
         largest, rms = np.abs(scores).max(), np.mean(np.square(scores)) ** 0.5
         mixed = max(worst) < 1.05
         kept &= bool(largest < 4) or not mixed
-        note = "" if mixed else "  chains in different modes: nothing to compare"
         hats, clock = f"{worst[0]:.3f} {worst[1]:.3f}", f"{seconds[0]:.0f} {seconds[1]:.0f}"
+        note = "" if mixed else "  chains have not mixed"
         print(f"{name:24s} {len(scores):8d} {largest:9.2f} {rms:7.2f} {hats:>16s} {clock:>16s}{note}", flush=True)
     print()
     return kept
@@ -259,6 +276,7 @@ def main(words):
     parser.add_argument("--examples")
     parser.add_argument("--data")
     parser.add_argument("--models", nargs="+", default=[])
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each chain in the row `sampled`")
     options = parser.parse_args(words)
     rows = options.rows or list(ROWS)
     if set(rows) != {"loop"} and not importlib.util.find_spec("funsor"):
@@ -268,8 +286,14 @@ def main(words):
         f"Compilation: one of each first, then median of {COMPILES}, in turn, JAX's caches cleared before each"
     )
     found = {} if set(rows) == {"loop"} else cases(options.examples, options.data)
-    found = {n: case for n, case in found.items() if not options.models or any(part in n for part in options.models)}
-    verdicts = {row: ROWS[row](found) for row in rows}
+    short = cases(options.examples, options.data, short=True) if "sampled" in rows else {}
+
+    def chosen(row):
+        which = short if row == "sampled" else found
+        return {n: case for n, case in which.items() if not options.models or any(part in n for part in options.models)}
+
+    settings = {"sampled": {"number": options.draws}}
+    verdicts = {row: ROWS[row](chosen(row), **settings.get(row, {})) for row in rows}
     print(", ".join(f"{row}: bound {'holds' if kept else 'DOES NOT HOLD'}" for row, kept in verdicts.items()))
 
 
