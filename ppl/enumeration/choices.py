@@ -17,10 +17,10 @@ __all__ = ["Draw", "LogSum", "Most"]
 
 
 def _log_sum_exp(x: Any, axis: int) -> Any:
+    """Without a guard against -inf for the derivative, which is never this expression's but the one that is given with it."""
     largest = jnp.max(x, axis, keepdims=True)
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
-    total = jnp.sum(jnp.exp(x - largest), axis)
-    return jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1.0)), -jnp.inf) + jnp.squeeze(largest, axis)
+    return jnp.log(jnp.sum(jnp.exp(x - largest), axis)) + jnp.squeeze(largest, axis)
 
 
 class LogSum:

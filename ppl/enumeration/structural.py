@@ -162,8 +162,13 @@ def _slice(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 
 def _dynamic_slice(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
     x, (shape,) = operands[0], result_shapes(eqn)
-    labels = [n if shape[a] == x.shape[a] else None for a, n in enumerate(x.labels)]
-    return _bound(eqn, [full(x), *operands[1:]], [labels])
+    cut = [a for a in range(len(shape)) if shape[a] != x.shape[a]]
+    labels = [None if a in cut else n for a, n in enumerate(x.labels)]
+    table = _by_state(x, cut[0], operands[1 + cut[0]]) if len(cut) == 1 and shape[cut[0]] == 1 else None
+    if table is None:
+        return _bound(eqn, [full(x), *operands[1:]], [labels])
+    array = jnp.expand_dims(table, 1 + len(x.dims) + cut[0])
+    return [Lifted(array, (*operands[1 + cut[0]].dims, *x.dims), shape, tuple(labels))]
 
 
 def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
@@ -203,30 +208,38 @@ def _gather(eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
 
 
 def _taken_by_state(eqn: JaxprEqn, x: Lifted, indices: Lifted) -> Lifted | None:
-    """`table[z]` where it is known which element each state picks: an axis of the table becomes that of the states. None: not known."""
+    """A gather of `table[z]` where it is known which element each state picks. None: it is not."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     whole = all(sizes[a] == x.shape[a] for a in range(len(x.shape)) if a not in numbers.start_index_map)
-    if not (isinstance(indices.array, np.ndarray) and len(indices.dims) == 1 and isinstance(indices.dims[0], Variable)) or not whole:
-        return None
-    (variable,) = indices.dims
     if len(numbers.start_index_map) != 1 or numbers.collapsed_slice_dims != numbers.start_index_map or numbers.operand_batching_dims:
         return None
-    if indices.array.size != variable.size or variable in x.dims:
+    (axis,), (shape,) = numbers.start_index_map, result_shapes(eqn)
+    table = _by_state(x, axis, indices) if whole else None
+    if table is None:
         return None
-    (axis,), (shape,), n = numbers.start_index_map, result_shapes(eqn), len(x.dims)
-    index = indices.array.reshape(-1)
-    if x.stored[axis] != x.shape[axis] or x.labels[axis] is not None or (index < 0).any() or (index >= x.shape[axis]).any():
-        return None
-    array = x.array if np.array_equal(index, np.arange(x.shape[axis])) else jnp.take(x.array, index, axis=n + axis)
-    rest = [a for a in range(len(x.shape)) if a != axis]
-    array = jnp.transpose(array, [n + axis, *range(n), *(n + a for a in rest)])
     stored, labels = [1] * len(shape), _unlabelled(shape)
+    rest = [a for a in range(len(x.shape)) if a != axis]
     for place, a in zip(numbers.offset_dims, rest, strict=True):
         stored[place], labels[place] = x.stored[a], x.labels[a]
     places = [i for i in range(len(shape)) if i not in numbers.offset_dims]
     for place, label in zip(places, indices.labels[:-1], strict=True):
         labels[place] = label
-    return Lifted(jnp.reshape(array, (variable.size, *np.shape(x.array)[:n], *stored)), (variable, *x.dims), shape, tuple(labels))
+    lead = np.shape(table)[: 1 + len(x.dims)]
+    return Lifted(jnp.reshape(table, (*lead, *stored)), (*indices.dims, *x.dims), shape, tuple(labels))
+
+
+def _by_state(x: Lifted, axis: int, index: Lifted) -> Any:
+    """A table whose axis is one of states, in front: what each state picks along `axis`; None where that is not known."""
+    if not (isinstance(index.array, np.ndarray) and len(index.dims) == 1 and isinstance(index.dims[0], Variable)):
+        return None
+    (variable,), picked = index.dims, index.array.reshape(-1)
+    if len(picked) != variable.size or variable in x.dims or x.stored[axis] != x.shape[axis] or x.labels[axis] is not None:
+        return None
+    if (picked < 0).any() or (picked >= x.shape[axis]).any():
+        return None
+    n = len(x.dims)
+    array = x.array if np.array_equal(picked, np.arange(x.shape[axis])) else jnp.take(x.array, picked, axis=n + axis)
+    return jnp.moveaxis(array, n + axis, 0)
 
 
 def _pick(
