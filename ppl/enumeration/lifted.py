@@ -1,7 +1,7 @@
 """The lifted walk: a model's jaxpr on values that are tables over the states of its discrete sites.
 
 An equation takes the discrete variables of all its operands and runs for every state of them, by nested `vmap` of itself: JAX's batching
-rules do the arithmetic. What a site contributes to the density (`sites`) becomes factors, which are summed afterwards (`solve`). Beside
+rules do the arithmetic. What a site contributes to the density (`sites`) becomes factors, which are summed afterwards (`marginal`). Beside
 the arithmetic the walk carries labels (`labels`); where one that is needed gets lost, elements of a site are mixed, and the model is
 refused with the line.
 
@@ -24,7 +24,7 @@ from ...transforms.numpy_rules import NUMPY_RULES
 from ...transforms.source_lines import source_line
 from ..primitives import has_sites, is_site, site_names
 from .chain import Chain
-from .factor import Factor, Sum
+from .factor import Factor
 from .labels import Label, distinct
 from .loops import scan
 from .report import Report
@@ -35,7 +35,7 @@ from .values import Lifted, Variable, elementwise, full, mapped, plain
 __all__ = ["Shared", "Walk"]
 
 _INLINED = {*CALLS, *CHECKPOINTS}
-_FEW = 1000
+_FEW = 1000  # numbers that are computed while the program is traced
 
 
 @dataclass
@@ -46,8 +46,6 @@ class Shared:
         lines: the user's line of every site. enumerated: the names of the sites that are summed out.
         absent, packed: of sites without elements, and of those of missing data that have just the missing ones.
         unconstrained: whether given values are unconstrained.
-        sum_over: log sum exp over one axis of a table, or what takes its place.
-        probes: by site, a table that is added to the factors of its states; leading axes are the loops around the site.
         report: what is noted of the tables.
         chains: the loops whose states remain to be summed out. supports: the states of each site, in order.
         axes: the labels of the axes of the sites met, by site and axis.
@@ -58,8 +56,6 @@ class Shared:
     absent: set[str]
     packed: set[str]
     unconstrained: bool
-    sum_over: Sum
-    probes: Mapping[str, Any]
     report: Report
     supports: Mapping[str, np.ndarray]
     chains: list[Any] = field(default_factory=list)
@@ -76,8 +72,8 @@ class Walk:
     Attributes:
         shared: see there.
         inputs: by site, the given values of what is not enumerated; plain lifted values.
-        probes: by site, as `shared.probes`, of this turn; lifted with the turns of the loops around.
-        variables: (site, number of states, labels of its axes) -> its variable here.
+        variable: (site, number of states, labels of its axes) -> its variable here.
+        probes: by site, a table that is added to the factors of its states, of logical shape (states, *shape of the site).
         turn: the turns of the loop around, where all are walked at once. chain: that loop's, or that of the turn that is walked.
         factors: of the sites met.
         around: the equations around, outermost first.

@@ -43,14 +43,13 @@ def marginal_log_density(
         report: notes the tables.
     """
     report = Report(None) if report is None else report
+    sum_over = LogSum() if sum_over is None else sum_over
     shared = Shared(
         lines={n: s.line for n, s in program.sites.items()},
         enumerated=program.enumerated,
         absent=program.missing.absent,
         packed=set(program.missing.counts),
         unconstrained=unconstrained,
-        sum_over=LogSum() if sum_over is None else sum_over,
-        probes={},
         report=report,
         supports=program.states,
     )
@@ -68,7 +67,7 @@ def marginal_log_density(
     )
     inner, _ = open_jaxpr(program.jaxpr)
     walk.run(inner, [plain(x) for x in data])
-    left = _solved(walk.factors, shared.chains, shared.sum_over, report)
+    left = _solved(walk.factors, shared.chains, sum_over, report)
     total: Any = 0.0
     for factor in left:
         total = total + summed_rows(factor).array
