@@ -23,6 +23,7 @@ from ...transforms.jax_compat import JaxprEqn, Literal, bind, open_jaxpr
 from ...transforms.numpy_rules import NUMPY_RULES
 from ...transforms.source_lines import source_line
 from ..primitives import has_sites, is_site, site_names
+from ..spec import Spec
 from .chain import Chain
 from .factor import Factor
 from .labels import Label, distinct
@@ -48,7 +49,7 @@ class Shared:
         unconstrained: whether given values are unconstrained.
         report: what is noted of the tables.
         chains: the loops whose states remain to be summed out. supports: the states of each site, in order.
-        axes: the labels of the axes of the sites met, by site and axis.
+        axes: the labels of the axes of the sites met, by site and axis. traces: see `Walk.traced`.
     """
 
     lines: Mapping[str, str]
@@ -60,6 +61,7 @@ class Shared:
     supports: Mapping[str, np.ndarray]
     chains: list[Any] = field(default_factory=list)
     axes: dict[tuple[str, int], Label] = field(default_factory=dict)
+    traces: dict[Any, tuple[Any, list[Any]]] = field(default_factory=dict)
 
     def axis(self, site: str, number: int, size: int) -> Label:
         return self.axes.setdefault((site, number), Label(size, f"axis {number} of {site!r}"))
@@ -110,10 +112,23 @@ class Walk:
                 env.update(zip(eqn.outvars, self.equation(eqn, [_read(env, x) for x in eqn.invars]), strict=True))
         return [_read(env, x) for x in outs]
 
-    def traced(self, function: Callable[..., Any], *args: Lifted) -> list[Lifted]:
-        """function(*arrays of logical shape) -> a list of arrays, lifted."""
-        inner, consts = open_jaxpr(jax.make_jaxpr(function)(*(x.struct for x in args)))
+    def traced(self, what: str, spec: Spec, function: Callable[..., Any], *args: Lifted) -> list[Lifted]:
+        """function(*arrays of logical shape) -> a list of arrays, lifted; traced once for all sites of one form.
+
+        Args:
+            what: names the function, which reads nothing but `spec` and its arguments.
+        """
+        structs = [x.struct for x in args]
+        key = (what, spec.structure_key()[1:], tuple((s.shape, s.dtype) for s in structs))
+        if key not in self.shared.traces:
+            self.shared.traces[key] = open_jaxpr(jax.make_jaxpr(function)(*structs))
+        inner, consts = self.shared.traces[key]
         return self.run(inner, [*map(plain, consts), *args])
+
+    def line(self, eqn: JaxprEqn) -> str:
+        """The user's line of an equation; of what the density of a site is made of, that of the site."""
+        at = next((i for i, e in enumerate(self.around) if is_site(e)), None)
+        return source_line(eqn, self.around) if at is None else source_line(self.around[at], self.around[:at])
 
     def equation(self, eqn: JaxprEqn, operands: list[Lifted]) -> list[Lifted]:
         if is_site(eqn):
@@ -173,7 +188,7 @@ class Walk:
                 discrete = min(self.shared.enumerated)
             raise ModelError(
                 f"site {discrete!r} ({self.shared.lines[discrete]}) is discrete and to be summed out, and site {name!r} "
-                f"({self.shared.lines[name]}) stands in a branch of a `cond` ({source_line(eqn, self.around)}), which a model with such "
+                f"({self.shared.lines[name]}) stands in a branch of a `cond` ({self.line(eqn)}), which a model with such "
                 "sites cannot have. Sample outside of the `cond`, and choose by `jnp.where`."
             )
         branches = []
@@ -193,7 +208,7 @@ class Walk:
             ModelError: it has not: elements of a site are mixed; names the site, the primitive and the line.
         """
         for value in results:
-            self.shared.report.look(value, lambda: source_line(eqn, self.around))
+            self.shared.report.look(value, lambda: self.line(eqn))
             own = [label.root for label in value.labels if label is not None]
             reached = [r for label in own for r in label.reached]
             turns = {id(self.chain.later) if self.chain else 0}
@@ -209,7 +224,7 @@ class Walk:
         name = variable.site
         return ModelError(
             f"site {name!r} ({self.shared.lines[name]}) is discrete and to be summed out, and `{_in_words(eqn, self.around)}` "
-            f"({source_line(eqn, self.around)}) computes one row from several of its elements (along {label.root.words}), so that they "
+            f"({self.line(eqn)}) computes one row from several of its elements (along {label.root.words}), so that they "
             "cannot be summed out one by one. Let what depends on element n of the site depend on that element alone; give a site that all "
             "rows share no axis; write a sequence of states as a `jax.lax.scan`."
         )

@@ -31,7 +31,9 @@ def site(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> Lifted:
         return _enumerated(walk, spec, operands)
     if spec.latent:
         return _continuous(walk, spec, operands)
-    (log_prob,) = walk.traced(lambda *xs: [spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale), xs)], *operands)
+    (log_prob,) = walk.traced(
+        "observed", spec, lambda *xs: [spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale), xs)], *operands
+    )
     _add(walk, log_prob)
     return operands[spec.num_leaves]
 
@@ -70,7 +72,9 @@ def value_of(walk: "Walk", spec: Spec, operands: Sequence[Lifted]) -> Lifted:
     given = walk.inputs[spec.name]
     if spec.unit_jacobian or not walk.shared.unconstrained:
         return given
-    return walk.traced(lambda u, *xs: [spec.apply(lambda dist, scale, obs, u: spec.bijection(dist)(u), xs, u)], given, *operands)[0]
+    return walk.traced(
+        "value", spec, lambda u, *xs: [spec.apply(lambda dist, scale, obs, u: spec.bijection(dist)(u), xs, u)], given, *operands
+    )[0]
 
 
 def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
@@ -82,21 +86,19 @@ def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
             "the scale around the observed sites that do not depend on it, or weigh rows by an `lc.factor`."
         )
     value = _states(walk, spec)
-    is_masked: list[bool] = []
 
     def score(x: Any, *xs: Any) -> list[Any]:
-        def one(dist: Any, scale: Any, missing: Any, x: Any) -> tuple[Any, Any]:
-            is_masked.append(bool(peel(dist)[1]))
+        def one(dist: Any, scale: Any, missing: Any, x: Any) -> tuple[Any, ...]:
             log_prob = log_prob_of(dist, x)
-            return log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))
+            return (log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))) if peel(dist)[1] else (log_prob,)
 
         return list(spec.apply(one, xs, x))
 
-    log_prob, there = walk.traced(score, value, *operands)
+    log_prob, *there = walk.traced("states", spec, score, value, *operands)
     (variable,) = value.variables
-    if any(is_masked):
+    if there:
         share = plain(np.asarray(-np.log(variable.size), jnp.result_type(log_prob.array)))
-        log_prob = elementwise(jnp.where, [there, log_prob, share], log_prob.shape)
+        log_prob = elementwise(jnp.where, [*there, log_prob, share], log_prob.shape)
     _add(walk, log_prob)
     if name in walk.probes:
         probe = walk.probes[name]  # logical shape (states, *shape of the site)
@@ -128,7 +130,7 @@ def _continuous(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
             value, log_det = spec.apply(one, xs, u)
             return [jnp.asarray(value, spec.dtype), log_det]
 
-        value, log_det = walk.traced(move, given, *operands)
+        value, log_det = walk.traced("move", spec, move, given, *operands)
         for found in (*value.variables, *log_det.variables):
             raise ModelError(
                 f"site {spec.name!r} ({walk.shared.lines[spec.name]}): its support depends on the discrete site {found.site!r} "
@@ -137,11 +139,20 @@ def _continuous(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
             )
         _add(walk, log_det)
     (log_prob,) = walk.traced(
-        lambda x, *xs: [spec.apply(lambda dist, scale, missing, x: scaled(log_prob_of(dist, x), scale), xs, x)], value, *operands
+        "latent",
+        spec,
+        lambda x, *xs: [spec.apply(lambda dist, scale, missing, x: scaled(log_prob_of(dist, x), scale), xs, x)],
+        value,
+        *operands,
     )
     _add(walk, log_prob)
     if walk.shared.unconstrained and spec.imputed and spec.name not in walk.shared.packed:
-        _add(walk, walk.traced(lambda u, *xs: [spec.apply(lambda dist, scale, missing, u: idle(u, missing), xs, u)], given, *operands)[0])
+        _add(
+            walk,
+            walk.traced(
+                "idle", spec, lambda u, *xs: [spec.apply(lambda dist, scale, missing, u: idle(u, missing), xs, u)], given, *operands
+            )[0],
+        )
     return value
 
 
