@@ -82,7 +82,7 @@ class Spec:
     substituted: bool = False
     shared: bool = False
 
-    def structure_key(self) -> Hashable:
+    def structure_key(self) -> tuple[Any, ...]:
         """What makes two specs the same, in every process: every field but the support, which follows from the distribution."""
         static = tuple((type(s).__name__, repr(s)) for s in self.static)
         scale = (type(self.scale).__name__, repr(self.scale))
