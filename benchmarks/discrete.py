@@ -227,7 +227,7 @@ def run_theirs(case, number):
     from numpyro.infer import MCMC, NUTS
 
     kernel = NUTS(case.model, max_tree_depth=case.depth)
-    mcmc = MCMC(kernel, num_warmup=number // 2, num_samples=number, num_chains=CHAINS, chain_method="sequential", progress_bar=False)
+    mcmc = MCMC(kernel, num_warmup=number // 2, num_samples=number, num_chains=CHAINS, chain_method="vectorized", progress_bar=False)
     mcmc.run(jax.random.PRNGKey(2), *case.args)
     return mcmc.get_samples(group_by_chain=True)
 
