@@ -41,6 +41,7 @@ class Case:
         arguments: whether NumPyro's side can have its data as arguments of a compiled function. The annotation models read the number
             of classes off their data, which then have to be constants.
         labelled: whether the values of a site have names of their own, or could change places with each other.
+        draws: of each chain, where it is sampled, after half as many of warm-up.
         depth: of NUTS's trees, at most. With notes that never sound the chorales' posteriors have long tails, and full trees.
     """
 
@@ -51,16 +52,17 @@ class Case:
     masked: float = 0.0
     arguments: bool = True
     labelled: bool = True
+    draws: int = 1000
     depth: int = 10
 
 
-def cases(folder, data=None, short=False):
+def cases(folder, data=None, few_states=False):
     """By name. Leaves with a message where a file of the examples is missing.
 
     Args:
         folder: that of the examples' files.
         data: folder with dipper_vole.zip and jsb_chorales.pickle, if they lie somewhere.
-        short: whether the chorales are to be few and short, with four states: enough to sample and to compare.
+        few_states: whether the chorales are to have four states, and more sequences: so few that chains on both sides end soon.
     """
     if folder is None or not all((Path(folder) / f"{name}.py").is_file() for name in FILES):
         sys.exit(f"Give the folder that holds NumPyro's examples {', '.join(FILES)} (.py): `--examples FOLDER`.")
@@ -68,7 +70,7 @@ def cases(folder, data=None, short=False):
     found = [
         *annotations(annotation),
         *captures(capture, data),
-        *chorales(hmm, data, *((4, 20) if short else (SEQUENCES, STEPS)), short),
+        *chorales(hmm, data, 20 if few_states else SEQUENCES, STEPS, few_states),
         toy_mixture(toy),
     ]
     return {case.name: case for case in found}
@@ -107,7 +109,7 @@ def chorales(example, folder, number, steps, few_states):
         hidden = 4 if few_states else hidden
         model = functools.partial(example.models[str(number)], args=SimpleNamespace(hidden_dim=hidden))
         masked = missing * math.log(hidden)  # where there are two chains, of both together
-        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False, depth=6)
+        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False, draws=300, depth=6)
 
 
 def toy_mixture(example, num_obs=1000):

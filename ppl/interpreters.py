@@ -12,6 +12,7 @@
 `position` is a dict by latent site in unconstrained space, `values` one in constrained space.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpyro.distributions import Distribution
 from ..transforms import ModelError
 from ..transforms.graph import reachable
 from .dependence import edges
-from .enumeration import marginal_log_density
+from .enumeration import marginal_log_density, marginal_rows
 from .masks import counted
 from .program import ModelProgram, Site
 from .scores import idle, log_prob_of, masked_jacobian, scaled, total_of
@@ -143,21 +144,37 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
 
     NaN where an element is masked, missing values among them, or its site stands in the branch of a `cond` that was not taken: it is no
     observation. A `scale` handler plays no part: it weighs the density, it is no probability of an observation.
+
+    Where discrete sites are summed out the observed sites that depend on them are scored by rows, see `marginal_rows`, and those that go
+    together under all of their names: "y1, y2".
     """
+    found = _elements(program, data, values, 0)
+    scores = {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in found.items()}
+    if program.enumerated:
+        others = [_elements(program, data, values, i) for i in range(1, max(map(len, program.states.values())))]
+        counts = {n: functools.reduce(jnp.logical_or, (each[n][1] for each in (found, *others))) for n in found}
+        for rows in marginal_rows(program, data, values, counts):
+            scores = {n: v for n, v in scores.items() if n not in rows.sites} | {", ".join(rows.sites): rows.array}
+    return scores
+
+
+def _elements(program: ModelProgram, data: Data, values: Values, state: int) -> dict[str, tuple[Any, Any]]:
+    """By observed site the log probability of every event, and whether it counts; every discrete site that is summed out in one state."""
 
     def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
         log_prob = log_prob_of(dist, obs)
         return log_prob, jnp.broadcast_to(counted(dist), jnp.shape(log_prob))
 
     def rule(spec: Spec, operands: Sequence[Any], value: Any) -> tuple[Any, Any]:
+        if spec.name in program.enumerated:
+            return _any_state(program, spec, state), None
         if spec.latent:
             return jnp.asarray(value, spec.dtype), None
         if spec.kind != "sample":
             return site_value(spec, operands, None), None
         return operands[spec.num_leaves], spec.apply(scored, operands)
 
-    found = _run(program, data, rule, program.missing.spread(data, values), gather=False)
-    return {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in found.items()}
+    return _run(program, data, rule, program.missing.spread(data, values), gather=False)
 
 
 def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str, Any]:
@@ -212,9 +229,10 @@ def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values, *, gathe
     return program.missing.gather(data, records) if gather else records
 
 
-def _any_state(program: ModelProgram, spec: Spec) -> Any:
-    """A value for a site that is summed out, where none matters: its first state."""
-    return jnp.full(spec.shape, program.states[spec.name][0], spec.dtype)
+def _any_state(program: ModelProgram, spec: Spec, number: int = 0) -> Any:
+    """A value for a site that is summed out, where none matters: the state of that number, or its last one."""
+    states = program.states[spec.name]
+    return jnp.full(spec.shape, states[min(number, len(states) - 1)], spec.dtype)
 
 
 def states_read(program: ModelProgram) -> set[str]:

@@ -12,11 +12,12 @@ Draws that are split over the devices of a mesh are worked through where they ar
 import functools
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
@@ -27,7 +28,7 @@ from ..transforms.graph import reachable
 from ..transforms.keys import random_key
 from ..transforms.streams import key_words
 from . import interpreters
-from .enumeration import recovered
+from .enumeration import marginal_rows, recovered
 from .program import ModelProgram, trace
 from .samples import Given, Samples, checked_samples, sampled_children, warn_of_open_sites
 from .split import Split, batches
@@ -42,6 +43,7 @@ __all__ = [
     "posterior_predictive",
     "predictions",
     "prior_predictive",
+    "score_axes",
 ]
 
 _BATCH_BYTES = 32 * 2**20
@@ -188,14 +190,24 @@ def _computed(program: ModelProgram) -> bool:
 def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
     """log p(y_i | sample), nats, for every element of every observed site.
 
+    Where discrete latent sites are summed out, and not in `samples`, the elements that depend on them go together in rows that are
+    independent of each other given the sample, and these are scored,
+
+        log p(y_n | sample) = log sum over the states of p(y_n, states | sample):
+
+    an item with the labels of all its annotators, a sequence with all its turns; everything, if one state is shared by all, or if there
+    is one sequence alone. Several sites with elements in one row stand under all of their names, "y1, y2". With states in `samples`, as
+    `lc.infer_discrete` draws them, every element is scored given its states: that is not what leave-one-out cross-validation needs.
+
     Args:
         model: the model; args and kwargs are its arguments, observations included.
-        samples: constrained values of all latent sites, with the same leading axes for all; on one device or many, as for
-            `posterior_predictive`.
+        samples: constrained values of all latent sites but discrete ones of finite support, with the same leading axes for all; on one
+            device or many, as for `posterior_predictive`.
 
     Returns:
-        By observed site, (*leading axes, *site shape without its event axes). A `scale` handler plays no part. What is masked is no
-        observation, and NaN; so is what is missing of a site with `obs_mask` (`MCMC.to_arviz` leaves both out).
+        By observed site, (*leading axes, *site shape without its event axes); of rows (*leading axes, *rows). A
+        `scale` handler plays no part. What is masked is no observation, and NaN, as is a row that has nothing else; so is what is missing
+        of a site with `obs_mask` (`MCMC.to_arviz` leaves both out).
 
     Raises:
         ModelError: as `trace`; a latent site is not in `samples`, a name in them is no site of the model, or a shape does not fit; sites
@@ -206,13 +218,8 @@ def log_likelihood(model: Callable[..., Any], samples: Samples, /, *args: Any, *
 
 def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.ndarray]:
     """`log_likelihood` of a model that is traced already."""
-    discrete = [n for n, s in program.sites.items() if s.latent and s.spec.discrete and n not in samples]
-    if discrete:
-        raise ModelError(
-            f"log_likelihood: the samples have no draws of the discrete latent site {discrete[0]!r}, which was summed out, and the log "
-            "probability of each row with the states summed out is not computed yet. That of the rows given their states, which is not "
-            "what leave-one-out cross-validation needs, takes draws of these: `{**samples, **lc.infer_discrete(mcmc, key)}`."
-        )
+    discrete = frozenset(n for n in program.discrete if n not in samples)
+    program = replace(program, enumerated=discrete) if discrete else program
     given = checked_samples(program, samples, "log_likelihood", begun=False)
     missing = [n for n in program.latents if n not in given.values]
     if missing:
@@ -220,6 +227,21 @@ def log_likelihood_of(program: ModelProgram, samples: Samples) -> dict[str, np.n
             f"log_likelihood: samples have no entry for the latent site {missing[0]!r}; expected all of {list(program.latents)}."
         )
     return _in_batches(_pointwise, program, random_key(), given)
+
+
+def score_axes(program: ModelProgram, names: Iterable[str]) -> dict[str, tuple[tuple[str, int], ...]]:
+    """By variable of `log_likelihood`, for each of its axes a site that has it, and which of that site's axes it is."""
+    named = {n: tuple((n, a) for a in range(len(s.shape) - s.spec.event_dim)) for n, s in program.sites.items() if n in names}
+    found: list[Any] = []
+
+    def look(data: Any, values: Any) -> None:
+        counted = {n: jnp.ones(s.shape[: len(s.shape) - s.spec.event_dim]) for n, s in program.sites.items()}
+        found.extend(marginal_rows(program, data, values, counted))
+
+    if program.enumerated:
+        values = {n: jax.ShapeDtypeStruct(s.shape, s.dtype) for n, s in program.latents.items()}
+        jax.eval_shape(look, program.data, values)
+    return {**named, **{", ".join(rows.sites): rows.axes for rows in found}}
 
 
 def _typed(key: Any) -> jax.Array:

@@ -21,7 +21,7 @@ from ... import __version__  # pyright: ignore[reportMissingImports]  (the rooms
 from ...ppl.dims import data_dims
 from ...ppl.gate import Argument
 from ...ppl.interpreters import generate
-from ...ppl.predictive import log_likelihood_of
+from ...ppl.predictive import log_likelihood_of, score_axes
 from ...ppl.program import ModelProgram, Site
 from ...transforms.errors import SamplerError
 from ...transforms.keys import random_key
@@ -78,7 +78,8 @@ def to_arviz(
         groups["posterior_predictive"] = names.draws(_only_observed("posterior_predictive", names, values))
     groups["sample_stats"] = _dataset(_stats(run.sample_stats, run.max_tree_depth), run.settings)
     if log_likelihood and run.program is not None and names.observed:
-        groups["log_likelihood"] = names.scores(log_likelihood_of(run.program, run.samples))
+        scores = log_likelihood_of(run.program, run.samples)
+        groups["log_likelihood"] = names.scores(scores, score_axes(run.program, scores))
     if prior is not None:
         values = _by_chain("prior", names, prior, ())
         groups["prior"] = names.draws({n: v for n, v in values.items() if n not in names.observed})
@@ -165,13 +166,16 @@ class _Names:
         attributes = {self.variables[site]: self._attributes(site) for site in values}
         return _dataset(variables, self.settings, lead, dims, self.coords, attributes)
 
-    def scores(self, values: Values) -> Any:
-        """A Dataset of pointwise log likelihoods, without what is masked. They have no event axes: those are the last."""
-        named = {self.variables[site]: value for site, value in values.items()}
-        dims = {self.variables[site]: self._own_dims(site)[: np.ndim(value) - len(_SAMPLE_DIMS)] for site, value in values.items()}
+    def scores(self, values: Values, axes: Mapping[str, Sequence[tuple[str, int]]]) -> Any:
+        """A Dataset of pointwise log likelihoods, without what is masked. `axes`: by name, what each axis is (`score_axes`)."""
+        variables = {name: self.variables.get(name) or name.replace("/", ".") for name in values}
+        named = {variables[name]: value for name, value in values.items()}
+        dims = {variables[name]: [self._own_dims(site)[axis] for site, axis in axes[name]] for name in values}
         scores = scores_by_variable(named, dims, self.coords)
         coords = {**self.coords, **{d: labels for score in scores.values() for d, labels in score.labels.items()}}
-        attributes: dict[str, dict[str, Any]] = {self.variables[site]: self._attributes(site) for site in values}
+        attributes: dict[str, dict[str, Any]] = {
+            variable: {} if variable == name else {"site": name} for name, variable in variables.items()
+        }
         for name, score in scores.items():
             attributes[name] |= {"masked": score.left_out} if score.left_out else {}
         variables = {name: score.values for name, score in scores.items()}

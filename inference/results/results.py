@@ -126,7 +126,7 @@ class Readable:
 
         Args:
             log_likelihood: whether to compute that group, which is as large as draws times observations. None: if there are draws of all
-                latent sites; `MCMC(collect=...)` may have left some out, and discrete ones that are summed out have none.
+                latent sites; `MCMC(collect=...)` may have left some out. Discrete ones that are summed out need none (`lc.log_likelihood`).
             prior: draws from `lc.prior_predictive`; they fill the groups `prior` and `prior_predictive`.
             posterior_predictive: draws from `lc.posterior_predictive` with this run's samples, flat or by chain. The group keeps the
                 observed sites; deterministic ones are in `posterior`.
@@ -139,7 +139,7 @@ class Readable:
         if log_likelihood:
             need_latents("MCMC.to_arviz(log_likelihood=True)", self.program, self._record.draws.names)
         program = self._record.program
-        complete = all(name in self._record.draws.names for name in program.latents) and not program.enumerated
+        complete = all(name in self._record.draws.names for name in program.latents)
         return to_arviz(
             self._run,
             log_likelihood=complete if log_likelihood is None else log_likelihood,

@@ -6,7 +6,7 @@ It is the forward algorithm, for chains of any order, several that are coupled, 
 another linearization of log sum exp is smoothing, Viterbi or backward sampling (`choices`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,6 +98,22 @@ class Chain:
     def handed_out(self) -> set[Variable]:
         return set(self._named("all"))
 
+    @property
+    def sites(self) -> set[str]:
+        """The sites inside."""
+        return {name for f in [*self.factors, *(f for turn in self.peeled for f in turn)] for name in f.sites}
+
+    @property
+    def rows(self) -> Label:
+        """The label of the axis of all turns, as what is left when the chain is summed has it."""
+        return self.turns if self.peeled else self.later
+
+    def without(self, sites: Iterable[str]) -> "Chain":
+        """The chain without the densities of some sites."""
+        gone = {*sites}
+        peeled = [[f for f in turn if not f.sites & gone] for turn in self.peeled]
+        return replace(self, peeled=peeled, factors=[f for f in self.factors if not f.sites & gone])
+
     def entering(self) -> dict[Variable, Variable]:
         """The states of peeled turns, as the first later turn sees them."""
         return {v: self.lagged(site, len(self.peeled) - turn) for v, (site, turn) in self._named("peeled").items()}
@@ -166,11 +182,11 @@ class Chain:
         early = []
         for turn in range(count):
             names = {v: self.at(site, turn) for v, (site, _) in everywhere.items()}
-            early.append(Factor(taken(turn), factor.variables, factor.labels[1:]).renamed(names))
+            early.append(replace(factor, array=taken(turn), labels=factor.labels[1:]).renamed(names))
         if count == self.length:
             return early, []
         names = {v: self.lagged(site, 0) for v, (site, _) in everywhere.items()}
-        late = Factor(taken(slice(count, None)), factor.variables, (self.later, *factor.labels[1:])).renamed(names)
+        late = replace(factor, array=taken(slice(count, None)), labels=(self.later, *factor.labels[1:])).renamed(names)
         return early, [late]
 
     def _forward(self, entering: list[Factor], later: list[Factor], sum_over: Any, report: Report) -> list[Factor]:
@@ -213,8 +229,8 @@ class Chain:
         def step(alpha: Any, now: Any) -> tuple[Any, Any]:
             arrays, key = now
             factors = [Factor(alpha, tuple(variables), tuple(labels))]
-            factors += [Factor(a, f.variables, f.labels[1:]) for f, a in zip(changing, arrays, strict=True)]
-            factors += [Factor(jnp.squeeze(f.array, len(f.variables)), f.variables, f.labels[1:]) for f in always]
+            factors += [replace(f, array=a, labels=f.labels[1:]) for f, a in zip(changing, arrays, strict=True)]
+            factors += [replace(f, array=jnp.squeeze(f.array, len(f.variables)), labels=f.labels[1:]) for f in always]
             left, stuck = eliminate(factors, lambda v: v in lags and v not in kept, at_turn(key), report.sums)
             if stuck:
                 raise crossing(left)
@@ -225,7 +241,8 @@ class Chain:
         scanned = [jnp.moveaxis(f.array, len(f.variables), 0) for f in changing]
         alpha, arrays = lax.scan(step, alpha, (scanned, keys), length=self.later.size)
         ended = {v: self.final(site, lag) for v, (site, lag) in lags.items() if lag}
-        result = [Factor(alpha, tuple(variables), tuple(labels)).renamed(ended)]
+        sites = frozenset().union(*(f.sites for f in [*begin, *later]))
+        result = [Factor(alpha, tuple(variables), tuple(labels), sites).renamed(ended)]
         return result + [replace(f, array=a.sum(0)) for f, a in zip(rest, arrays, strict=True)]
 
 

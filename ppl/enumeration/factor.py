@@ -12,8 +12,8 @@ Source: Obermeyer, Bingham, Jankowiak, Pradhan, Chiu, Rush, Goodman (2019), Tens
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from ...transforms import ModelError
 from .labels import Label, distinct
 from .values import Lifted, Variable
 
-__all__ = ["Factor", "Sum", "crossing", "eliminate", "factor_of", "joined", "laid_out", "summed_rows", "with_label"]
+__all__ = ["Factor", "Sum", "added_up", "crossing", "eliminate", "factor_of", "joined", "laid_out", "picked", "summed_rows", "with_label"]
 
 Sum = Callable[[Any, int], Any]
 """log sum exp over one axis of a table, or what takes its place"""
@@ -31,17 +31,21 @@ Sum = Callable[[Any, int], Any]
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """array: an axis for each of `variables`, then one for each of `labels`, of their sizes; a label's is 1 if all rows are the same."""
+    """array: an axis for each of `variables`, then one for each of `labels`, of their sizes; a label's is 1 if all rows are the same.
+
+    sites: the names of those whose density is in it.
+    """
 
     array: Any
     variables: tuple[Variable, ...]
     labels: tuple[Label, ...]
+    sites: frozenset[str] = frozenset()
 
     def renamed(self, names: "dict[Variable, Variable]") -> "Factor":
-        return Factor(self.array, tuple(names.get(v, v) for v in self.variables), self.labels)
+        return replace(self, variables=tuple(names.get(v, v) for v in self.variables))
 
 
-def factor_of(value: Lifted) -> Factor:
+def factor_of(value: Lifted, site: str) -> Factor:
     """The log density that a lifted value is the elements of: summed over every axis without a label."""
     n = len(value.dims)
     variables = [i for i, d in enumerate(value.dims) if isinstance(d, Variable)]
@@ -54,7 +58,7 @@ def factor_of(value: Lifted) -> Factor:
         array = array.sum(tuple(range(n + len(labelled), array.ndim)))
     array = array if times == 1 else array * times
     labels = [d for d in value.dims if isinstance(d, Label)] + [label for a in labelled if (label := value.labels[a]) is not None]
-    factor = Factor(array, value.variables, tuple(label.root for label in labels))
+    factor = Factor(array, value.variables, tuple(label.root for label in labels), frozenset((site,)))
     if not distinct(labels):
         raise crossing([factor])
     return factor
@@ -68,25 +72,32 @@ def with_label(factor: Factor, label: Label) -> Factor:
         at = roots.index(label.root)
         rest = [i for i in range(len(roots)) if i != at]
         array = jnp.moveaxis(factor.array, n + at, n) if at else factor.array
-        return Factor(array, factor.variables, (label.root, *(roots[i] for i in rest)))
-    return Factor(jnp.expand_dims(factor.array, n), factor.variables, (label.root, *roots))
+        return replace(factor, array=array, labels=(label.root, *(roots[i] for i in rest)))
+    return replace(factor, array=jnp.expand_dims(factor.array, n), labels=(label.root, *roots))
 
 
 def summed_rows(factor: Factor) -> Factor:
-    """The factor without the labels that none of its variables has: rows are added up, by the elements that they pick where they do."""
+    """The factor without the labels that none of its variables has: rows are added up, by the elements that they pick where they do.
+
+    Where no variable is left the rows are independent of all others, and stay apart (`added_up`).
+    """
     needed = {id(label.root) for v in factor.variables for label in v.labels}
-    factor = _picked(factor, needed)
-    gone = [i for i, label in enumerate(factor.labels) if id(label.root) not in needed]
+    return added_up(picked(factor, needed), needed) if factor.variables else factor
+
+
+def added_up(factor: Factor, kept: Container[int] = ()) -> Factor:
+    """The factor summed over its labels, but those of which `kept` has the id."""
+    gone = [i for i, label in enumerate(factor.labels) if id(label.root) not in kept]
     if not gone:
         return factor
     n = len(factor.variables)
     times = math.prod(factor.labels[i].size for i in gone if factor.array.shape[n + i] != factor.labels[i].size)
     array = factor.array.sum(tuple(n + i for i in gone))
     labels = tuple(label for i, label in enumerate(factor.labels) if i not in gone)
-    return Factor(array if times == 1 else array * times, factor.variables, labels)
+    return replace(factor, array=array if times == 1 else array * times, labels=labels)
 
 
-def _picked(factor: Factor, needed: set[int]) -> Factor:
+def picked(factor: Factor, needed: set[int]) -> Factor:
     """The factor with every axis of rows that pick elements, and that no variable has, added up into the axis that they pick from."""
     n = len(factor.variables)
     for i, label in enumerate(factor.labels):
@@ -99,7 +110,7 @@ def _picked(factor: Factor, needed: set[int]) -> Factor:
         rows = jnp.moveaxis(factor.array, n + i, 0)
         rows = jnp.broadcast_to(rows, (label.size, *rows.shape[1:]))
         array = jnp.moveaxis(jax.ops.segment_sum(rows, index, num_segments=of.size), 0, n + i)
-        return _picked(Factor(array, factor.variables, (*factor.labels[:i], of, *factor.labels[i + 1 :])), needed)
+        return picked(replace(factor, array=array, labels=(*factor.labels[:i], of, *factor.labels[i + 1 :])), needed)
     return factor
 
 
@@ -110,7 +121,7 @@ def joined(factors: Sequence[Factor]) -> Factor:
     total = arrays[0]
     for array in arrays[1:]:
         total = total + array
-    return Factor(total, tuple(variables), tuple(labels))
+    return Factor(total, tuple(variables), tuple(labels), frozenset().union(*(f.sites for f in factors)))
 
 
 def laid_out(factor: Factor, variables: Sequence[Variable], labels: Sequence[Label]) -> Any:
@@ -171,7 +182,7 @@ def eliminate(
         look(v, _sizes(group))
         table = joined(group)
         axis = next(i for i, own in enumerate(table.variables) if own is v)
-        rest = Factor(sum_over(table.array, axis), tuple(own for own in table.variables if own is not v), table.labels)
+        rest = replace(table, array=sum_over(table.array, axis), variables=tuple(own for own in table.variables if own is not v))
         left = [f for f in left if not any(f is g for g in group)] + [summed_rows(rest)]
 
 

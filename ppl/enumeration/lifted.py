@@ -48,6 +48,8 @@ class Shared:
         absent, packed: of sites without elements, and of those of missing data that have just the missing ones.
         unconstrained: whether given values are unconstrained.
         report: what is noted of the tables.
+        weighted: whether `handlers.scale` counts.
+        rows: by observed site, the labels of its log probability's axes.
         chains: the loops whose states remain to be summed out. supports: the states of each site, in order.
         axes: the labels of the axes of the sites met, by site and axis. traces: see `Walk.traced`.
     """
@@ -59,6 +61,8 @@ class Shared:
     unconstrained: bool
     report: Report
     supports: Mapping[str, np.ndarray]
+    weighted: bool = True
+    rows: dict[str, tuple[Label | None, ...]] = field(default_factory=dict)
     chains: list[Any] = field(default_factory=list)
     axes: dict[tuple[str, int], Label] = field(default_factory=dict)
     traces: dict[Any, tuple[Any, list[Any]]] = field(default_factory=dict)

@@ -23,7 +23,6 @@ from ...transforms.source_lines import source_line
 from ..primitives import site_names
 from .carries import Plan, plan_of
 from .chain import MEMORY, Chain
-from .factor import Factor
 from .labels import Label, met
 from .structural import result_shapes
 from .turns import all_turns, before, counted, in_order, last, one_turn, separated, stacked
@@ -226,7 +225,7 @@ class _Loop:
             entry = wider
         ended, (results, factors) = lax.scan(step, state, arrays, length=turns.size)
         chain.factors = [
-            Factor(jnp.moveaxis(a, 0, len(f.variables)), f.variables, (turns, *f.labels))
+            replace(f, array=jnp.moveaxis(a, 0, len(f.variables)), labels=(turns, *f.labels))
             for f, a in zip(found["factors"], factors, strict=True)
         ]
         chain.carried = {v for x in entry for v in x.variables if v in chain.own}

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from ...transforms.jax_compat import open_jaxpr
 from .chain import Chain
 from .choices import LogSum
-from .factor import Factor, crossing, eliminate, summed_rows
+from .factor import Factor, added_up, crossing, eliminate
 from .labels import Label
 from .lifted import Shared, Walk
 from .report import Report
 from .values import Variable, plain
 
-__all__ = ["marginal_log_density"]
+__all__ = ["marginal_log_density", "summed_out", "walked"]
 
 
 def marginal_log_density(
@@ -43,7 +43,24 @@ def marginal_log_density(
         report: notes the tables.
     """
     report = Report(None) if report is None else report
-    sum_over = LogSum() if sum_over is None else sum_over
+    walk = walked(program, data, values, unconstrained=unconstrained, probes=probes, report=report)
+    total: Any = 0.0
+    for factor in summed_out(walk.factors, walk.shared.chains, LogSum() if sum_over is None else sum_over, report):
+        total = total + added_up(factor).array
+    return total
+
+
+def walked(
+    program: Any,
+    data: Sequence[Any],
+    values: Mapping[str, Any],
+    *,
+    unconstrained: bool,
+    weighted: bool = True,
+    probes: Mapping[str, Any] | None = None,
+    report: Report,
+) -> Walk:
+    """The walk over a program, done: its factors, and the chains of its loops. See `marginal_log_density`, and `Shared` for `weighted`."""
     shared = Shared(
         lines={n: s.line for n, s in program.sites.items()},
         enumerated=program.enumerated,
@@ -52,6 +69,7 @@ def marginal_log_density(
         unconstrained=unconstrained,
         report=report,
         supports=program.states,
+        weighted=weighted,
     )
     given = program.missing.spread(data, values)
     variables: dict[str, Variable] = {}
@@ -67,15 +85,11 @@ def marginal_log_density(
     )
     inner, _ = open_jaxpr(program.jaxpr)
     walk.run(inner, [plain(x) for x in data])
-    left = _solved(walk.factors, shared.chains, sum_over, report)
-    total: Any = 0.0
-    for factor in left:
-        total = total + summed_rows(factor).array
-    return total
+    return walk
 
 
-def _solved(factors: Sequence[Factor], chains: Sequence[Chain], sum_over: Any, report: Report) -> list[Factor]:
-    """The factors that are left when every discrete variable is summed out: numbers."""
+def summed_out(factors: Sequence[Factor], chains: Sequence[Chain], sum_over: Any, report: Report) -> list[Factor]:
+    """The factors that are left when every discrete variable is summed out: of each independent row a number."""
     waiting = list(chains)
     left = list(factors)
     while True:

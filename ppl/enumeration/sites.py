@@ -31,10 +31,14 @@ def site(walk: "Walk", eqn: JaxprEqn, operands: list[Lifted]) -> Lifted:
         return _enumerated(walk, spec, operands)
     if spec.latent:
         return _continuous(walk, spec, operands)
-    (log_prob,) = walk.traced(
-        "observed", spec, lambda *xs: [spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale), xs)], *operands
-    )
-    _add(walk, log_prob)
+    weighted = shared.weighted or spec.kind == "factor"
+
+    def score(*xs: Any) -> list[Any]:
+        return [spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale if weighted else None), xs)]
+
+    (log_prob,) = walk.traced("observed", spec, score, *operands)
+    _add(walk, log_prob, spec.name)
+    shared.rows[spec.name] = log_prob.labels
     return operands[spec.num_leaves]
 
 
@@ -99,10 +103,10 @@ def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
     if there:
         share = plain(np.asarray(-np.log(variable.size), jnp.result_type(log_prob.array)))
         log_prob = elementwise(jnp.where, [*there, log_prob, share], log_prob.shape)
-    _add(walk, log_prob)
+    _add(walk, log_prob, spec.name)
     if name in walk.probes:
         probe = walk.probes[name]  # logical shape (states, *shape of the site)
-        _add(walk, Lifted(probe.array, (*probe.dims, variable), probe.shape[1:], value.labels))
+        _add(walk, Lifted(probe.array, (*probe.dims, variable), probe.shape[1:], value.labels), name)
     return value
 
 
@@ -137,7 +141,7 @@ def _continuous(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
                 f"({walk.shared.lines[found.site]}), so that there are no coordinates that serve all states. Give it a support that is the "
                 "same in every state, and move or scale the value afterwards."
             )
-        _add(walk, log_det)
+        _add(walk, log_det, spec.name)
     (log_prob,) = walk.traced(
         "latent",
         spec,
@@ -145,17 +149,15 @@ def _continuous(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
         value,
         *operands,
     )
-    _add(walk, log_prob)
+    _add(walk, log_prob, spec.name)
     if walk.shared.unconstrained and spec.imputed and spec.name not in walk.shared.packed:
-        _add(
-            walk,
-            walk.traced(
-                "idle", spec, lambda u, *xs: [spec.apply(lambda dist, scale, missing, u: idle(u, missing), xs, u)], given, *operands
-            )[0],
+        (log_normal,) = walk.traced(
+            "idle", spec, lambda u, *xs: [spec.apply(lambda dist, scale, missing, u: idle(u, missing), xs, u)], given, *operands
         )
+        _add(walk, log_normal, spec.name)
     return value
 
 
-def _add(walk: "Walk", log_prob: Lifted) -> None:
-    factor = factor_of(log_prob)
+def _add(walk: "Walk", log_prob: Lifted, site: str) -> None:
+    factor = factor_of(log_prob, site)
     walk.factors.append(factor if walk.turn is None else with_label(factor, walk.turn))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.special import logsumexp
+from scipy.stats import norm
 
 import luciole as lc
 from luciole import dist
@@ -53,6 +54,18 @@ def test_what_a_run_holds(run):
 
 
 @pytest.mark.slow
+def test_rows_for_leave_one_out(run):
+    """The group log_likelihood has the plate's dimension, and its draws are those of the mixture written as one distribution."""
+    group = run.to_arviz().log_likelihood
+    assert group["y"].dims == ("chain", "draw", "n")
+    draws = run.get_samples()
+    means = np.array([-2.0, 2.0])[:, None, None] + draws["a"][:, None]
+    weights = np.stack([1 - draws["share"], draws["share"]])[:, :, None]
+    expected = logsumexp(np.log(weights) + norm.logpdf(Y, means), axis=0)
+    np.testing.assert_allclose(np.asarray(group["y"]).reshape(1000, 60), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_replicates_keep_their_states(run):
     """y_rep ~ p(y | z), z ~ p(z | y): it follows the data, which a draw from the prior of z would not."""
     replicate = lc.posterior_predictive(mixture, KEY, run.get_samples(), Y)["y"].mean(0)
@@ -87,7 +100,6 @@ REFUSED = {
     "FlyMC": lambda: lc.MCMC(lc.FlyMC(mixture), num_warmup=1, num_samples=1, progress_bar=False).run(KEY, Y),
     "sgd_evidence": lambda: lc.sgd_evidence(mixture, KEY, Y),
     "train": lambda: lc.train(mixture, KEY, Y, num_steps=1),
-    "log_likelihood": lambda: lc.log_likelihood(mixture, {"a": np.zeros(2), "share": np.full(2, 0.5)}, Y),
 }
 
 
