@@ -3,10 +3,13 @@
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .jax_compat import JaxprEqn, Literal, Var, assemble_jaxpr, bind, open_jaxpr, subjaxprs
+from .structure import value_key
 
 __all__ = [
-    "BODY_PARAMETER", "CALLS", "CHECKPOINTS", "ELEMENTWISE", "body_of", "dependents", "has_effects", "needed_equations",
+    "BODY_PARAMETER", "CALLS", "CHECKPOINTS", "ELEMENTWISE", "body_of", "dependents", "has_effects", "merged_jaxpr", "needed_equations",
     "needed_inputs", "occurs", "prune_jaxpr", "reads_any", "run_equations", "run_jaxpr", "variables_of",
 ]  # fmt: skip
 
@@ -15,6 +18,8 @@ __all__ = [
 CALLS = dict.fromkeys(("closed_call", "core_call", "core_closed_call", "eval_jaxpr"), "call_jaxpr") | {"jit": "jaxpr", "pjit": "jaxpr"}
 CHECKPOINTS = {"checkpoint": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
 BODY_PARAMETER = CALLS | CHECKPOINTS | {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+
+_SMALL = 1000  # elements that constants are compared by; larger ones are the same if they are one object
 
 # Each element of the result is computed from the elements at the same place of the operands, and from operands without axes.
 ELEMENTWISE = frozenset(
@@ -121,6 +126,43 @@ def prune_jaxpr(jaxpr: Any, consts: Sequence[Any], outputs: Sequence[Any]) -> tu
     inputs = [i for i, x in enumerate(jaxpr.invars) if x in needed]
     pruned, kept = assemble_jaxpr(jaxpr, named, [jaxpr.invars[i] for i in inputs], outputs, equations)
     return pruned, kept, inputs
+
+
+def merged_jaxpr(jaxpr: Any, consts: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """An open jaxpr in which equations that are equal to an earlier one, and read the same, are left out; and its constants.
+
+    The compiler would find most of them too. It is faster not to derive, emit and compare them.
+    """
+    same: dict[Any, Any] = {}  # variable -> the one that stands for it
+    seen: dict[Any, list[Any]] = {}
+    for var, value in zip(jaxpr.constvars, consts, strict=True):
+        same[var] = seen.setdefault(("constant", id(value) if np.size(value) > _SMALL else value_key(value), var.aval), [var])[0]
+    kept = []
+    for eqn in jaxpr.eqns:
+        operands = [x if isinstance(x, Literal) else same.get(x, x) for x in eqn.invars]
+        eqn = eqn.replace(invars=operands)
+        key = None if eqn.effects else _equation_key(eqn)
+        if key is None or key not in seen:
+            kept.append(eqn)
+            seen[key] = list(eqn.outvars)
+        else:
+            same.update(zip(eqn.outvars, seen[key], strict=True))
+    outs = [x if isinstance(x, Literal) else same.get(x, x) for x in jaxpr.outvars]
+    needed = needed_equations(kept, outs, also=has_effects)
+    read = variables_of(needed, outs)
+    named = {var: value for var, value in zip(jaxpr.constvars, consts, strict=True) if var in read}
+    return assemble_jaxpr(jaxpr, named, jaxpr.invars, outs, needed)
+
+
+def _equation_key(eqn: JaxprEqn) -> Any:
+    """Equal for equations that compute the same; programs inside are the same only if they are one object."""
+
+    def key(value: Any) -> Any:
+        return id(value) if hasattr(value, "eqns") or hasattr(value, "jaxpr") else value_key(value)
+
+    operands = tuple((value_key(x.val), x.aval) if isinstance(x, Literal) else x for x in eqn.invars)
+    params = tuple((name, key(value)) for name, value in eqn.params.items())
+    return eqn.primitive, id(eqn.ctx), operands, params, tuple(v.aval for v in eqn.outvars)
 
 
 def needed_inputs(jaxpr: Any, wanted: Sequence[bool]) -> list[bool]:

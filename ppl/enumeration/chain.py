@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...transforms import ModelError
-from .factor import Factor, crossing, eliminate, joined, laid_out, summed_rows, with_label
+from .elimination import eliminate
+from .factor import Factor, crossing, joined, laid_out, summed_rows, with_label
 from .labels import Label
 from .report import Report
 from .values import Lifted, Variable

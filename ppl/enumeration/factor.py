@@ -1,18 +1,10 @@
-"""Tables of log probabilities, and the sum over one discrete variable after another.
+"""Factors: tables of log probabilities, log f(z_1 .. z_m) over discrete variables, for each element of the axes of labels.
 
-A factor is a table over discrete variables and labels: log f(z_1 .. z_m) for each element of the labels' axes. Those factors whose product
-is the density are given; a variable goes when all that it meets stand in at most the rows that it stands in itself:
-
-    table(others) = log sum_z exp(sum of the factors that have z),    cheapest first,
-
-and a label of which no variable of a factor has an axis is summed over, which is the product over independent rows. A variable that
-meets one of other rows has to wait until that one is gone; if none can go, the sum has no tables smaller than all rows together.
-
-Source: Obermeyer, Bingham, Jankowiak, Pradhan, Chiu, Rush, Goodman (2019), Tensor variable elimination for plated factor graphs.
+Those factors whose product is the density are given. `elimination` sums over one variable after another; here is what it does to tables.
 """
 
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +15,7 @@ from ...transforms import ModelError
 from .labels import Label, distinct
 from .values import Lifted, Variable
 
-__all__ = ["Factor", "Sum", "added_up", "crossing", "eliminate", "factor_of", "joined", "laid_out", "picked", "summed_rows", "with_label"]
-
-Sum = Callable[[Any, int], Any]
-"""log sum exp over one axis of a table, or what takes its place"""
+__all__ = ["Factor", "added_up", "crossing", "factor_of", "joined", "laid_out", "picked", "sizes_of", "summed_rows", "with_label"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +137,7 @@ def _laid(factor: Factor, variables: Sequence[Variable], labels: Sequence[Label]
     return jnp.reshape(array, [next(sizes) if w in own else 1 for w in wanted])
 
 
-def _sizes(factors: Sequence[Factor]) -> tuple[int, ...]:
+def sizes_of(factors: Sequence[Factor]) -> tuple[int, ...]:
     """The shape of the product."""
     variables, labels = _order(factors)
     widest = {id(label): 1 for label in labels}
@@ -156,43 +145,6 @@ def _sizes(factors: Sequence[Factor]) -> tuple[int, ...]:
         for label, size in zip(factor.labels, factor.array.shape[len(factor.variables) :], strict=True):
             widest[id(label.root)] = max(widest[id(label.root)], size)
     return (*(v.size for v in variables), *(widest[id(label)] for label in labels))
-
-
-def eliminate(
-    factors: Iterable[Factor], over: Callable[[Variable], bool], sum_over: Sum, look: Callable[[Variable, tuple[int, ...]], None]
-) -> tuple[list[Factor], list[Variable]]:
-    """Sum over all variables that `over` is true of, as far as that can be done.
-
-    Args:
-        look: told of each variable and the shape of its table, before that is made.
-
-    Returns:
-        The factors that are left, and the variables that cannot go.
-    """
-    left = [summed_rows(f) for f in factors]
-    while True:
-        found = {v: None for f in left for v in f.variables if over(v)}
-        ready = [(math.prod(_sizes(group)), v.words, v) for v in found if (group := _group(left, v)) and _may_go(v, group)]
-        if not ready:
-            return left, list(found)
-        v = min(ready, key=lambda r: r[:2])[2]
-        group = _group(left, v)
-        if not all(distinct(f.labels) for f in group):
-            raise crossing(group)
-        look(v, _sizes(group))
-        table = joined(group)
-        axis = next(i for i, own in enumerate(table.variables) if own is v)
-        rest = replace(table, array=sum_over(table.array, axis), variables=tuple(own for own in table.variables if own is not v))
-        left = [f for f in left if not any(f is g for g in group)] + [summed_rows(rest)]
-
-
-def _group(factors: Sequence[Factor], v: Variable) -> list[Factor]:
-    return [f for f in factors if any(own is v for own in f.variables)]
-
-
-def _may_go(v: Variable, group: Sequence[Factor]) -> bool:
-    own = {id(r) for label in v.labels for r in label.reached}
-    return all(id(label.root) in own for f in group for u in f.variables for label in u.labels)
 
 
 def crossing(factors: Sequence[Factor]) -> ModelError:

@@ -139,14 +139,21 @@ class Walk:
             return [site(self, eqn, operands)]
         name = eqn.primitive.name
         if not has_sites(eqn):
+            known = all(isinstance(x.array, np.ndarray) and x.array.size <= _FEW for x in operands)
+            if name in _INLINED and known:
+                return self.inlined(eqn, operands)
             if all(x.is_plain for x in operands) and name != "broadcast_in_dim":  # what is broadcast stays thin
+                if known and name in NUMPY_RULES:
+                    return [plain(NUMPY_RULES[name](eqn, 0, *(x.array for x in operands)))]
                 return list(map(plain, bind(eqn, [x.array for x in operands])))
             if name in ELEMENTWISE:
                 (shape,) = result_shapes(eqn)
+                case = _only_case(*operands) if name == "select_n" else None
+                if case is not None:
+                    return [case]
                 return self.checked(eqn, operands, [elementwise(self.arithmetic(eqn, operands), operands, shape)])
         if name in _INLINED or (has_sites(eqn) and body_of(eqn) is not None):
-            inner, consts = open_jaxpr(body_of(eqn))
-            return self.inside(eqn).run(inner, [*map(plain, consts), *operands])
+            return self.inlined(eqn, operands)
         if name == "scan":
             return scan(self, eqn, operands)
         if name == "cond":
@@ -156,6 +163,10 @@ class Walk:
         if body_of(eqn) is not None:
             return self.checked(eqn, operands, self.custom(eqn, operands))
         return self.checked(eqn, operands, by_rule(eqn, operands))
+
+    def inlined(self, eqn: JaxprEqn, operands: Sequence[Lifted]) -> list[Lifted]:
+        inner, consts = open_jaxpr(body_of(eqn))
+        return self.inside(eqn).run(inner, [*map(plain, consts), *operands])
 
     def arithmetic(self, eqn: JaxprEqn, operands: Sequence[Lifted]) -> Callable[..., Any]:
         """What an equation does element by element: in NumPy where all of its operands are known, and are few numbers."""
@@ -232,6 +243,12 @@ class Walk:
             "cannot be summed out one by one. Let what depends on element n of the site depend on that element alone; give a site that all "
             "rows share no axis; write a sequence of states as a `jax.lax.scan`."
         )
+
+
+def _only_case(which: Lifted, *cases: Lifted) -> Lifted | None:
+    """Of a choice what it comes to, if that is known and everywhere the same."""
+    numbers = which.array.astype(int) if isinstance(which.array, np.ndarray) and which.array.size else None
+    return cases[numbers.flat[0]] if numbers is not None and (numbers == numbers.flat[0]).all() else None
 
 
 def _read(env: Mapping[Any, Lifted], atom: Any) -> Lifted:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from ...transforms.jax_compat import open_jaxpr
 from .chain import Chain
 from .choices import LogSum
-from .factor import Factor, added_up, crossing, eliminate
+from .elimination import eliminate
+from .factor import Factor, added_up, crossing
 from .labels import Label
 from .lifted import Shared, Walk
 from .report import Report

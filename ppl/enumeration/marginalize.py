@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from ...transforms import ModelError
+from ...transforms.equations import merged_jaxpr
+from ...transforms.jax_compat import ClosedJaxpr, open_jaxpr
 from .marginal import marginal_log_density
 from .report import Report, Table, in_bytes
 
@@ -139,5 +141,5 @@ def enumeration_of(program: Any) -> Enumeration:
         return marginal_log_density(program, data, position, report=report)
 
     positions = {n: jax.ShapeDtypeStruct(s.unconstrained_shape or (), s.dtype) for n, s in program.latents.items()}
-    jaxpr = jax.make_jaxpr(density)(tuple(program.data), positions)
+    jaxpr = ClosedJaxpr(*merged_jaxpr(*open_jaxpr(jax.make_jaxpr(density)(tuple(program.data), positions))))
     return Enumeration(program.states, tuple(report.order), report.largest, jaxpr)
