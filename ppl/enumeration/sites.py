@@ -100,6 +100,8 @@ def _enumerated(walk: "Walk", spec: Spec, operands: list[Lifted]) -> Lifted:
 
     log_prob, *there = walk.traced("states", spec, score, value, *operands)
     (variable,) = value.variables
+    if variable not in log_prob.variables:  # all states alike, in all rows: it is their number that counts
+        log_prob = elementwise(lambda score, _: score, [log_prob, value], log_prob.shape)
     if there:
         share = plain(np.asarray(-np.log(variable.size), jnp.result_type(log_prob.array)))
         log_prob = elementwise(jnp.where, [*there, log_prob, share], log_prob.shape)

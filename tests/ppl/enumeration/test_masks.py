@@ -32,6 +32,22 @@ def test_a_masked_row_is_absent(x64, assert_close):
     assert abs(masked[0] - value) > 0.1, "the mask does something"
 
 
+def test_states_that_nothing_reads(x64, assert_close):
+    """Their probabilities sum to one, also where all are the same and no number depends on the state."""
+
+    def model(y, more):
+        mu = lc.sample("mu", dist.Normal(0, 2).expand([3]).to_event(1))
+        if more:
+            lc.sample("uniform", dist.DiscreteUniform(1, 3).expand([4]))
+            lc.sample("even", dist.Categorical(jnp.full(3, 1 / 3)))
+            jax.lax.scan(lambda c, _: (c, lc.sample("turn", dist.DiscreteUniform(0, 1))), 0, None, length=3)
+        lc.sample("y", dist.Normal(mu[0], 1.0), obs=y)
+
+    u = {"mu": POSITION["mu"]}
+    found = (value_and_gradient(lc.log_density(model, ROWS, more), u) for more in (True, False))
+    jax.tree.map(assert_close, *found)
+
+
 def only_the_site_is_masked(y, mask=True):
     """The masked site has one probability for all states, and what is observed of it counts."""
     mu = lc.sample("mu", dist.Normal(0, 2).expand([3]).to_event(1))
