@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import eval_jaxpr
 
 from ..equations import dependents, reads_any
 from ..errors import DerivativeError
-from ..jax_compat import Literal, bind, open_jaxpr
+from ..jax_compat import Literal, bind, function_of_jax, open_jaxpr
 from ..source_lines import source_line
-from .core import Unknown, evaluate_equations, is_differentiable, read, tangent_aval
+from .core import Unknown, add, evaluate_equations, is_differentiable, read, tangent_aval
 from .linear_op import linear_op, linearize_function
 from .loop_bodies import chosen, spread
 from .registry import linearizes, transposes
 from .rules_calls import inline_calls
+from .rules_pointwise import times
 from .transpose import backward, instantiate, instantiate_all
 from .trees import float0_zeros
 
@@ -34,6 +37,8 @@ def merge(values: Sequence[Any], active: Sequence[bool], moving: Sequence[Any]) 
 @linearizes("custom_jvp_call")
 def linearize_custom_jvp(eqn: Any, active: Sequence[bool], *primals: Any) -> Any:
     """The user's forward rule, cut into what does not depend on the tangents and what does."""
+    if function_of_jax(eqn) == "logaddexp" and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating):
+        return linearize_logaddexp(active, *primals)
     at = chosen(primals, active)
 
     def forward(*tangents: Any) -> Any:
@@ -46,6 +51,30 @@ def linearize_custom_jvp(eqn: Any, active: Sequence[bool], *primals: Any) -> Any
     num_out = len(eqn.outvars)
     out_active = tuple(is_differentiable(v.aval) for v in eqn.outvars)
     return outs[:num_out], lambda ts: spread(linear(chosen(ts, active))[num_out:], out_active), out_active
+
+
+def linearize_logaddexp(active: Sequence[bool], x: Any, y: Any) -> Any:
+    """d log(exp x + exp y) = s dx + (1 - s) dy,    s = 1 / (1 + exp(y - x)),
+
+    of the one exponential that the value needs; JAX's own rule takes three more. `softplus` and `log_sigmoid` are made of it. Where
+    both are the same infinity each has one half, where JAX says NaN or 1; with one that is known and finite, as those have, nobody asks.
+    """
+    known = any(not isinstance(a, jax.core.Tracer) and np.isfinite(a).all() for a in (x, y))
+    d = lax.sub(*jnp.broadcast_arrays(x, y))
+    right = lax.ge(d, jnp.zeros_like(d))
+    e = lax.exp(jnp.where(right, -d, d))  # not of |d|, whose derivative at 0 is 0, and that of s is 1/4
+    value = jnp.maximum(x, y) + lax.log1p(e)
+    share = jnp.where(right, jnp.ones_like(d), e) / (1 + e)
+    if not known:
+        value = jnp.where(jnp.isnan(d), x + y, value)
+        share = jnp.where(jnp.isnan(d) & (x == y), jnp.full_like(d, 0.5), share)
+    rest = 1 - share if active[1] else None
+
+    def linear(ts: Sequence[Any]) -> list[Any]:
+        dx, dy = times(ts[0], share, value), times(ts[1], rest, value)
+        return [add(dx, dy)]
+
+    return [value], linear, (True,)
 
 
 def peel(jaxpr: Any, consts: Sequence[Any]) -> Any:
