@@ -189,9 +189,9 @@ def score_values(program: ModelProgram, data: Data, values: Values) -> dict[str,
         if spec.kind == "deterministic":
             return operands[0], None
         if not spec.latent:
-            return operands[spec.num_leaves], total_of(spec.apply(lambda dist, scale, obs: scaled(dist.log_prob(obs), scale), operands))
+            return operands[spec.num_leaves], total_of(spec.apply(lambda dist, scale, obs: scaled(log_prob_of(dist, obs), scale), operands))
         value = jnp.asarray(value, spec.dtype)
-        return value, total_of(spec.apply(lambda dist, scale, obs, x: total_of(scaled(dist.log_prob(x), scale)), operands, value))
+        return value, total_of(spec.apply(lambda dist, scale, obs, x: total_of(scaled(log_prob_of(dist, x), scale)), operands, value))
 
     return _run(program, data, rule, program.missing.spread(data, values), gather=False)
 
@@ -286,7 +286,7 @@ def _score_latent(spec: Spec, packed: bool) -> Callable[..., tuple[Any, Any]]:
             value = bijection(u)
             if not jnp.size(value):
                 return value, jnp.zeros((), jnp.result_type(float))
-            total = total_of(scaled(dist.log_prob(value), scale)) + total_of(masked_jacobian(bijection, u, value, dist))
+            total = total_of(scaled(log_prob_of(dist, value), scale)) + total_of(masked_jacobian(bijection, u, value, dist))
         return value, total if missing is None or packed else total + idle(u, missing)
 
     return score

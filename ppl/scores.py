@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.distributions import Distribution, Unit
 
+from .log_probs import better
 from .spec import peel
 
 __all__ = ["idle", "log_prob_of", "masked_jacobian", "scaled", "total_of"]
@@ -17,7 +18,7 @@ def log_prob_of(dist: Distribution, value: Any) -> Any:
     A factor is the log probability of an event that has no elements.
     """
     if jnp.size(value) or isinstance(peel(dist)[0], Unit):
-        return dist.log_prob(value)
+        return better(dist).log_prob(value)
     return jnp.zeros(jnp.shape(value)[: jnp.ndim(value) - dist.event_dim], jnp.result_type(float))
 
 

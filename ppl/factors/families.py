@@ -13,6 +13,8 @@ from jax.scipy.special import gammaln, log_ndtr
 from numpyro.distributions import continuous, discrete
 from numpyro.distributions.conjugate import NegativeBinomial2, NegativeBinomialLogits, NegativeBinomialProbs
 
+from ..log_probs import negative_binomial_logits
+
 __all__ = ["KNOWN", "SOFTMAX", "Known", "reference_softmax", "softmax"]
 
 LogLikelihood = Callable[[Any, dict[str, Any], dict[str, Any]], Any]
@@ -51,19 +53,15 @@ def poisson_log(eta: Any, row: dict[str, Any], shared: dict[str, Any]) -> Any:
     return row["value"] * eta - jnp.exp(eta) - gammaln(row["value"] + 1)
 
 
-def _negative_binomial(y: Any, k: Any, shifted: Any) -> Any:
-    return -y * jax.nn.softplus(-shifted) - k * jax.nn.softplus(shifted) + gammaln(y + k) - gammaln(k) - gammaln(y + 1)
-
-
 def negative_binomial_log(eta: Any, row: dict[str, Any], shared: dict[str, Any]) -> Any:
     """Mean e^eta and concentration k: success has the logit eta - log k."""
     k = {**row, **shared}["concentration"]
-    return _negative_binomial(row["value"], k, eta - jnp.log(k))
+    return negative_binomial_logits(row["value"], k, eta - jnp.log(k))
 
 
 def negative_binomial_logit(eta: Any, row: dict[str, Any], shared: dict[str, Any]) -> Any:
     """y eta - (y + k) log(1 + e^eta) + log binom(y + k - 1, y)."""
-    return _negative_binomial(row["value"], {**row, **shared}["total_count"], eta)
+    return negative_binomial_logits(row["value"], {**row, **shared}["total_count"], eta)
 
 
 def normal(eta: Any, row: dict[str, Any], shared: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import eval_jaxpr
+from jax.core import Tracer, eval_jaxpr
 
 from ..equations import dependents, reads_any
 from ..errors import DerivativeError
@@ -59,8 +59,9 @@ def linearize_logaddexp(active: Sequence[bool], x: Any, y: Any) -> Any:
     of the one exponential that the value needs; JAX's own rule takes three more. `softplus` and `log_sigmoid` are made of it. Where
     both are the same infinity each has one half, where JAX says NaN or 1; with one that is known and finite, as those have, nobody asks.
     """
-    known = any(not isinstance(a, jax.core.Tracer) and np.isfinite(a).all() for a in (x, y))
-    d = lax.sub(*jnp.broadcast_arrays(x, y))
+    known = any(not isinstance(a, Tracer) and np.isfinite(a).all() for a in (x, y))
+    x, y = jnp.broadcast_arrays(x, y)
+    d = x - y
     right = lax.ge(d, jnp.zeros_like(d))
     e = lax.exp(jnp.where(right, -d, d))  # not of |d|, whose derivative at 0 is 0, and that of s is 1/4
     value = jnp.maximum(x, y) + lax.log1p(e)
