@@ -23,6 +23,7 @@ diagonal and its dense metric; on none slower than 0.9 times; every verdict P wh
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import math
@@ -281,8 +282,32 @@ def verdict(table, ours):
     return judged and geometric(default.values()) >= 5 and geometric(best.values()) >= 2 and default[worst] >= 0.9
 
 
-def markdown(table, engines):
-    """The table as a page shows it: seconds / thousands of gradients to 400 effective draws, and the verdicts."""
+PAGE = """# What 400 effective draws cost
+
+{posteriors} open posteriors, 4 chains of 1000 + 1000 transitions, library defaults, float64, one core; {seeds}. Processor seconds (compilation
+apart, warm-up included) and thousands of gradients to 400 effective draws of the parameter that has the fewest; then the verdict against
+the reference draws, seed by seed: P(ass), F(ail), N(ot converged: eight schools centered is expected to), E(rror). The last column is the time
+of a whole first run by the clock. Written by `python3 dev.py bench suite --table docs/benchmarks.md`, which says the rest; {versions}.
+
+{means}
+
+"""
+
+
+def page(table, engines, seeds):
+    """The table as Markdown, with a word before it."""
+    versions = ", ".join(f"{p} {importlib.import_module(p).__version__}" for p in ("luciole", "numpyro", "jax"))
+    means = [
+        f"- {name}: {geometric(default.values()):.2f} times as fast as NumPyro's default, {geometric(best.values()):.2f} times as fast as "
+        "the better of its two metrics (geometric means)"
+        for name in engines
+        if name in LEVERS and (default := ratios(table, name, ["numpyro"])) and (best := ratios(table, name, ["numpyro", "numpyro dense"]))
+    ]
+    named = {"posteriors": len(table), "seeds": "seeds " + ", ".join(map(str, seeds)), "versions": versions, "means": "\n".join(means)}
+    return PAGE.format(**named) + rows(table, engines)
+
+
+def rows(table, engines):
     lines = ["| posterior | " + " | ".join(engines) + " | cold, NumPyro / ours / ours warm |", "|" + "---|" * (len(engines) + 2)]
     for posterior, cells in table.items():
         row = []
@@ -310,7 +335,7 @@ def main(words):
     announce("a fresh process for every cell, on one core")
     table = run(names, options.engines, options.seeds)
     if options.table:
-        options.table.write_text(markdown(table, options.engines))
+        options.table.write_text(page(table, options.engines, options.seeds))
         print(f"\nwritten to {options.table}")
     held = [verdict(table, name) for name in options.engines if name in LEVERS]
     print(f"bounds {'hold' if held and held[0] else 'DO NOT HOLD'}")
