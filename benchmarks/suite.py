@@ -284,10 +284,11 @@ def verdict(table, ours):
 
 PAGE = """# What 400 effective draws cost
 
-{posteriors} open posteriors, 4 chains of 1000 + 1000 transitions, library defaults, float64, one core; {seeds}. Processor seconds (compilation
-apart, warm-up included) and thousands of gradients to 400 effective draws of the parameter that has the fewest; then the verdict against
-the reference draws, seed by seed: P(ass), F(ail), N(ot converged: eight schools centered is expected to), E(rror). The last column is the time
-of a whole first run by the clock. Written by `python3 dev.py bench suite --table docs/benchmarks.md`, which says the rest; {versions}.
+{posteriors} open posteriors, 4 chains of 1000 + 1000 transitions, library defaults, float64, one core; {seeds}. Processor seconds
+(compilation apart, warm-up included) and thousands of gradients to 400 effective draws of the parameter that has the fewest; then the
+verdict against the reference draws, seed by seed: P(ass), F(ail), N(ot converged: eight schools centered is expected to), E(rror). The
+last column is the time of a whole first run by the clock. Written by `python3 dev.py bench suite --table docs/benchmarks.md`, which says
+the rest; {versions}.
 
 {means}
 
