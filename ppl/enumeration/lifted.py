@@ -139,12 +139,12 @@ class Walk:
             return [site(self, eqn, operands)]
         name = eqn.primitive.name
         if not has_sites(eqn):
-            known = all(isinstance(x.array, np.ndarray) and x.array.size <= _FEW for x in operands)
+            known = _known(operands)
             if name in _INLINED and known:
                 return self.inlined(eqn, operands)
             if all(x.is_plain for x in operands) and name != "broadcast_in_dim":  # what is broadcast stays thin
                 if known and name in NUMPY_RULES:
-                    return [plain(NUMPY_RULES[name](eqn, 0, *(x.array for x in operands)))]
+                    return [plain(_in_numpy(eqn, *(x.array for x in operands)))]
                 return list(map(plain, bind(eqn, [x.array for x in operands])))
             if name in ELEMENTWISE:
                 (shape,) = result_shapes(eqn)
@@ -170,10 +170,9 @@ class Walk:
 
     def arithmetic(self, eqn: JaxprEqn, operands: Sequence[Lifted]) -> Callable[..., Any]:
         """What an equation does element by element: in NumPy where all of its operands are known, and are few numbers."""
-        rule = NUMPY_RULES.get(eqn.primitive.name)
-        if rule is None or not all(isinstance(x.array, np.ndarray) and x.array.size <= _FEW for x in operands):
+        if eqn.primitive.name not in NUMPY_RULES or not _known(operands):
             return lambda *xs: bind(eqn, [jnp.asarray(x) for x in xs])[0]
-        return lambda *xs: rule(eqn, 0, *xs)
+        return lambda *xs: _in_numpy(eqn, *xs)
 
     def inside(self, eqn: JaxprEqn) -> "Walk":
         return replace(self, around=(*self.around, eqn))
@@ -243,6 +242,16 @@ class Walk:
             "cannot be summed out one by one. Let what depends on element n of the site depend on that element alone; give a site that all "
             "rows share no axis; write a sequence of states as a `jax.lax.scan`."
         )
+
+
+def _known(operands: Sequence[Lifted]) -> bool:
+    """Whether all are known while the program is traced, and few numbers."""
+    return all(isinstance(x.array, np.ndarray) and x.array.size <= _FEW for x in operands)
+
+
+def _in_numpy(eqn: JaxprEqn, *arrays: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):  # as XLA, which says nothing of 1 / 0
+        return NUMPY_RULES[eqn.primitive.name](eqn, 0, *arrays)
 
 
 def _only_case(which: Lifted, *cases: Lifted) -> Lifted | None:

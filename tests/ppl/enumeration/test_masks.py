@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numpyro import distributions as dist
 from numpyro import handlers
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 import luciole as lc
 
@@ -46,6 +48,21 @@ def test_states_that_nothing_reads(x64, assert_close):
     u = {"mu": POSITION["mu"]}
     found = (value_and_gradient(lc.log_density(model, ROWS, more), u) for more in (True, False))
     jax.tree.map(assert_close, *found)
+
+
+def test_what_is_infinite_for_a_state_that_is_not_chosen(x64):
+    """It is computed while the program is traced, and nobody is warned of 1 / 0 (pytest makes an error of a warning)."""
+
+    def model(y):
+        level = lc.sample("level", dist.Normal(0, 1))
+        with lc.plate("rows", len(y)):
+            z = lc.sample("z", dist.Categorical(jnp.full(3, 1 / 3)))
+            lc.sample("y", dist.Normal(level + jnp.where(z > 0, 1.0 / z + jnp.log(1.0 * z), 2.0), 1.0), obs=y)
+
+    values = np.array([2.0, 1.0, 0.5 + np.log(2.0)])
+    expected = logsumexp(norm.logpdf(ROWS, 0.3 + values[:, None]) - np.log(3), axis=0).sum() + norm.logpdf(0.3)
+    found = lc.log_density(model, ROWS)({"level": 0.3})
+    assert abs(found - expected) < 1e-13
 
 
 def only_the_site_is_masked(y, mask=True):
