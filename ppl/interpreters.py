@@ -12,7 +12,6 @@
 `position` is a dict by latent site in unconstrained space, `values` one in constrained space.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -151,14 +150,18 @@ def pointwise(program: ModelProgram, data: Data, values: Values) -> dict[str, An
     found = _elements(program, data, values, 0)
     scores = {n: jnp.where(counts, log_prob, jnp.nan) for n, (log_prob, counts) in found.items()}
     if program.enumerated:
-        others = [_elements(program, data, values, i) for i in range(1, max(map(len, program.states.values())))]
-        counts = {n: functools.reduce(jnp.logical_or, (each[n][1] for each in (found, *others))) for n in found}
+        counts = {n: counts for n, (_, counts) in found.items()}
+
+        def in_any(number: Any, so_far: dict[str, Any]) -> dict[str, Any]:
+            return {n: so_far[n] | counts for n, (_, counts) in _elements(program, data, values, number).items()}
+
+        counts = jax.lax.fori_loop(1, max(map(len, program.states.values())), in_any, counts)
         for rows in marginal_rows(program, data, values, counts):
             scores = {n: v for n, v in scores.items() if n not in rows.sites} | {", ".join(rows.sites): rows.array}
     return scores
 
 
-def _elements(program: ModelProgram, data: Data, values: Values, state: int) -> dict[str, tuple[Any, Any]]:
+def _elements(program: ModelProgram, data: Data, values: Values, state: Any) -> dict[str, tuple[Any, Any]]:
     """By observed site the log probability of every event, and whether it counts; every discrete site that is summed out in one state."""
 
     def scored(dist: Distribution, scale: Any, obs: Any) -> tuple[Any, Any]:
@@ -229,10 +232,10 @@ def _run(program: ModelProgram, data: Data, rule: Rule, inputs: Values, *, gathe
     return program.missing.gather(data, records) if gather else records
 
 
-def _any_state(program: ModelProgram, spec: Spec, number: int = 0) -> Any:
+def _any_state(program: ModelProgram, spec: Spec, number: Any = 0) -> Any:
     """A value for a site that is summed out, where none matters: the state of that number, or its last one."""
-    states = program.states[spec.name]
-    return jnp.full(spec.shape, states[min(number, len(states) - 1)], spec.dtype)
+    states = jnp.asarray(program.states[spec.name], spec.dtype)
+    return jnp.full(spec.shape, states[jnp.minimum(number, len(states) - 1)])
 
 
 def states_read(program: ModelProgram) -> set[str]:

@@ -1,8 +1,8 @@
 """Log probabilities in a better form than NumPyro's: the same functions, cheaper or with more digits, and users' models stay as they are.
 
     Bernoulli, logits      -log(1 + e^s), s = -x where y = 1 and x where y = 0: one exponential for value and derivative
-    negative binomial      by log-gamma functions, where NumPyro goes through log B(a, y + 1): off by up to 7e-7 nats in float64 and
-                           dear; for a large concentration by Stirling's series, so that its limit, Poisson, loses no digits either
+    negative binomial      by Stirling's series, so that its limit, Poisson, loses no digits either; NumPyro goes through
+                           log B(a, y + 1), which is off by up to 7e-7 nats in float64, and dear
 
 `better` gives a distribution whose `log_prob` is that; everything else of it, and of what is wrapped around it, is NumPyro's.
 """

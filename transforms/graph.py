@@ -4,10 +4,10 @@ Blocks of a program, its functions, the steps of a machine and the values that d
 a chain may be as long as memory allows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeVar
 
-__all__ = ["components", "reachable", "reverse_postorder"]
+__all__ = ["components", "reachable", "reverse_postorder", "united"]
 
 Node = TypeVar("Node")
 
@@ -22,6 +22,15 @@ def reachable(successors: Mapping[Node, Iterable[Node]], starts: Iterable[Node])
             seen.add(node)
             waiting.extend(successors[node])
     return frozenset(seen)
+
+
+def united(sets: Iterable[Set[Node]]) -> list[frozenset[Node]]:
+    """Unions of the sets that overlap, directly or through others; they are disjoint. An empty set stays by itself."""
+    found: list[frozenset[Node]] = []
+    for one in sets:
+        meeting = [f for f in found if f & one]
+        found = [f for f in found if not f & one] + [frozenset(one).union(*meeting)]
+    return found
 
 
 def components(successors: Mapping[Any, Iterable[Any]], order: Iterable[Any]) -> list[list[Any]]:

@@ -168,14 +168,12 @@ class _Names:
 
     def scores(self, values: Values, axes: Mapping[str, Sequence[tuple[str, int]]]) -> Any:
         """A Dataset of pointwise log likelihoods, without what is masked. `axes`: by name, what each axis is (`score_axes`)."""
-        variables = {name: self.variables.get(name) or name.replace("/", ".") for name in values}
-        named = {variables[name]: value for name, value in values.items()}
-        dims = {variables[name]: [self._own_dims(site)[axis] for site, axis in axes[name]] for name in values}
+        self.variables |= _free_names([name for name in values if name not in self.variables], self.variables.values())
+        named = {self.variables[name]: value for name, value in values.items()}
+        dims = {self.variables[name]: [self._own_dims(site)[axis] for site, axis in axes[name]] for name in values}
         scores = scores_by_variable(named, dims, self.coords)
         coords = {**self.coords, **{d: labels for score in scores.values() for d, labels in score.labels.items()}}
-        attributes: dict[str, dict[str, Any]] = {
-            variable: {} if variable == name else {"site": name} for name, variable in variables.items()
-        }
+        attributes: dict[str, dict[str, Any]] = {self.variables[name]: self._attributes(name) for name in values}
         for name, score in scores.items():
             attributes[name] |= {"masked": score.left_out} if score.left_out else {}
         variables = {name: score.values for name, score in scores.items()}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...transforms import ModelError
+from ...transforms.graph import united
 from .elimination import eliminate
 from .factor import Factor, crossing, joined, laid_out, summed_rows, with_label
 from .labels import Label
@@ -90,7 +91,11 @@ class Chain:
     @property
     def met(self) -> set[Variable]:
         """The chain's variables, and others that its factors read: none of them can go before the chain."""
-        return self.own | {v for f in [*self.factors, *(f for turn in self.peeled for f in turn)] for v in f.variables}
+        return self.own | {v for f in self._every for v in f.variables}
+
+    @property
+    def _every(self) -> list[Factor]:
+        return [*self.factors, *(f for turn in self.peeled for f in turn)]
 
     def _named(self, kind: str) -> dict[Variable, tuple[str, int]]:
         return {v: (site, number) for (k, site, number), v in self._variables.items() if k == kind}
@@ -102,7 +107,7 @@ class Chain:
     @property
     def sites(self) -> set[str]:
         """The sites inside."""
-        return {name for f in [*self.factors, *(f for turn in self.peeled for f in turn)] for name in f.sites}
+        return {name for f in self._every for name in f.sites}
 
     @property
     def rows(self) -> Label:
@@ -247,12 +252,6 @@ class Chain:
         return result + [replace(f, array=a.sum(0)) for f, a in zip(rest, arrays, strict=True)]
 
 
-def _coupled(factors: Sequence[Factor], lags: dict[Variable, tuple[str, int]]) -> list[set[str]]:
+def _coupled(factors: Sequence[Factor], lags: dict[Variable, tuple[str, int]]) -> list[frozenset[str]]:
     """The sites of a loop, in groups that meet in a factor."""
-    groups: list[set[str]] = []
-    for factor in factors:
-        names = {lags[v][0] for v in factor.variables if v in lags}
-        if names:
-            meeting = [g for g in groups if g & names]
-            groups = [g for g in groups if not g & names] + [names.union(*meeting)]
-    return groups
+    return united(names for f in factors if (names := {lags[v][0] for v in f.variables if v in lags}))

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ...transforms.graph import united
 from .choices import LogSum
 from .factor import Factor, added_up, laid_out, picked
 from .labels import Label
@@ -52,7 +53,7 @@ def marginal_rows(program: Any, data: Sequence[Any], values: Mapping[str, Any], 
     before = [f for f in walk.factors if not f.sites & {*observed}]
     before = summed_out(before, [c.without(observed) for c in chains], LogSum(), report)
     found = []
-    for sites in _together([f.sites for f in whole]):
+    for sites in united(f.sites for f in whole):
         names = tuple(n for n in observed if n in sites)
         if names and sites & program.enumerated:
             full, given = ([f for f in factors if f.sites & sites] for factors in (whole, before))
@@ -61,15 +62,6 @@ def marginal_rows(program: Any, data: Sequence[Any], values: Mapping[str, Any], 
             total = sum(_by_row(f, labels) for f in full) - sum(_by_row(f, labels) for f in given)
             there = sum(_by_row(_counts(walk, program, n, counted[n], labels), labels) for n in names)
             found.append(Rows(names, tuple(axis for _, axis in axes), jnp.where(there > 0, total, jnp.nan)))
-    return found
-
-
-def _together(parts: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    """Sets united where they overlap."""
-    found: list[frozenset[str]] = []
-    for part in parts:
-        meeting = [f for f in found if f & part]
-        found = [f for f in found if not f & part] + [part.union(*meeting)]
     return found
 
 

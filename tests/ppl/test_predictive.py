@@ -144,6 +144,7 @@ def test_new_data_compile_nothing(monkeypatch):
     def make():
         return lambda y: lc.sample("y", dist.Normal(lc.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=y)
 
+    predictive._batch.cache_clear()  # full, it would drop a program for each new one
     lc.log_likelihood(make(), {"m": np.zeros(3)}, Y)
     compiled = predictive._batch._cache_size()
     lc.log_likelihood(make(), {"m": np.ones(3)}, Y + 1.0)
