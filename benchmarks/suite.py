@@ -40,10 +40,7 @@ from types import SimpleNamespace
 from _common import FOLDER, announce, median, posteriors
 
 SEEDS, EFFECTIVE, MOST = (1, 2, 3), 400, 4000
-LEVERS = {  # how Luciole is switched: keywords of the kernel, environment
-    "luciole": ({}, {}),
-    "luciole dense": ({"dense_mass": True}, {}),
-}
+LEVERS = {"luciole": {}, "luciole dense": {"dense_mass": True}}  # keywords of the kernel
 PEERS = {"numpyro": "numpyro", "numpyro dense": "numpyro", "blackjax": "blackjax", "nutpie": "nutpie"}
 NO_SECONDS = ("nutpie",)
 LIMIT = 900  # seconds of one process
@@ -159,7 +156,7 @@ def taken(request, samples):
 
 def engine(name):
     if name in LEVERS:
-        return lambda request: luciole(request, LEVERS[name][0])
+        return lambda request: luciole(request, LEVERS[name])
     return {"blackjax": blackjax, "nutpie": nutpie}.get(name) or (lambda request: numpyro(request, name.endswith("dense")))
 
 
@@ -194,7 +191,7 @@ def child(name, posterior, seed, begun, first):
 
 def measured(name, posterior, seed, first, cache=""):
     """The record of one fresh process."""
-    environment = {**os.environ, "LUCIOLE_CACHE_DIR": cache, **(LEVERS[name][1] if name in LEVERS else {})}
+    environment = {**os.environ, "LUCIOLE_CACHE_DIR": cache}
     command = [sys.executable, __file__, "--child", name, posterior, str(seed), str(time.time()), "first" if first else "later"]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
