@@ -28,6 +28,8 @@ SEQUENCES, STEPS = 10, 40  # of the chorales: the first ones, cut; one of them i
 # States, by model: 16 as in the example, and 4 in two of them. With 16 model 3 picks from an axis of two by a site of four values (JAX then
 # takes the last element, and drops its gradient), and model 6, which looks two steps back, takes NumPyro a second per gradient.
 HIDDEN = {1: 16, 3: 4, 4: 16, 6: 4}
+# Of sequences that are drawn: states of each model, in models 3 and 4 two chains of two.
+DRAWN = {1: 2, 3: 4, 4: 4, 6: 2}
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Case:
         arguments: whether NumPyro's side can have its data as arguments of a compiled function. The annotation models read the number
             of classes off their data, which then have to be constants.
         labelled: whether the values of a site have names of their own, or could change places with each other.
-        draws: of each chain, where it is sampled, after half as many of warm-up.
-        depth: of NUTS's trees, at most. With notes that never sound the chorales' posteriors have long tails, and full trees.
+        depth: of NUTS's trees, at most. What nothing reads in hmm_enum 3 is drawn from Beta(0.1, 0.9), whose tails fill trees of any depth.
+        start: values of the latent sites where all chains of both sides begin, or a mode that is looked for (None).
     """
 
     name: str
@@ -52,17 +54,17 @@ class Case:
     masked: float = 0.0
     arguments: bool = True
     labelled: bool = True
-    draws: int = 1000
     depth: int = 10
+    start: dict[str, np.ndarray] | None = None
 
 
-def cases(folder, data=None, few_states=False):
+def cases(folder, data=None, drawn=False):
     """By name. Leaves with a message where a file of the examples is missing.
 
     Args:
         folder: that of the examples' files.
         data: folder with dipper_vole.zip and jsb_chorales.pickle, if they lie somewhere.
-        few_states: whether the chorales are to have four states, and more sequences: so few that chains on both sides end soon.
+        drawn: whether sequences that are drawn from few states take the chorales' place, so that chains mix.
     """
     if folder is None or not all((Path(folder) / f"{name}.py").is_file() for name in FILES):
         sys.exit(f"Give the folder that holds NumPyro's examples {', '.join(FILES)} (.py): `--examples FOLDER`.")
@@ -70,7 +72,7 @@ def cases(folder, data=None, few_states=False):
     found = [
         *annotations(annotation),
         *captures(capture, data),
-        *chorales(hmm, data, 20 if few_states else SEQUENCES, STEPS, few_states),
+        *(drawn_sequences(hmm) if drawn else chorales(hmm, data)),
         toy_mixture(toy),
     ]
     return {case.name: case for case in found}
@@ -99,17 +101,65 @@ def captures(example, folder):
         yield Case(f"capture_recapture {number}", model, (history, sex), plates=1, masked=math.log(2) * int((~first).sum()))
 
 
-def chorales(example, folder, number, steps, few_states):
+def chorales(example, folder, number=SEQUENCES, steps=STEPS):
     loaded = dataset(example.JSB_CHORALES, "train", folder) or drawn_chorales()
     lengths, sequences = (np.asarray(a)[:number] for a in loaded)
     sequences = sequences[:, :steps, (sequences == 1).any((0, 1))]
     lengths = lengths.clip(0, steps)
     missing = int((steps - lengths).sum())
-    for number, hidden in HIDDEN.items():
-        hidden = 4 if few_states else hidden
-        model = functools.partial(example.models[str(number)], args=SimpleNamespace(hidden_dim=hidden))
+    for model, hidden in HIDDEN.items():
         masked = missing * math.log(hidden)  # where there are two chains, of both together
-        yield Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, masked=masked, labelled=False, draws=300, depth=6)
+        yield chorale(example, model, hidden, sequences, lengths, masked=masked, labelled=False)
+
+
+def chorale(example, number, hidden, sequences, lengths, **about):
+    model = functools.partial(example.models[str(number)], args=SimpleNamespace(hidden_dim=hidden))
+    return Case(f"hmm_enum {number}", model, (sequences, lengths), plates=2, **about)
+
+
+def drawn_sequences(example, number=20, steps=30, notes=12):
+    """Sequences drawn with few states, each of which sounds notes of its own: a posterior with one mode, up to names.
+
+    Chains begin at the truth. The posteriors given the chorales have many modes: chains of neither side go from one to another, so that
+    they cannot be compared; and notes that never sound are tails of length ten.
+    """
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(steps // 2, steps + 1, number)
+    for model, states in DRAWN.items():
+        truth = {name: np.asarray(value, np.float32) for name, value in drawn_parameters(model, states, notes).items()}
+        sounding = np.stack([drawn_sequence(rng, model, truth, steps) for _ in range(number)])
+        sequences = (sounding & (np.arange(steps)[:, None] < lengths[:, None, None])).astype(np.int32)
+        yield chorale(example, model, states, sequences, lengths, start=truth, depth=6 if model == 3 else 10)
+
+
+def drawn_parameters(model, states, notes):
+    """By site of a model. A state of `states` sounds its share of the notes with probability 0.8, and the others with 0.15."""
+    own = np.where(np.arange(notes) % states == np.arange(states)[:, None], 0.8, 0.15)
+    stay, leave = np.array([[0.8, 0.2], [0.3, 0.7]]), np.array([[0.6, 0.4], [0.15, 0.85]])
+    if model == 3:  # a site of as many rows as states, of which two are read
+        emission = np.concatenate([own.reshape(2, 2, notes), np.full((2, 2, notes), 0.1)])
+        return {"probs_w": stay, "probs_x": leave, "probs_y": emission}
+    if model == 4:
+        return {"probs_w": stay, "probs_x": np.stack([stay, leave]), "probs_y": own.reshape(2, 2, notes)}
+    return {"probs_x": stay if model == 1 else np.stack([stay, leave]), "probs_y": own}
+
+
+def drawn_sequence(rng, model, truth, steps):
+    """Which notes sound, (steps, notes)."""
+    w = x = before = 0
+    found = []
+    for _ in range(steps):
+        if model in (3, 4):
+            w = int(rng.random() < truth["probs_w"][w, 1])
+            chances = truth["probs_x"][x] if model == 3 else truth["probs_x"][w, x]
+            x = int(rng.random() < chances[1])
+            sounds = truth["probs_y"][w, x]
+        else:
+            chances = truth["probs_x"][x] if model == 1 else truth["probs_x"][before, x]
+            before, x = x, int(rng.random() < chances[1])
+            sounds = truth["probs_y"][x]
+        found.append(rng.random(sounds.shape) < sounds)
+    return np.stack(found)
 
 
 def toy_mixture(example, num_obs=1000):
