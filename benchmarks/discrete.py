@@ -255,7 +255,7 @@ def run_theirs(case, start):
     kernel = NUTS(case.model, max_tree_depth=case.depth, init_strategy=init)
     mcmc = MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, chain_method="vectorized", progress_bar=False)
     mcmc.run(jax.random.PRNGKey(2), *case.args)
-    return mcmc.get_samples(group_by_chain=True)
+    return jax.device_get(mcmc.get_samples(group_by_chain=True))  # NumPyro returns before its chains have ended
 
 
 def sampled(found):
