@@ -27,7 +27,7 @@ from ..jax_compat import open_jaxpr
 from .core import evaluate_equations, is_differentiable, tangent_aval
 from .linear_op import linearize_function
 from .loop_bodies import chosen, spread
-from .ruled_call import ruled_call_p
+from .ruled_call import Again, ruled_call_p
 from .ruled_tracing import checked_tangents, not_linear, trace_body, trace_rule
 from .transpose import instantiate
 
@@ -71,6 +71,7 @@ def defines_linearization(f: Callable[..., Any]) -> Callable[[Callable[..., Any]
                 known=known,
                 linear=linear,
                 num_consts=(len(body_consts), len(rule_consts)),
+                again=Again(ruled, tree),
             )
             return jax.tree.unflatten(out_tree, outs)
 

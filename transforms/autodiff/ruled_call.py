@@ -7,6 +7,7 @@ Its operands are (constants of the function, constants of the rule, arguments); 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -31,7 +32,22 @@ from .loop_bodies import spread
 from .registry import linearizes
 from .transpose import instantiate
 
-__all__ = ["ruled_call_p"]
+__all__ = ["Again", "ruled_call_p"]
+
+
+@dataclass(frozen=True)
+class Again:
+    """How to call the function on arguments of other shapes: flat leaves -> flat results. No part of what an equation computes."""
+
+    function: Callable[..., Any]
+    tree: Any
+
+    def structure_key(self) -> str:
+        return "again"
+
+    def __call__(self, *leaves: Any) -> list[Any]:
+        return jax.tree.leaves(self.function(*jax.tree.unflatten(self.tree, leaves)))
+
 
 ruled_call_p = Primitive("ruled_call")
 ruled_call_p.multiple_results = True
@@ -112,6 +128,7 @@ def _batch(size: int, operands: Sequence[Any], axes: Sequence[int | None], **par
         body=_vmapped(body, size, [*of_body, *of_leaves], [0] * n),
         known=_vmapped(known, size, [*of_rule, *of_leaves], [*[0] * n, *kept]),
         linear=_vmapped(linear, size, [*kept, *moving], [0] * len(linear.outvars)),
+        again=None,  # of one member
     )
     outs = ruled_call_p.bind(*front, **batched)
     return outs, [0] * len(outs)
