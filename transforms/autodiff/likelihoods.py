@@ -2,7 +2,7 @@
 
 Each is an ordinary function (the body) given a linearization; `check_linearization` compares the two.
 
-    Gaussian regression      rows enter through G = X'X, b = X'y, y'y, n          O(d^2) per gradient instead of O(n d)
+    Gaussian regression      rows enter through the R of [X | y] = Q R, and n     O(d^2) per gradient instead of O(n d)
     exponential family       rows enter through S = sum_i T(y_i) and n
     log |K|, Gaussian        the derivative in K is an inner product with a matrix; no product of matrices per tangent
 """
@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.scipy as jsp
+import numpy as np
+from jax.core import Tracer
 
 from ..errors import DerivativeError
 from .api import vjp
@@ -30,12 +32,12 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[Any, Any], jax.Array]:
-    """log prod_i N(y_i | x_i w, sigma) as a function of (w, sigma), by sufficient statistics.
+    """log prod_i N(y_i | x_i w, sigma) as a function of (w, sigma), from as many rows as there are coefficients.
 
-        -n log(sigma) - n/2 log(2 pi) - (y'y - 2 w'b + w'G w) / (2 sigma^2),    G = X'X, b = X'y
+        -n log(sigma) - n/2 log(2 pi) - (|R (w - w0) - z0|^2 + rss) / (2 sigma^2),    [X | y] = Q [R z; 0 sqrt(rss)],  z0 = z - R w0
 
-    The difference of squares loses digits where the fit is very good (residuals small beside y): use it in float64, or
-    centre y and the columns of X.
+    w0 is the least-squares fit. Near it small numbers are added up, so that no digits go: sums of products, X'X, would lose twice as many
+    as the columns are badly centred by. X and y that are concrete are factored in float64.
 
     Args:
         x: (row, dim). y: (row,).
@@ -48,21 +50,33 @@ def gaussian_regression_log_likelihood(x: jax.Array, y: jax.Array) -> Callable[[
     """
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise DerivativeError(f"gaussian_regression_log_likelihood: x has shape {x.shape} and y {y.shape}; expected (row, dim) and (row,).")
-    n, gram, moment, square = x.shape[0], x.T @ x, x.T @ y, jnp.vdot(y, y)
+    n, (r, z, w0, rss) = x.shape[0], _triangular(x, y)
 
     def body(w: Any, sigma: Any) -> Any:
         return jnp.sum(-0.5 * ((y - x @ w) / sigma) ** 2) - n * (jnp.log(sigma) + 0.5 * _LOG_2PI)
 
     @defines_linearization(body)
     def log_likelihood(w: Any, sigma: Any) -> Any:
-        fitted = gram @ w
-        distance = square - 2 * jnp.vdot(w, moment) + jnp.vdot(w, fitted)
-        slope = (moment - fitted) / sigma**2
+        rest = z - r @ (w - w0)
+        distance = jnp.vdot(rest, rest) + rss
+        slope = rest @ r / sigma**2
         in_sigma = distance / sigma**3 - n / sigma
         value = -0.5 * distance / sigma**2 - n * (jnp.log(sigma) + 0.5 * _LOG_2PI)
         return value, lambda dw, dsigma: jnp.vdot(slope, dw) + in_sigma * dsigma
 
     return log_likelihood
+
+
+def _triangular(x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+    """R, z0, w0 and rss of `gaussian_regression_log_likelihood`, in the type of the data."""
+    traced = isinstance(x, Tracer) or isinstance(y, Tracer)
+    dtype, library = jnp.result_type(x, y), jnp if traced else np
+    table = library.concatenate([library.asarray(x), library.asarray(y)[:, None]], 1)
+    whole: Any = library.linalg.qr(table if traced else table.astype(float), mode="r")
+    r, z = whole[: x.shape[1], : x.shape[1]], whole[: x.shape[1], -1]
+    w0 = library.linalg.lstsq(r, z, rcond=None)[0].astype(dtype)
+    rss = (whole[x.shape[1] :, -1] ** 2).sum()
+    return jnp.asarray(r, dtype), jnp.asarray(z - r @ w0, dtype), w0, jnp.asarray(rss, dtype)
 
 
 def exponential_family_log_likelihood(statistics: jax.Array, log_partition: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
