@@ -40,7 +40,7 @@ from types import SimpleNamespace
 from _common import FOLDER, announce, median, posteriors
 
 SEEDS, EFFECTIVE, MOST = (1, 2, 3), 400, 4000
-LEVERS = {"luciole": {}, "luciole dense": {"dense_mass": True}}  # keywords of the kernel
+LEVERS = {"luciole": {}, "luciole dense": {"dense_mass": True}, "luciole uncompressed": {"compress": False}}  # keywords of the kernel
 PEERS = {"numpyro": "numpyro", "numpyro dense": "numpyro", "blackjax": "blackjax", "nutpie": "nutpie"}
 NO_SECONDS = ("nutpie",)
 LIMIT = 900  # seconds of one process

@@ -27,7 +27,7 @@ from ...transforms.calls import answering
 from ...transforms.errors import SamplerError
 from ...transforms.streams import Stream, normal, uniform
 from .coordinates import Per, dots, drawn
-from .kernel import SplitTransition, TunedKernel, tuning_of
+from .kernel import SplitTransition, TunedKernel, check_compress, tuning_of
 from .layout import Layout
 from .prior import GaussianPrior, colour, gaussian_prior, split_prior, whiten
 from .purposes import Purpose
@@ -117,6 +117,7 @@ class EllipticalSlice(TunedKernel):
     Args:
         model: a model, or its log density, which already holds its data.
         init_strategy: where chains start; a draw from the prior when left out.
+        compress: as for `NUTS`.
 
     Raises:
         SamplerError: at `MCMC.run`: a latent site has another prior, is masked or scaled, or depends on a latent site; names it.
@@ -126,9 +127,11 @@ class EllipticalSlice(TunedKernel):
 
     model: Any
     init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_sample)
+    compress: str | bool = "auto"
 
     def __post_init__(self):
         object.__setattr__(self, "init_strategy", as_strategy(self.init_strategy))
+        check_compress("EllipticalSlice", self.compress)
 
     def transition(self) -> EllipticalSliceTransition:
         return EllipticalSliceTransition()

@@ -109,7 +109,8 @@ class HMC(TunedKernel):
         trajectory_length: length of a trajectory; 2 pi when neither is given. It is divided into as few equal steps as are no longer
             than the step size; at most 1024 are taken, of the step size then.
         jitter: in [0, 1): each trajectory is shortened by a uniform fraction up to this; breaks resonances.
-        target_accept_prob, dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix: as for `NUTS`.
+        target_accept_prob, dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix, compress: as
+            for `NUTS`.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -126,6 +127,7 @@ class HMC(TunedKernel):
     init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
     adapt_step_size: bool | None = None
     adapt_mass_matrix: bool | None = None
+    compress: str | bool = "auto"
 
     def __post_init__(self):
         check_adaptive(self)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...ppl.initial import as_strategy
 from ...transforms.errors import SamplerError
-from ...transforms.settings import flag, number
+from ...transforms.settings import choice, flag, number
 from ...transforms.streams import Stream
 from .adaptation import start_adaptation
 from .inverse_mass import inverse_mass_of
@@ -27,6 +27,7 @@ __all__ = [
     "TunedKernel",
     "adaptive_tuning",
     "check_adaptive",
+    "check_compress",
     "check_step_size",
     "check_target",
     "start_chain",
@@ -156,7 +157,13 @@ class Kernel(Protocol):
 
 
 class TunedKernel:
-    """Base of the kernels that need not look at the data first: a static part and a run-time part make a whole."""
+    """Base of the kernels that need not look at the data first: a static part and a run-time part make a whole.
+
+    Attributes:
+        compress: "auto", or False: see `NUTS`.
+    """
+
+    compress: str | bool = "auto"
 
     def transition(self) -> Transition:
         """The static part: what needs another program when it changes."""
@@ -206,6 +213,7 @@ def check_adaptive(kernel: Any) -> None:
     put("dense_mass", flag(name, "dense_mass", kernel.dense_mass))
     put("step_size", check_step_size(name, kernel.step_size))
     put("init_strategy", as_strategy(kernel.init_strategy))
+    check_compress(name, kernel.compress)
     for argument, value, given in (
         ("adapt_step_size", kernel.step_size, "step_size"),
         ("adapt_mass_matrix", kernel.inverse_mass_matrix, "inverse_mass_matrix"),
@@ -215,6 +223,11 @@ def check_adaptive(kernel: Any) -> None:
             continue
         if not flag(name, argument, adapted) and value is None:
             raise SamplerError(f"{name}: {argument} is False and {given} is None, so there is none to keep; write {given}=... too.")
+
+
+def check_compress(kernel: str, value: Any) -> None:
+    """Whether the density may be evaluated from less of the data."""
+    choice(kernel, "compress", value, ("auto", False), write='write compress="auto"')
 
 
 def check_target(kernel: str, value: Any) -> float:

@@ -113,6 +113,9 @@ class NUTS(TunedKernel):
             (variances, or with `dense_mass` matrices too). None adapts it, from the identity.
         init_strategy: where chains start: `init_to_uniform()`, `init_to_median()`, `init_to_value(...)` and so on.
         adapt_step_size, adapt_mass_matrix: whether warm-up adapts it; None: where it is not given. True with a given one starts from that.
+        compress: "auto": where sums over rows of the data can be had from less, Gaussian rows from a few combined ones and repeated rows
+            from one with a weight, the chains run on that; the log density is the same to rounding, and a line in the log says which site.
+            False: the density as the model has it.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -127,6 +130,7 @@ class NUTS(TunedKernel):
     init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
     adapt_step_size: bool | None = None
     adapt_mass_matrix: bool | None = None
+    compress: str | bool = "auto"
 
     def __post_init__(self):
         check_adaptive(self)

@@ -80,7 +80,7 @@ class RWM(TunedKernel):
     Args:
         model: a model, or a log density that already holds its data.
         target_accept_prob: mean acceptance probability that the step size is tuned to; in (0, 1).
-        dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix: as for `NUTS`.
+        dense_mass, step_size, inverse_mass_matrix, init_strategy, adapt_step_size, adapt_mass_matrix, compress: as for `NUTS`.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -94,6 +94,7 @@ class RWM(TunedKernel):
     init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
     adapt_step_size: bool | None = None
     adapt_mass_matrix: bool | None = None
+    compress: str | bool = "auto"
 
     def __post_init__(self):
         check_adaptive(self)

@@ -28,7 +28,7 @@ from ...transforms.streams import Stream, uniform
 from .adaptation import adapting
 from .coordinates import count, drawn, moved, taken
 from .inverse_mass import inverse_mass_of
-from .kernel import SplitTransition, TunedKernel, tuning_of
+from .kernel import SplitTransition, TunedKernel, check_compress, tuning_of
 from .layout import Layout
 from .purposes import Purpose
 from .records import ChainState, Draw, Plan, Tuning
@@ -221,6 +221,7 @@ class Slice(TunedKernel):
         width: a fixed width of the first interval, unconstrained space, shape () or (dim,); None adapts it.
         max_steps_out: how often an interval may grow by its width, both ends together (Neal's m, less one); 0 to 1024.
         init_strategy: where chains start.
+        compress: as for `NUTS`.
 
     Raises:
         SamplerError: a setting makes no sense; names it.
@@ -232,10 +233,12 @@ class Slice(TunedKernel):
     width: ArrayLike | None = None
     max_steps_out: int = 32
     init_strategy: InitStrategy | Callable[..., Any] = field(default_factory=init_to_uniform)
+    compress: str | bool = "auto"
 
     def __post_init__(self):
         whole("Slice", "max_steps_out", self.max_steps_out, 0, _MAX_OUT, write="write max_steps_out=32")
         object.__setattr__(self, "init_strategy", as_strategy(self.init_strategy))
+        check_compress("Slice", self.compress)
         if self.width is not None and not _is_width(self.width):
             raise SamplerError(
                 f"Slice: width is {self.width!r}, a positive number, one for each unconstrained dimension, or None expected; "

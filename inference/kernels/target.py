@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import eval_jaxpr
 
 from ...ppl import InitStrategy
+from ...ppl.compressed import SiteRows, compressed
 from ...transforms import value_and_grad
 from ...transforms.calls import nearest
 from ...transforms.equations import needed_equations, needed_inputs, run_equations
@@ -49,6 +50,7 @@ class Target(NamedTuple):
             drawing a starting point. All but constraining are empty if the density is not evaluated.
         data: what they are given.
         fixed: constrained starting values that the strategy brings, by site, each (chain, ...).
+        rows: of sites whose rows were looked at for compression, what became of them.
     """
 
     layout: Layout
@@ -57,6 +59,7 @@ class Target(NamedTuple):
     programs: tuple[Any, Any, Any, Any]
     data: Data
     fixed: dict[str, np.ndarray]
+    rows: tuple[SiteRows, ...] = ()
 
     @property
     def key(self) -> Hashable:
@@ -93,6 +96,7 @@ def trace_target(
     uses_gradient: bool = True,
     evaluated: bool = True,
     collect: tuple[str, ...] | None = None,
+    compress: bool = False,
 ) -> Target:
     """Traces a log density and its companions on raveled positions.
 
@@ -103,24 +107,28 @@ def trace_target(
         uses_gradient: whether the gradient is computed; without, the model is never differentiated.
         evaluated: whether the density is; for a kernel that takes it apart and brings its own starts it need not be.
         collect: names of the values that are wanted of a draw; None for all.
+        compress: whether the density is evaluated from less of the data, where that is the same.
 
     Raises:
         SamplerError: there is no value of a name in `collect`.
     """
     leaves, treedef = jax.tree.flatten(density)
+    number, short = len(leaves), compressed(density) if compress and evaluated else None
+    if short is not None:
+        leaves = [*leaves, *short.arrays]
     layout = Layout.of(density.positions)
     dtype = np.dtype(layout.dtype)
     names: list[str] = []
     fixed = dict(sorted(strategy.fixed(density.program, num_chains).items()))
 
     def rebuild(leaves):
-        return jax.tree.unflatten(treedef, leaves)
+        return jax.tree.unflatten(treedef, leaves[:number])
 
     def prepare(*leaves):
-        return tuple(rebuild(leaves).prepare())
+        return tuple(short.prepare(leaves) if short else rebuild(leaves).prepare())
 
     def value(position, *prepared):
-        return jnp.asarray(density.evaluate(prepared, layout.unravel(position))).astype(dtype)
+        return jnp.asarray((short or density).evaluate(prepared, layout.unravel(position))).astype(dtype)
 
     def value_alone(position, *prepared):
         return value(position, *prepared), position[:0]
@@ -143,13 +151,17 @@ def trace_target(
         density_program = jax.make_jaxpr(evaluate)(position, *prepared)
         initial_program = jax.make_jaxpr(initial)(words, of_one_chain, *leaves)
         programs = (prepare_program, density_program, constrain_program, initial_program)
+        if short is not None:
+            programs, leaves = _reading_less(programs, leaves)
     else:
         nothing = jax.make_jaxpr(tuple)()
         constrain_program, read = _needed(constrain_program)
         programs = (nothing, nothing, constrain_program, nothing)
         leaves = [x if r else np.zeros(0, x.dtype) for x, r in zip(leaves, read[1:], strict=True)]
     constants = tuple(tuple(jax.device_put(program.consts)) for program in programs)
-    return Target(layout, tuple(names), tuple(shapes), programs, Data(tuple(jax.device_put(leaves)), constants), fixed)
+    return Target(
+        layout, tuple(names), tuple(shapes), programs, Data(tuple(jax.device_put(leaves)), constants), fixed, short.rows if short else ()
+    )
 
 
 def collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[str, Any]:
@@ -166,6 +178,32 @@ def collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[s
             hint = f"perhaps {like!r} is meant" if like else f"there are {', '.join(values)}"
             raise SamplerError(f"MCMC: collect has {name!r}, which is no latent or deterministic site of the model; {hint}.")
     return {name: value for name, value in values.items() if name in collect}
+
+
+def _reading_less(programs: tuple[Any, ...], leaves: list[Any]) -> tuple[Any, list[Any]]:
+    """Programs whose last inputs are the leaves, but for the second, without the leaves that none of them reads."""
+    number = len(leaves)
+    reading = [programs[i] for i in (0, 2, 3)]
+    read = [needed_inputs(p.jaxpr, [True] * len(p.jaxpr.outvars))[-number:] for p in reading]
+    kept = [any(flags) for flags in zip(*read, strict=True)]
+
+    def less(program: Any) -> Any:
+        first = len(program.in_avals) - number
+        avals = [*program.in_avals[:first], *(a for a, k in zip(program.in_avals[first:], kept, strict=True) if k)]
+
+        def run(*inputs: Any) -> list[Any]:
+            given = iter(inputs[first:])
+            jaxpr, constants = open_jaxpr(program)
+            everything = [*inputs[:first], *(next(given) if k else None for k in kept)]
+            needed = needed_equations(jaxpr.eqns, jaxpr.outvars)
+            return run_equations(
+                needed, dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *everything], strict=True)), jaxpr.outvars
+            )
+
+        return jax.make_jaxpr(run)(*avals)
+
+    prepare, constrain, initial = map(less, reading)
+    return (prepare, programs[1], constrain, initial), [x for x, k in zip(leaves, kept, strict=True) if k]
 
 
 def _needed(program: Any) -> tuple[Any, list[bool]]:

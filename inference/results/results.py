@@ -36,7 +36,8 @@ class Readable:
             (computed, chains that wait included), `log_density_evaluations` and `log_density_slots` (the same for log densities
             without gradient; a kernel has either these or those, the others are 0), `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
-            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart). What a kernel did before it began again with
+            `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart), `rows_compressed` (how many rows fewer are
+            evaluated than are observed). What a kernel did before it began again with
             larger buffers counts as set-up.
     """
 

@@ -1,22 +1,28 @@
 """What a run cost: the numbers of `MCMC.cost`."""
 
 import math
+from collections.abc import Sequence
 
 from ...ppl import ModelProgram
+from ...ppl.compressed import SiteRows
 from ..kernels.kernel import Fitted
 from .spec import Counts
 
 __all__ = ["cost_of"]
 
 
-def cost_of(fitted: Fitted, counts: Counts, program: ModelProgram, setup_seconds: float, compile_seconds: float) -> dict[str, float]:
+def cost_of(
+    fitted: Fitted, counts: Counts, program: ModelProgram, compressed: Sequence[SiteRows], setup_seconds: float, compile_seconds: float
+) -> dict[str, float]:
     """What `MCMC.cost` returns; all zero for a run that was interrupted before anything was evaluated."""
+    saved = sum(site.before - site.after for site in compressed)
     rows, gradient, slots = _observed_rows(program), fitted.transition.uses_gradient, int(counts.slots)
     setup = int(counts.tries.sum())
     evaluations = counts.total("n_steps") + setup
     utilisation = fitted.useful(counts) / slots if slots else 0.0
     slots = round(evaluations / utilisation) if utilisation else slots
-    queries, queries_setup, queries_warmup = rows * evaluations, rows * setup, rows * counts.of_warmup("n_steps")
+    looked, rows = (rows, rows - saved) if saved else (0, rows)  # all rows are looked at once to be compressed
+    queries, queries_setup, queries_warmup = looked + rows * evaluations, looked + rows * setup, rows * counts.of_warmup("n_steps")
     if fitted.setup_queries is not None:
         queries_setup = fitted.setup_queries
         queries, queries_warmup = queries_setup + counts.total("n_queries"), counts.of_warmup("n_queries")
@@ -32,6 +38,7 @@ def cost_of(fitted: Fitted, counts: Counts, program: ModelProgram, setup_seconds
         "likelihood_queries": queries,
         "likelihood_queries_setup": queries_setup,
         "likelihood_queries_warmup": queries_warmup,
+        "rows_compressed": saved,
     }
 
 

@@ -358,7 +358,7 @@ class MCMC(Readable):
         num_warmup_draws, num_draws = settings.split(int(snapshot.filled.min()))
         kernel = self.kernel
         options = {f.name: getattr(kernel, f.name) for f in fields(kernel)} if is_dataclass(kernel) else {}
-        cost = cost_of(fitted, snapshot.counts, program, running.seconds.setup, running.seconds.compile)
+        cost = cost_of(fitted, snapshot.counts, program, running.target.rows, running.seconds.setup, running.seconds.compile)
         self._last = Record(
             draws=self._sink.draws(),
             num_warmup_draws=num_warmup_draws,

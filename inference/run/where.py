@@ -168,7 +168,8 @@ def split_run(
     _check_chains(settings, named.chain_axes, sizes)
     gradient, evaluated = fitted.transition.uses_gradient, fitted.starts is None
     if not named.density:
-        target = trace_target(density, start.strategy, settings.num_chains, gradient, evaluated, settings.collect)
+        compress = getattr(kernel, "compress", False) == "auto"
+        target = trace_target(density, start.strategy, settings.num_chains, gradient, evaluated, settings.collect, compress)
         return Split(target, fitted, named.chain_axes, None, None)
     placed = place_density(density, start.strategy, settings.num_chains, named.density, sizes, gradient, settings.collect, hardware)
     layout, transition, tuning = placed.target.layout, fitted.transition, fitted.tuning
