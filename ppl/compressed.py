@@ -74,7 +74,7 @@ def compressed(density: Any) -> CompressedDensity | None:
         return None
     names, jaxpr = _by_site(density)
     found = specialise(jaxpr, density.data)
-    rows = _rows(names, found)
+    rows = tuple(r for r in _rows(names, found) if r.after < r.before or r.site not in density.program.latents)
     for site in rows:
         _log.log(logging.INFO if site.after < site.before else logging.DEBUG, "%s", site)
     if not found.arrays:

@@ -9,6 +9,7 @@ import pytest
 import luciole as lc
 from luciole.ppl.compressed import compressed
 from luciole.transforms import value_and_grad
+from luciole.transforms.compression import tiles
 
 N = 240
 RNG = np.random.default_rng(0)
@@ -216,6 +217,28 @@ def test_the_same_density_from_fewer_rows(name):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * spread)
     last = short.rows[-1]
     assert last.after <= most < last.before, last
+
+
+def distinct_logistic():
+    b = coefficients(3)
+    with rows():
+        lc.sample("y", dist.Bernoulli(logits=X @ b + 1.0), obs=COUNTS > 2)
+
+
+@pytest.mark.parametrize("tile", [60, 33])
+def test_long_sums_in_tiles(tile, monkeypatch):
+    """With rows left over and without; with the gradient, without it, and of many chains."""
+    monkeypatch.setattr(tiles, "_TALL", 100)
+    monkeypatch.setattr(tiles, "_TILE", tile)
+    with jax.enable_x64(True):
+        expected, found, short = both(distinct_logistic)
+        prepared = short.prepare([*short.density.data, *short.arrays])
+        many = jnp.arange(6.0).reshape(2, 3)
+        values = [jax.vmap(lambda b, f=f: f({"b": b}))(many) for f in (short.density, lambda u: short.evaluate(prepared, u))]
+    for whole, tiled in [*zip(expected, found, strict=True), values]:
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(tiled), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert short.rows[-1].reason.startswith("tile by tile")
 
 
 def exact(x, y, b, s):

@@ -229,6 +229,22 @@ def _reduced(table: np.ndarray) -> tuple[np.ndarray, float]:
     return found[:number], float(rest @ rest)
 
 
+def _of_rank(table: np.ndarray) -> tuple[np.ndarray, float]:
+    """The same as as many rows as A has rank: in a group a column may be another one's multiple, an intercept for one."""
+    from scipy.linalg import qr
+
+    a, o = table[:, :-1], table[:, -1]
+    if len(table) < 2 or not a.shape[1]:
+        return _reduced(table)
+    q, r, order = qr(a, mode="economic", pivoting=True)
+    diagonal = np.abs(np.diagonal(r))
+    rank = int((diagonal > len(table) * np.finfo(float).eps * diagonal[0]).sum())
+    q, rows = q[:, :rank], np.zeros((rank, table.shape[1]))
+    rows[:, order], rows[:, -1] = r[:rank], q.T @ o
+    rest = o - q @ rows[:, -1]
+    return rows, float(rest @ rest)
+
+
 def _by_group(table: np.ndarray, chosen: _Choice) -> tuple[np.ndarray, float, np.ndarray]:
     """Rows of each group, what is left, and what each row picks."""
     assert chosen.group is not None
@@ -238,7 +254,7 @@ def _by_group(table: np.ndarray, chosen: _Choice) -> tuple[np.ndarray, float, np
     parts, rss, picked = [], 0.0, []
     for first, last in pairwise(starts):
         members = order[first:last]
-        rows, rest = _reduced(table[members])
+        rows, rest = _of_rank(table[members])
         parts.append(rows)
         rss += rest
         picked.append(np.broadcast_to(index[members[0]], (len(rows), index.shape[1])))

@@ -1,4 +1,4 @@
-"""A sum over rows of which many are the same, as a weighted sum over those that differ; and a long one in tiles.
+"""A sum over rows of which many are the same, as a weighted sum over those that differ.
 
     sum_n f(x_n, shared)  =  sum_u w_u f(x_u, shared)
 
@@ -100,9 +100,16 @@ def compressed_repeats(slices: Sequence[RowSlice], dtype: Any) -> Repeated:
 
 def _distinct(data: Sequence[np.ndarray], number: int) -> tuple[np.ndarray, np.ndarray]:
     """The first of each kind of row, and how many there are."""
-    columns = [np.ascontiguousarray(x.reshape(-1, number).T) for x in data]
-    table = np.concatenate([x.view(np.uint8).reshape(number, -1) for x in columns], 1)
-    keys = np.ascontiguousarray(table).view(np.dtype((np.void, table.shape[1]))).reshape(-1)
-    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    columns = [np.ascontiguousarray(x.reshape(-1, number).T).view(np.uint8).reshape(number, -1) for x in data]
+    width = sum(c.shape[1] for c in columns)
+    table = np.concatenate([*columns, np.zeros((number, -width % 8), np.uint8)], 1)
+    words = table.view(np.uint64)
+    with np.errstate(over="ignore"):
+        odd = np.random.default_rng(0).integers(0, 2**63, words.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+        key = ((words ^ (words >> np.uint64(29))) * odd).sum(1, dtype=np.uint64)
+    _, first, kind, counts = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    if not (words == words[first[kind.reshape(-1)]]).all():  # two kinds of rows have one key
+        keys = table.view(np.dtype((np.void, table.shape[1]))).reshape(-1)
+        _, first, counts = np.unique(keys, return_index=True, return_counts=True)
     order = np.argsort(first)
     return first[order], counts[order]

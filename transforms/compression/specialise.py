@@ -20,7 +20,9 @@ from ..jax_compat import ClosedJaxpr, JaxprEqn, Literal, Var, open_jaxpr
 from .elements import Elements
 from .least_squares import Refused, Rows, compressed_squares
 from .repeated import Repeated, compressed_repeats, row_slices
+from .row_slices import RowSlice
 from .separable import Product
+from .tiles import Tiled, tiled
 from .totals import total
 
 __all__ = ["Replaced", "Specialised", "specialise"]
@@ -54,7 +56,7 @@ class Specialised:
 class _Sum(NamedTuple):
     """A sum as parts. rows: see there. scalars: products; counts: how often each occurs, and last a number that is added."""
 
-    rows: list[Rows | Repeated]
+    rows: list[Rows | Repeated | Tiled]
     scalars: list[Product]
     counts: np.ndarray
 
@@ -107,7 +109,8 @@ def specialise(jaxpr: Any, data: Sequence[Any]) -> Specialised:
             continue
         try:
             parts[out] = part = _compressed(elements, eqn)
-            sums.append(Replaced(output[out], sum(r.before for r in part.rows), sum(r.after for r in part.rows)))
+            words = "tile by tile, value and gradient in one pass" if isinstance(part.rows[0], Tiled) else ""
+            sums.append(Replaced(output[out], sum(r.before for r in part.rows), sum(r.after for r in part.rows), words))
         except Refused as e:
             sums.append(Replaced(output[out], aval(operand).size, aval(operand).size, str(e)))
     return _rewritten(elements, parts, data, sums) if parts else Specialised(jaxpr, [], sums)
@@ -133,9 +136,19 @@ def _compressed(elements: Elements, eqn: JaxprEqn) -> _Sum:
         return _of_squares(elements, eqn, dtype)
     except Refused as no_squares:
         try:
-            return _Sum([compressed_repeats(row_slices(elements, eqn.invars[0]), dtype)], [], np.zeros(1, dtype))
-        except Refused as no_repeats:
-            raise Refused(f"{no_squares}, and {no_repeats}") from None
+            return _Sum([_of_rows(row_slices(elements, eqn.invars[0]), dtype)], [], np.zeros(1, dtype))
+        except Refused as no_rows:
+            raise Refused(f"{no_squares}, and {no_rows}") from None
+
+
+def _of_rows(slices: Sequence[RowSlice], dtype: Any) -> Repeated | Tiled:
+    try:
+        return compressed_repeats(slices, dtype)
+    except Refused:
+        longest = tiled(max(slices, key=lambda rows: rows.rows))
+        if longest is None:
+            raise
+        return longest
 
 
 def _of_squares(elements: Elements, eqn: JaxprEqn, dtype: Any) -> _Sum:
