@@ -28,6 +28,8 @@ SEQUENCES, STEPS = 10, 40  # of the chorales: the first ones, cut; one of them i
 # States, by model: 16 as in the example, and 4 in two of them. With 16 model 3 picks from an axis of two by a site of four values (JAX then
 # takes the last element, and drops its gradient), and model 6, which looks two steps back, takes NumPyro a second per gradient.
 HIDDEN = {1: 16, 3: 4, 4: 16, 6: 4}
+# Draws of the annotation models whose chains mix slowly, on both sides: item difficulty, random effects.
+SLOW = {"id": 10_000, "lre": 4000}
 # Of sequences that are drawn: states of each model, in models 3 and 4 two chains of two.
 DRAWN = {1: 2, 3: 4, 4: 4, 6: 2}
 
@@ -43,6 +45,7 @@ class Case:
         arguments: whether NumPyro's side can have its data as arguments of a compiled function. The annotation models read the number
             of classes off their data, which then have to be constants.
         labelled: whether the values of a site have names of their own, or could change places with each other.
+        draws: of each chain, where it is sampled, after a tenth as many of warm-up, and no fewer than 500.
         depth: of NUTS's trees, at most. What nothing reads in hmm_enum 3 is drawn from Beta(0.1, 0.9), whose tails fill trees of any depth.
         start: values of the latent sites where all chains of both sides begin, or a mode that is looked for (None).
     """
@@ -54,6 +57,7 @@ class Case:
     masked: float = 0.0
     arguments: bool = True
     labelled: bool = True
+    draws: int = 1000
     depth: int = 10
     start: dict[str, np.ndarray] | None = None
 
@@ -90,7 +94,7 @@ def annotations(example):
     positions, given = example.get_data()
     for name, model in example.NAME_TO_MODEL.items():
         args = (given,) if model in (example.multinomial, example.item_difficulty) else (positions, given)
-        yield Case(f"annotation {name}", model, args, plates=2, arguments=False, labelled=False)
+        yield Case(f"annotation {name}", model, args, plates=2, arguments=False, labelled=False, draws=SLOW.get(name, 1000))
 
 
 def captures(example, folder):

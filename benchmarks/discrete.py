@@ -35,7 +35,7 @@ from _enumerated import cases, ours_compilable, ours_folded, theirs_compilable
 
 jax.config.update("jax_enable_x64", True)
 POINTS, REPEATS, SECONDS, COMPILES = 3, 15, 0.02, 5
-CHAINS, WARMUP, DRAWS = 4, 500, 1000
+CHAINS, WARMUP = 4, 500
 SIDES = {"luciole": ours_compilable, "numpyro": theirs_compilable}
 CHAINS_OF_STATES = ("capture_recapture", "hmm_enum")
 
@@ -243,7 +243,7 @@ def run_ours(case, start):
 
     init = lc.init_to_uniform() if start is None else lc.init_to_value(start)
     kernel = lc.NUTS(case.model, max_tree_depth=case.depth, init_strategy=init)
-    mcmc = lc.MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, progress_bar=False)
+    mcmc = lc.MCMC(kernel, num_warmup=max(WARMUP, case.draws // 10), num_samples=case.draws, num_chains=CHAINS, progress_bar=False)
     mcmc.run(jax.random.key(1), *case.args)
     return mcmc.get_samples(group_by_chain=True)
 
@@ -253,7 +253,14 @@ def run_theirs(case, start):
 
     init = init_to_uniform if start is None else init_to_value(values=start)
     kernel = NUTS(case.model, max_tree_depth=case.depth, init_strategy=init)
-    mcmc = MCMC(kernel, num_warmup=WARMUP, num_samples=DRAWS, num_chains=CHAINS, chain_method="vectorized", progress_bar=False)
+    mcmc = MCMC(
+        kernel,
+        num_warmup=max(WARMUP, case.draws // 10),
+        num_samples=case.draws,
+        num_chains=CHAINS,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
     mcmc.run(jax.random.PRNGKey(2), *case.args)
     return jax.device_get(mcmc.get_samples(group_by_chain=True))  # NumPyro returns before its chains have ended
 
