@@ -68,9 +68,9 @@ class CompressedDensity:
 def compressed(density: Any) -> CompressedDensity | None:
     """The density from less of its data, or None if nothing is gained.
 
-    Data that are traced, or stay in a file, are left alone, and so is a density that is no model's (no `LogDensity`).
+    Data that are traced, stay in a file or lie on several devices are left alone, and so is a density that is no model's.
     """
-    if not isinstance(density, LogDensity) or any(isinstance(x, (Tracer, np.memmap)) for x in density.data):
+    if not isinstance(density, LogDensity) or not all(map(_is_here, density.data)):
         return None
     names, jaxpr = _by_site(density)
     found = specialise(jaxpr, density.data)
@@ -88,6 +88,10 @@ def compressed(density: Any) -> CompressedDensity | None:
 
     program = jax.make_jaxpr(total)([*density.data, *found.arrays], jax.tree.leaves(density.positions))
     return CompressedDensity(density, tuple(found.arrays), rows, split(program, number + len(found.arrays)))
+
+
+def _is_here(x: Any) -> bool:
+    return not isinstance(x, (Tracer, np.memmap)) and not (isinstance(x, jax.Array) and len(x.sharding.device_set) > 1)
 
 
 def _by_site(density: LogDensity) -> tuple[list[str], Any]:

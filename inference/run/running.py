@@ -95,9 +95,9 @@ class Running:
             target, self.fitted, self.placement = split.target, split.fitted, split.placement(self._where.devices())
         else:
             evaluated, gradient = fitted.starts is None, fitted.transition.uses_gradient
+            self.placement = Placement.of(self.density)  # of the whole data: what is computed from them goes where they are
             compress = getattr(self._kernel, "compress", False) == "auto"
             target = trace_target(self.density, self._start.strategy, settings.num_chains, gradient, evaluated, settings.collect, compress)
-            self.placement = Placement.of(target.data)
         self.seconds = self.seconds._replace(compile=self.seconds.compile + perf_counter() - begun)
         return target._replace(layout=target.layout._replace(dtype=dtype))
 
