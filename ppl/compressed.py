@@ -73,7 +73,13 @@ def compressed(density: Any) -> CompressedDensity | None:
     if not isinstance(density, LogDensity) or not all(map(_is_here, density.data)):
         return None
     names, jaxpr = _by_site(density)
-    found = specialise(jaxpr, density.data)
+    try:
+        found = specialise(jaxpr, density.data)
+    except Exception as e:  # the density as it was written is always right: a fault here ends no run
+        _log.warning(
+            "rows are left as they are, as the attempt to compress them failed (%s: %s); compress=False leaves it out", type(e).__name__, e
+        )
+        return None
     rows = tuple(r for r in _rows(names, found) if r.after < r.before or r.site not in density.program.latents)
     for site in rows:
         _log.log(logging.INFO if site.after < site.before else logging.DEBUG, "%s", site)

@@ -104,6 +104,27 @@ def equal_rows():
         lc.sample("y", dist.Normal(mean, s), obs=np.ones(N))
 
 
+def summed():
+    b, s = coefficients(3), scale()
+    with rows():
+        lc.sample("y", dist.Normal((X * b).sum(-1), s), obs=Y)
+
+
+def spectrum():
+    """What is computed from the data alone may mix rows as it likes."""
+    b, s = lc.sample("slope", dist.Normal(0, 1)), scale()
+    with rows():
+        lc.sample("y", dist.Normal(jnp.abs(jnp.fft.fft(X[:, 0])) * b, s), obs=Y)
+
+
+def features():
+    _, second = jax.random.split(jax.random.key(0))
+    w = jax.random.normal(second, (3, 4))
+    mean, s = jnp.tanh(X @ w) @ coefficients(4), scale()
+    with rows():
+        lc.sample("y", dist.Normal(mean, s), obs=Y)
+
+
 def scaled_mean():
     mean, s = X @ coefficients(3), scale()
     with rows():
@@ -176,7 +197,7 @@ SQUARES = {
     f.__name__: (f, most)
     for f, most in [
         (plain, 3), (year, 2), (groups, 16), (crossed, 24), (grid, 24), (own_scale, 3), (logarithms, 3), (masked, 3), (weighted, 3),
-        (lagged, 2), (equal_rows, 3), (scaled_mean, 4),
+        (lagged, 2), (equal_rows, 3), (scaled_mean, 4), (summed, 3), (spectrum, 1), (features, 4),
     ]
 }  # fmt: skip
 REPEATS = {
@@ -307,6 +328,13 @@ def steps():
     lc.sample("y", dist.Normal(z[1:] - z[:-1], 1.0), obs=Y[1:])
 
 
+def half():
+    """Sixteen bits are a staircase."""
+    mean, s = (jnp.asarray(X, jnp.bfloat16) @ coefficients(3).astype(jnp.bfloat16)).astype(float), scale()
+    with rows():
+        lc.sample("y", dist.Normal(mean, s), obs=Y)
+
+
 def garch():
     a, b = lc.sample("a", dist.HalfNormal(1.0)), lc.sample("c", dist.Uniform(0, 1))
 
@@ -345,7 +373,7 @@ def matrix_of_rows():
 
 
 REFUSED = {
-    "walk": (walk, "cumsum may mix rows"), "steps": (steps, "no gain"), "garch": (garch, "scan may mix rows"),
+    "walk": (walk, "cumsum may mix rows"), "steps": (steps, "no gain"), "half": (half, "no gain"), "garch": (garch, "scan may mix rows"),
     "gaussian_process": (gaussian_process, "mix rows"), "sorted_rows": (sorted_rows, "sort may mix rows"),
     "shifted": (shifted, "may mix rows"),
 }  # fmt: skip
@@ -414,3 +442,13 @@ def test_the_log_says_what_became_of_each_site(caplog):
     with caplog.at_level("INFO", "luciole"):
         compressed(lc.log_density(groups))
     assert "site 'y': 240 rows -> 16" in caplog.text
+
+
+def test_a_fault_ends_no_run(monkeypatch, caplog):
+    """And is said."""
+    from luciole.ppl import compressed as module
+
+    monkeypatch.setattr(module, "specialise", lambda *_: 1 / 0)
+    with caplog.at_level("WARNING", "luciole"):
+        assert compressed(lc.log_density(plain)) is None
+    assert "ZeroDivisionError: division by zero" in caplog.text

@@ -11,10 +11,14 @@ from ..equations import dependents
 from ..jax_compat import JaxprEqn, Literal, Var, bind, open_jaxpr
 from ..numpy_rules import NUMPY_RULES
 
-__all__ = ["Elements", "places"]
+__all__ = ["Elements", "Refused", "places"]
 
 # Each element of the result is one element of the operand.
 _MOVES = frozenset("broadcast_in_dim expand_dims gather reshape rev slice squeeze transpose".split())
+
+
+class Refused(Exception):
+    """A sum is left as it is; the words say why."""
 
 
 class Elements:
@@ -62,7 +66,8 @@ class Elements:
 
 def _evaluate(eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
     rule = NUMPY_RULES.get(eqn.primitive.name)
-    if rule is not None:
+    keys = any(jax.dtypes.issubdtype(jax.typeof(x).dtype, jax.dtypes.extended) for x in operands)
+    if rule is not None and not keys:
         with np.errstate(all="ignore"):
             return [rule(eqn, 0, *map(np.asarray, operands))]
     return bind(eqn, [jax.numpy.asarray(x) for x in operands])

@@ -20,18 +20,15 @@ from jax import lax
 
 from ..affine.rules import aval
 from ..jax_compat import Var
+from .elements import Refused
 from .separable import Product, Sum, product, times
 from .totals import Squares
 
-__all__ = ["Coefficient", "Refused", "Rows", "compressed_squares", "rounded"]
+__all__ = ["Coefficient", "Rows", "compressed_squares", "rounded"]
 
 _LEAST = 20  # elements below which nothing is gained
 _BLOCK = 1 << 16  # rows that are factored at a time
 _PER_ROW = 10  # what a row costs besides the numbers in it, in numbers
-
-
-class Refused(Exception):
-    """A sum is left as it is; the words say why."""
 
 
 class Coefficient(NamedTuple):
@@ -121,7 +118,7 @@ _Picked = tuple[Coefficient, np.ndarray, np.ndarray]  # index (row,), weight (ro
 def _terms(squares: Squares, kept: np.ndarray, root: np.ndarray) -> tuple[Product, np.ndarray, list[_Column], list[_Picked]]:
     """The factor that is taken out, the offset, and the terms, of the elements that count, weighted."""
     value = squares.value
-    base = next(iter(value.known), value.terms[0].factor)
+    base = next(iter(value.known)) if value.known else value.terms[0].factor
     columns: dict[Coefficient, np.ndarray] = {}
     picks: dict[Any, list[Any]] = {}
 
@@ -236,7 +233,8 @@ def _of_rank(table: np.ndarray) -> tuple[np.ndarray, float]:
     a, o = table[:, :-1], table[:, -1]
     if len(table) < 2 or not a.shape[1]:
         return _reduced(table)
-    q, r, order = qr(a, mode="economic", pivoting=True)
+    parts: Any = qr(a, mode="economic", pivoting=True)
+    q, r, order = parts
     diagonal = np.abs(np.diagonal(r))
     rank = int((diagonal > len(table) * np.finfo(float).eps * diagonal[0]).sum())
     q, rows = q[:, :rank], np.zeros((rank, table.shape[1]))

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..affine.rules import aval
 from ..jax_compat import Var
-from .elements import Elements
-from .least_squares import Refused, rounded
+from .elements import Elements, Refused
+from .least_squares import rounded
 from .row_slices import RowSlice, row_slice
 
 __all__ = ["Repeated", "compressed_repeats", "row_slices"]

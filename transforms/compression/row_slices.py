@@ -18,8 +18,7 @@ from ..affine.rules import aval
 from ..autodiff.rules_calls import inline_calls
 from ..equations import ELEMENTWISE
 from ..jax_compat import JaxprEqn, Literal, Var, bind, function_of_jax
-from .elements import Elements
-from .least_squares import Refused
+from .elements import Elements, Refused
 
 __all__ = ["RowSlice", "row_slice"]
 

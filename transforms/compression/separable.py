@@ -110,11 +110,16 @@ def _of(elements: Elements, atom: Any) -> Separable:
     if not elements.moves(atom):
         return Separable(shape, {(): elements.known(atom).astype(float)})
     eqn = elements.equation(atom)
-    if eqn is None or aval(atom).size == 1:
+    if eqn is None or aval(atom).size == 1 or _is_coarse(aval(atom).dtype):
         return _picked(atom)
     rule = _RULES.get(eqn.primitive.name)
     found = rule(elements, eqn, shape) if rule else _rearranged(elements, eqn, shape)
     return _picked(atom) if found is None else found
+
+
+def _is_coarse(dtype: Any) -> bool:
+    """Whether a type has fewer digits than float32: what is computed in it is a staircase, and linear to nobody who looks closely."""
+    return not np.issubdtype(dtype, np.floating) or np.finfo(dtype).eps > np.finfo(np.float32).eps
 
 
 def _picked(atom: Any) -> Separable:
@@ -186,6 +191,30 @@ def _dot(elements: Elements, eqn: Any, shape: tuple[int, ...]) -> Separable | No
     return None
 
 
+def _sum(elements: Elements, eqn: Any, shape: tuple[int, ...]) -> Separable | None:
+    """Over a few axes: each element has all the numbers that its parts picked."""
+    operand, axes = eqn.invars[0], tuple(eqn.params["axes"])
+    found = _of(elements, operand)
+    if any(aval(t.atom).size > _FEW for t in found.terms):
+        return None
+    known = {f: k.sum(axes) for f, k in found.known.items()}
+    return Separable(shape, known, tuple(_summed(t, axes) for t in found.terms))
+
+
+_FEW = 256  # numbers up to which what elements pick becomes a row of a matrix
+
+
+def _summed(term: Pick | Sum, axes: tuple[int, ...]) -> Sum:
+    if isinstance(term, Sum):
+        matrix = product(term.weight[..., None], term.matrix).sum(axes)
+    else:
+        numbers = np.arange(aval(term.atom).size)
+        parts = np.moveaxis(term.index, axes, range(len(axes))), np.moveaxis(term.weight, axes, range(len(axes)))
+        index, weight = (x.reshape(-1, *x.shape[len(axes) :]) for x in parts)
+        matrix = sum(w[..., None] * (i[..., None] == numbers) for i, w in zip(index, weight, strict=True))
+    return Sum(term.atom, np.asarray(matrix, float), np.ones(matrix.shape[:-1]), term.factor)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _select(elements: Elements, eqn: Any, shape: tuple[int, ...]) -> Separable | None:
     which, *cases = eqn.invars
     if elements.moves(which) or len(cases) != 2:
@@ -204,6 +233,7 @@ _RULES: dict[str, Any] = {
     "dot_general": _dot,
     "mul": _mul,
     "neg": _neg,
+    "reduce_sum": _sum,
     "select_n": _select,
     "sub": _sub,
 }

@@ -17,8 +17,8 @@ from ..affine.rules import aval
 from ..autodiff.rules_calls import inline_calls
 from ..equations import needed_equations, run_equations
 from ..jax_compat import ClosedJaxpr, JaxprEqn, Literal, Var, open_jaxpr
-from .elements import Elements
-from .least_squares import Refused, Rows, compressed_squares
+from .elements import Elements, Refused
+from .least_squares import Rows, compressed_squares
 from .repeated import Repeated, compressed_repeats, row_slices
 from .row_slices import RowSlice
 from .separable import Product
