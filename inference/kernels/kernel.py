@@ -30,6 +30,7 @@ __all__ = [
     "check_compress",
     "check_step_size",
     "check_target",
+    "compresses",
     "start_chain",
     "tuning_of",
 ]
@@ -228,6 +229,11 @@ def check_adaptive(kernel: Any) -> None:
 def check_compress(kernel: str, value: Any) -> None:
     """Whether the density may be evaluated from less of the data."""
     choice(kernel, "compress", value, ("auto", False), write='write compress="auto"')
+
+
+def compresses(kernel: Any) -> bool:
+    """Whether a kernel has its density evaluated from less of the data; one that brings a density of its own has no say."""
+    return getattr(kernel, "compress", False) == "auto"
 
 
 def check_target(kernel: str, value: Any) -> float:

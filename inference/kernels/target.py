@@ -5,7 +5,7 @@ is found again; so a fresh model object on new data of the same shapes finds it 
 model become arguments like the data: no number of the user's is baked into a compiled program.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,9 @@ from ...ppl import InitStrategy
 from ...ppl.compressed import SiteRows, compressed
 from ...transforms import value_and_grad
 from ...transforms.calls import nearest
-from ...transforms.equations import needed_equations, needed_inputs, run_equations
+from ...transforms.equations import needed_equations, variables_of
 from ...transforms.errors import SamplerError
-from ...transforms.jax_compat import open_jaxpr
+from ...transforms.jax_compat import ClosedJaxpr, assemble_jaxpr, open_jaxpr
 from ...transforms.keys import random_key
 from ...transforms.structure import structure
 from .layout import Layout
@@ -150,18 +150,17 @@ def trace_target(
         evaluate = value_and_grad(value) if uses_gradient else value_alone
         density_program = jax.make_jaxpr(evaluate)(position, *prepared)
         initial_program = jax.make_jaxpr(initial)(words, of_one_chain, *leaves)
-        programs = (prepare_program, density_program, constrain_program, initial_program)
+        others = [prepare_program, constrain_program, initial_program]
         if short is not None:
-            programs, leaves = _reading_less(programs, leaves)
+            others, leaves = _reading_less(others, leaves)
+        programs = (others[0], density_program, others[1], others[2])
     else:
         nothing = jax.make_jaxpr(tuple)()
-        constrain_program, read = _needed(constrain_program)
+        (constrain_program,), leaves = _reading_less([constrain_program], leaves)
         programs = (nothing, nothing, constrain_program, nothing)
-        leaves = [x if r else np.zeros(0, x.dtype) for x, r in zip(leaves, read[1:], strict=True)]
     constants = tuple(tuple(jax.device_put(program.consts)) for program in programs)
-    return Target(
-        layout, tuple(names), tuple(shapes), programs, Data(tuple(jax.device_put(leaves)), constants), fixed, short.rows if short else ()
-    )
+    data = Data(tuple(jax.device_put(leaves)), constants)
+    return Target(layout, tuple(names), tuple(shapes), programs, data, fixed, short.rows if short else ())
 
 
 def collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[str, Any]:
@@ -180,38 +179,18 @@ def collected(values: dict[str, Any], collect: tuple[str, ...] | None) -> dict[s
     return {name: value for name, value in values.items() if name in collect}
 
 
-def _reading_less(programs: tuple[Any, ...], leaves: list[Any]) -> tuple[Any, list[Any]]:
-    """Programs whose last inputs are the leaves, but for the second, without the leaves that none of them reads."""
+def _reading_less(programs: Sequence[Any], leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Closed jaxprs whose last inputs are the leaves, without the leaves that none of them reads, and without equations that read them."""
+    needed = [needed_equations(p.jaxpr.eqns, p.jaxpr.outvars) for p in programs]
+    read = set().union(*(variables_of(eqns, p.jaxpr.outvars) for p, eqns in zip(programs, needed, strict=True)))
     number = len(leaves)
-    reading = [programs[i] for i in (0, 2, 3)]
-    read = [needed_inputs(p.jaxpr, [True] * len(p.jaxpr.outvars))[-number:] for p in reading]
-    kept = [any(flags) for flags in zip(*read, strict=True)]
+    inputs = [p.jaxpr.invars[len(p.jaxpr.invars) - number :] for p in programs]
+    kept = [any(v in read for v in same) for same in zip(*inputs, strict=True)]
 
-    def less(program: Any) -> Any:
-        first = len(program.in_avals) - number
-        avals = [*program.in_avals[:first], *(a for a, k in zip(program.in_avals[first:], kept, strict=True) if k)]
+    def less(program: Any, eqns: Any) -> Any:
+        jaxpr, constants = open_jaxpr(program)
+        first = len(jaxpr.invars) - number
+        invars = [*jaxpr.invars[:first], *(v for v, k in zip(jaxpr.invars[first:], kept, strict=True) if k)]
+        return ClosedJaxpr(*assemble_jaxpr(jaxpr, dict(zip(jaxpr.constvars, constants, strict=True)), invars, jaxpr.outvars, eqns))
 
-        def run(*inputs: Any) -> list[Any]:
-            given = iter(inputs[first:])
-            jaxpr, constants = open_jaxpr(program)
-            everything = [*inputs[:first], *(next(given) if k else None for k in kept)]
-            needed = needed_equations(jaxpr.eqns, jaxpr.outvars)
-            return run_equations(
-                needed, dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *everything], strict=True)), jaxpr.outvars
-            )
-
-        return jax.make_jaxpr(run)(*avals)
-
-    prepare, constrain, initial = map(less, reading)
-    return (prepare, programs[1], constrain, initial), [x for x, k in zip(leaves, kept, strict=True) if k]
-
-
-def _needed(program: Any) -> tuple[Any, list[bool]]:
-    """A closed jaxpr without the equations that its results do not need, and which inputs it reads; the shapes of others do not matter."""
-    jaxpr, constants = open_jaxpr(program)
-    needed = needed_equations(jaxpr.eqns, jaxpr.outvars)
-
-    def run(*inputs: Any) -> list[Any]:
-        return run_equations(needed, dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True)), jaxpr.outvars)
-
-    return jax.make_jaxpr(run)(*program.in_avals), needed_inputs(jaxpr, [True] * len(jaxpr.outvars))
+    return list(map(less, programs, needed)), [x for x, k in zip(leaves, kept, strict=True) if k]

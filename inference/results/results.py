@@ -37,8 +37,7 @@ class Readable:
             without gradient; a kernel has either these or those, the others are 0), `utilisation` (the ratio of evaluations and slots),
             `likelihood_queries` (rows of observed sites evaluated, search for starts and warm-up included),
             `likelihood_queries_setup` and `likelihood_queries_warmup` (those two apart), `rows_compressed` (how many rows fewer are
-            evaluated than are observed). What a kernel did before it began again with
-            larger buffers counts as set-up.
+            evaluated than are observed). What a kernel did before it began again with larger buffers counts as set-up.
     """
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from ..kernels.kernel import Fitted, Kernel
+from ..kernels.kernel import Fitted, Kernel, compresses
 from ..kernels.layout import float_type
 from ..kernels.records import ChainState
 from ..kernels.starts import init_error, proposed_starts, start_positions
@@ -96,8 +96,8 @@ class Running:
         else:
             evaluated, gradient = fitted.starts is None, fitted.transition.uses_gradient
             self.placement = Placement.of(self.density)  # of the whole data: what is computed from them goes where they are
-            compress = getattr(self._kernel, "compress", False) == "auto"
-            target = trace_target(self.density, self._start.strategy, settings.num_chains, gradient, evaluated, settings.collect, compress)
+            asked = settings.num_chains, gradient, evaluated, settings.collect, compresses(self._kernel)
+            target = trace_target(self.density, self._start.strategy, *asked)
         self.seconds = self.seconds._replace(compile=self.seconds.compile + perf_counter() - begun)
         return target._replace(layout=target.layout._replace(dtype=dtype))
 

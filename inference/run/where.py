@@ -11,7 +11,7 @@ from ...sharding.partition import axis_sizes, mesh_of
 from ...sharding.tactics import AutomaticPartition, ManualPartition
 from ...transforms.errors import PartitionError, SamplerError
 from ...transforms.processes import spans_processes, whole
-from ..kernels.kernel import Fitted, SplitTransition, TunedKernel
+from ..kernels.kernel import Fitted, SplitTransition, TunedKernel, compresses
 from ..kernels.target import Target, trace_target
 from ..placing.density import Placed, place_density
 from ..placing.names import CHAINS, Named, Tactic, data_names, named_tactics, plates_of
@@ -168,8 +168,8 @@ def split_run(
     _check_chains(settings, named.chain_axes, sizes)
     gradient, evaluated = fitted.transition.uses_gradient, fitted.starts is None
     if not named.density:
-        compress = getattr(kernel, "compress", False) == "auto"
-        target = trace_target(density, start.strategy, settings.num_chains, gradient, evaluated, settings.collect, compress)
+        asked = settings.num_chains, gradient, evaluated, settings.collect, compresses(kernel)
+        target = trace_target(density, start.strategy, *asked)
         return Split(target, fitted, named.chain_axes, None, None)
     placed = place_density(density, start.strategy, settings.num_chains, named.density, sizes, gradient, settings.collect, hardware)
     layout, transition, tuning = placed.target.layout, fitted.transition, fitted.tuning

@@ -4,7 +4,7 @@
 
 R has at most as many rows as A has columns. The anchor c0, the least-squares fit rounded to the run's float type, keeps the digits: what is
 added up near the posterior is small, where X'X would subtract numbers of the size of the data's squares. Where float32 would still lose
-digits, because columns are far from zero or nearly equal, whole multiples of columns are taken from others first (`_Reduction`). Where
+digits, because columns are far from zero or nearly equal, whole multiples of columns go from others first (`_without_multiples`). Where
 elements pick their coefficients (a level for each group) the elements that pick the same ones are factored together, and go on picking.
 """
 
@@ -138,7 +138,7 @@ def _terms(squares: Squares, kept: np.ndarray, root: np.ndarray) -> tuple[Produc
         elif c.size == 1:
             columns[c] = columns[c] + weight[:, None] if c in columns else weight[:, None]
         elif weight.any():
-            index = rows(term.index).astype(np.int64)
+            index = rows(term.index).astype(np.int32)
             same = next((p for p in picks.values() if p[0] == c and np.array_equal(p[1], index)), None)
             if same is None:
                 picks[len(picks)] = [c, index, weight]
@@ -192,8 +192,8 @@ def _factored(squares: Squares, chosen: _Choice, offset: np.ndarray, sign: float
     weights = np.stack([w for *_, w in chosen.picks], 1) if chosen.picks else np.zeros((len(offset), 0))
     table, num_picks = np.concatenate([weights, dense, offset[:, None]], 1), len(chosen.picks)
     if chosen.group is None:
-        rows, rss = _reduced(table)
-        index, size = np.zeros((len(rows), 0), np.int64), table.shape[1] - 1
+        rows, rss = _triangular(table)
+        index, size = np.zeros((len(rows), 0), np.int32), table.shape[1] - 1
     else:
         rows, rss, index = _by_group(table, chosen)
         size = rounded(len(rows))
@@ -206,15 +206,12 @@ def _factored(squares: Squares, chosen: _Choice, offset: np.ndarray, sign: float
         return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
 
     arrays = [padded(dense), multiples, padded(rows[:, :num_picks]), padded(index), padded(z), np.asarray(rss), *anchors]
-    typed = tuple(x.astype(np.int32 if i == _INDEX else dtype) for i, x in enumerate(arrays))
+    typed = tuple(x if x.dtype == np.int32 else x.astype(dtype) for x in arrays)
     columns, picks = tuple(c for c, _ in chosen.columns), tuple(c for c, *_ in chosen.picks)
     return Rows(squares.factor, sign, columns, picks, multiples.size > 0, typed, len(offset), len(rows))
 
 
-_INDEX = 3  # among the arrays
-
-
-def _reduced(table: np.ndarray) -> tuple[np.ndarray, float]:
+def _triangular(table: np.ndarray) -> tuple[np.ndarray, float]:
     """[A | o], (row, number), as at most as many rows as A has columns; and the sum of squares that is left of o."""
     number = table.shape[1] - 1
     if len(table) <= number:
@@ -232,7 +229,7 @@ def _of_rank(table: np.ndarray) -> tuple[np.ndarray, float]:
 
     a, o = table[:, :-1], table[:, -1]
     if len(table) < 2 or not a.shape[1]:
-        return _reduced(table)
+        return _triangular(table)
     parts: Any = qr(a, mode="economic", pivoting=True)
     q, r, order = parts
     diagonal = np.abs(np.diagonal(r))

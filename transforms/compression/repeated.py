@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..affine.rules import aval
-from ..jax_compat import Var
 from .elements import Elements, Refused
 from .least_squares import rounded
-from .row_slices import RowSlice, row_slice
+from .row_slices import OverRows, RowSlice, row_slice
 
 __all__ = ["Repeated", "compressed_repeats", "row_slices"]
 
@@ -24,20 +23,12 @@ _LEAST = 20
 
 
 @dataclass(frozen=True)
-class Repeated:
+class Repeated(OverRows):
     """See the module. arrays: how often each row occurs, zero for padding; then the data of the rows."""
 
-    rows: RowSlice
-    arrays: tuple[np.ndarray, ...]
-    after: int
-
     @property
-    def before(self) -> int:
-        return self.rows.rows
-
-    @property
-    def reads(self) -> list[Var]:
-        return self.rows.shared
+    def after(self) -> int:
+        return int(np.count_nonzero(self.arrays[0]))
 
     def __call__(self, arrays: Sequence[Any], read: Callable[[Any], Any], scalar: Any = None) -> Any:
         weight, *data = arrays
@@ -95,7 +86,7 @@ def compressed_repeats(slices: Sequence[RowSlice], dtype: Any) -> Repeated:
     rows, size, first, counts, data = best
     places = np.concatenate([first, np.full(size - len(first), first[0])])
     weight = np.concatenate([counts, np.zeros(size - len(first))]).astype(dtype)
-    return Repeated(rows, (weight, *(x[..., places] for x in data)), len(first))
+    return Repeated(rows, (weight, *(x[..., places] for x in data)))
 
 
 def _distinct(data: Sequence[np.ndarray], number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ numbers that all rows share. An equation that mixes rows, or is not known not to
 number of rows.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from ..equations import ELEMENTWISE
 from ..jax_compat import JaxprEqn, Literal, Var, bind, function_of_jax
 from .elements import Elements, Refused
 
-__all__ = ["RowSlice", "row_slice"]
+__all__ = ["OverRows", "RowSlice", "row_slice"]
 
 # Functions of JAX's that bring a derivative of their own and act on each element.
 _WITH_DERIVATIVES: dict[str, Callable[..., Any]] = {
@@ -47,12 +48,12 @@ class RowSlice:
     inputs: tuple[Var, ...]
     rows: int
 
-    @property
+    @functools.cached_property
     def equations(self) -> list[JaxprEqn]:
         own = set(self.places) - set(self.inputs)
         return [e for e in self.elements.equations if e.outvars[0] in own]
 
-    @property
+    @functools.cached_property
     def shared(self) -> list[Var]:
         """What all rows share and depends on the position, or is data that has no rows."""
         read = [x for e in self.equations for x in e.invars if not isinstance(x, Literal) and x not in self.places]
@@ -96,6 +97,26 @@ class RowSlice:
         return axis if axis <= at else axis - self.length + 1
 
 
+@dataclass(frozen=True)
+class OverRows:
+    """A sum over the rows of a slice, of arrays that are made of their data. before, after: how many rows are evaluated."""
+
+    rows: RowSlice
+    arrays: tuple[np.ndarray, ...]
+
+    @property
+    def before(self) -> int:
+        return self.rows.rows
+
+    @property
+    def after(self) -> int:
+        return self.before
+
+    @property
+    def reads(self) -> list[Var]:
+        return self.rows.shared
+
+
 def row_slice(elements: Elements, out: Var, first: int, length: int) -> RowSlice:
     """The value `out`, row by row along its axes first to first + length - 1.
 
@@ -103,26 +124,32 @@ def row_slice(elements: Elements, out: Var, first: int, length: int) -> RowSlice
         Refused: an equation mixes rows, or is not known not to.
     """
     block = tuple(aval(out).shape[first : first + length])
+    places = _followed(out, first, block, lambda var: elements.equation(var) if elements.moves(var) else None)
+    if any(elements.moves(var) and elements.equation(var) is None for var in places):
+        raise Refused("each row has a latent value of its own")
+    inputs = tuple(var for var in places if not elements.moves(var))
+    if not inputs:
+        raise Refused("rows are read from no data")
+    return RowSlice(elements, out, places, length, inputs, int(np.prod(block)))
+
+
+def _followed(out: Var, first: int, block: tuple[int, ...], equation: Callable[[Var], JaxprEqn | None]) -> dict[Var, int]:
+    """The variables that a value is computed from row by row, back to those without an `equation`, each with its first axis of the block.
+
+    Raises:
+        Refused: an equation mixes rows, or is not known not to.
+    """
     places: dict[Var, int] = {}
-    inputs: list[Var] = []
     waiting = [(out, first)]
     while waiting:
         var, at = waiting.pop()
         if places.setdefault(var, at) != at:
             raise Refused("a value is read along two of its axes")
-        if tuple(aval(var).shape[at : at + length]) != block:
+        if tuple(aval(var).shape[at : at + len(block)]) != block:
             raise Refused("an axis of another length is read as rows")
-        if not elements.moves(var):
-            if var not in inputs:
-                inputs.append(var)
-            continue
-        eqn = elements.equation(var)
-        if eqn is None:
-            raise Refused("each row has a latent value of its own")
-        waiting += [(x, k) for x, k in _demands(eqn, at, block) if places.get(x) != k]
-    if not inputs:
-        raise Refused("rows are read from no data")
-    return RowSlice(elements, out, places, length, tuple(inputs), int(np.prod(block)))
+        if (eqn := equation(var)) is not None:
+            waiting += [(x, k) for x, k in _demands(eqn, at, block) if places.get(x) != k]
+    return places
 
 
 Demands = list[tuple[Any, int]]
@@ -155,15 +182,7 @@ def _ruled(eqn: JaxprEqn, at: int, block: tuple[int, ...]) -> Demands | None:
     if consts:
         return None
     operands = dict(zip(body.invars, eqn.invars, strict=True))
-    definition = {v: e for e in body.eqns for v in e.outvars}
-    found: dict[Var, int] = {}
-    waiting = [(body.outvars[0], at)]
-    while waiting:
-        var, k = waiting.pop()
-        if found.setdefault(var, k) != k:
-            return None
-        if var in definition:
-            waiting += [(x, i) for x, i in _demands(definition[var], k, block) if found.get(x) != i]
+    found = _followed(body.outvars[0], at, block, {v: e for e in body.eqns for v in e.outvars}.get)
     if len(block) > 1 and any(aval(x).shape and v not in found for v, x in operands.items()):
         return None
     return [(operands[v], k) for v, k in found.items() if v in operands and not isinstance(operands[v], Literal)]

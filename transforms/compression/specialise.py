@@ -29,8 +29,13 @@ __all__ = ["Replaced", "Specialised", "specialise"]
 
 
 class Replaced(NamedTuple):
-    """What became of a sum over elements. before, after: rows; the same if it stays. output: of the program, the first that is computed
-    from it. reason: why it stays."""
+    """What became of a sum over elements.
+
+    Attributes:
+        output: of the program, the first that is computed from it.
+        before, after: rows; the same if it stays.
+        reason: why it stays.
+    """
 
     output: int
     before: int
@@ -171,7 +176,6 @@ def _rewritten(elements: Elements, parts: dict[Var, _Sum], data: Sequence[Any], 
         for out, part in parts.items():
             own[out], waiting = waiting[: len(part.arrays)], waiting[len(part.arrays) :]
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*elements.consts, *data, *position], strict=True))
-
         for eqn in needed:
             part = parts.get(eqn.outvars[0])
             if part is None:

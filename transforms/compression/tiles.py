@@ -15,8 +15,7 @@ from jax import lax
 
 from ..affine.rules import aval
 from ..autodiff import defines_linearization, vjp
-from ..jax_compat import Var
-from .row_slices import RowSlice
+from .row_slices import OverRows, RowSlice
 
 __all__ = ["Tiled", "tiled"]
 
@@ -25,23 +24,8 @@ _TILE = 4000  # rows, about
 
 
 @dataclass(frozen=True)
-class Tiled:
+class Tiled(OverRows):
     """sum_n f(x_n, shared). arrays: the data of the rows in tiles, (tile, ..., row), then of those that are left over, (..., row)."""
-
-    rows: RowSlice
-    arrays: tuple[np.ndarray, ...]
-
-    @property
-    def before(self) -> int:
-        return self.rows.rows
-
-    @property
-    def after(self) -> int:
-        return self.rows.rows
-
-    @property
-    def reads(self) -> list[Var]:
-        return self.rows.shared
 
     def __call__(self, arrays: Sequence[Any], read: Callable[[Any], Any], scalar: Any = None) -> Any:
         shared, number = self.rows.shared, len(self.rows.inputs)
